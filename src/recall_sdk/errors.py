@@ -1,0 +1,151 @@
+"""The errors that calls raise.
+
+::
+
+    Exception
+    └── RecallError                     every failure of a call
+        ├── AuthenticationError         401: the key is wrong
+        ├── UsageLimitError             402: the plan's spending limit is reached
+        ├── PermissionDeniedError       403: the key may not do this, or the workflow is not deployed
+        ├── NotFoundError               404: no such workflow or job
+        ├── RateLimitError              429: too many requests
+        ├── InvalidRequestError         other 4xx, and input that is no JSON (a ValueError too)
+        ├── RecallTimeoutError          out of time: here, or on the server (408, 504)
+        ├── ExecutionError              the workflow ran and failed
+        ├── ServerError                 other 5xx
+        ├── RecallConnectionError       no connection, or one that broke
+        │   └── StreamInterruptedError  a stream that broke off before its end
+        ├── RedirectError               a redirect that is not safe to follow
+        └── InvalidResponseError        an answer that can't be read
+"""
+
+from typing import Any, Optional
+
+from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
+
+__all__ = [
+    "AuthenticationError",
+    "ExecutionError",
+    "InvalidRequestError",
+    "InvalidResponseError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RecallConnectionError",
+    "RecallError",
+    "RecallTimeoutError",
+    "RedirectError",
+    "ServerError",
+    "StreamInterruptedError",
+    "UsageLimitError",
+]
+
+
+class RecallError(Exception):
+    """A call failed. The base of the family: catch it to catch all.
+
+    Args:
+        message: One line that says what happened and what to do.
+        code: The documented code, such as ``"TIMEOUT"``.
+        status: The HTTP status, or ``None`` where no answer came.
+
+    Attributes:
+        code: The documented code.
+        status: The HTTP status.
+        body: The answer's body: parsed JSON, else its text, else ``None``.
+        server_code: The code as the server sent it, or ``None``.
+        retry_after: Seconds to wait before the next try, or ``None`` where the server does not say.
+        may_have_executed: Whether the workflow could have run. ``False`` means: safe to send again.
+
+    Example:
+        >>> error = RecallError("no such workflow", "NOT_FOUND", 404)
+        >>> error.code, error.status
+        ('NOT_FOUND', 404)
+    """
+
+    def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.body: Any = None
+        self.server_code: Optional[str] = None
+        self.retry_after: Optional[float] = None
+        self.may_have_executed: bool = False
+
+
+class AuthenticationError(RecallError):
+    """The API key is missing, wrong or revoked (401, ``UNAUTHORIZED``)."""
+
+
+class UsageLimitError(RecallError):
+    """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help; never retried."""
+
+
+class PermissionDeniedError(RecallError):
+    """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``)."""
+
+
+class NotFoundError(RecallError):
+    """There is no such workflow or job (404, the server's code or ``NOT_FOUND``)."""
+
+
+class RateLimitError(RecallError):
+    """Too many requests (429, ``RATE_LIMIT_EXCEEDED``). The workflow did not start.
+
+    Attributes:
+        rate_limit: What the answer told of the limit, or ``None``.
+    """
+
+    rate_limit: Optional[RateLimitInfo] = None
+
+
+class InvalidRequestError(RecallError, ValueError):
+    """The request is wrong: refused by the server (other 4xx, its code or ``INVALID_REQUEST``), or before it was sent (``INVALID_JSON``)."""
+
+
+class RecallTimeoutError(RecallError):
+    """Time ran out, here or on the server (408, 504; ``TIMEOUT``). The workflow may still be running.
+
+    Attributes:
+        result: What the server sent of the run, or ``None``.
+        partial: What had arrived of a stream, or ``None``.
+    """
+
+    result: Optional[WorkflowExecutionResult] = None
+    partial: Optional[StreamedExecutionResult] = None
+
+
+class ExecutionError(RecallError):
+    """The workflow ran and failed (``EXECUTION_ERROR``), or its job was cancelled (``JOB_CANCELLED``).
+
+    Attributes:
+        result: What the server sent of the run, or ``None``.
+    """
+
+    result: Optional[WorkflowExecutionResult] = None
+
+
+class ServerError(RecallError):
+    """The server failed (5xx, its code or ``SERVER_ERROR``)."""
+
+
+class RecallConnectionError(RecallError):
+    """No connection, or one that broke before the answer was complete (``CONNECTION_ERROR``)."""
+
+
+class StreamInterruptedError(RecallConnectionError):
+    """A stream broke off before its end (``STREAM_INTERRUPTED``).
+
+    Attributes:
+        partial: What had arrived.
+    """
+
+    partial: Optional[StreamedExecutionResult] = None
+
+
+class RedirectError(RecallError):
+    """The server redirects to where the key must not go, or a POST can't follow (``REDIRECT_REFUSED``)."""
+
+
+class InvalidResponseError(RecallError):
+    """The answer can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``)."""

@@ -1,0 +1,133 @@
+"""The values that calls return: plain dataclasses, as the reference page documents them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+__all__ = [
+    "AsyncExecutionResult",
+    "RateLimitInfo",
+    "StreamEvent",
+    "StreamedExecutionResult",
+    "UsageLimits",
+    "WorkflowExecutionResult",
+    "WorkflowStatus",
+]
+
+
+@dataclass
+class WorkflowExecutionResult:
+    """What one run of a workflow gave.
+
+    Attributes:
+        success: Whether the workflow ran through. ``False`` is a result, not an exception: read ``error``.
+        output: What the workflow returned: any JSON value.
+        error: Why it failed, in the server's words, or ``None``.
+        logs: One entry for each executed block, or ``None`` where the server sends none.
+        metadata: Facts about the run, such as ``duration`` (milliseconds) and ``executionId``, or ``None``.
+        trace_spans: Timing of the blocks, or ``None``.
+        total_duration: Duration of the whole run in milliseconds, or ``None``.
+    """
+
+    success: bool
+    output: Optional[Any] = None
+    error: Optional[str] = None
+    logs: Optional[List[Any]] = None
+    metadata: Optional[Dict[str, Any]] = None
+    trace_spans: Optional[List[Any]] = None
+    total_duration: Optional[float] = None
+
+
+@dataclass
+class StreamedExecutionResult(WorkflowExecutionResult):
+    """What one streamed run gave: the result at its end, and the text that came before it.
+
+    Attributes:
+        text: All streamed text, in order of arrival.
+        text_by_block: The streamed text of each block, by block id.
+    """
+
+    text: str = ""
+    text_by_block: Dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class AsyncExecutionResult:
+    """The ticket for a queued run; pass it to :meth:`RecallClient.wait_for_job`.
+
+    Attributes:
+        success: Whether the server took the run.
+        task_id: The id to ask for with :meth:`RecallClient.get_job_status`.
+        status: ``"queued"``.
+        created_at: When it was queued (ISO 8601), or an empty string where the server does not say.
+        links: Where to ask, under ``"status"``.
+    """
+
+    success: bool
+    task_id: str
+    status: str
+    created_at: str
+    links: Dict[str, str]
+
+
+@dataclass
+class WorkflowStatus:
+    """Whether a workflow can be executed.
+
+    Attributes:
+        is_deployed: Whether it is deployed.
+        deployed_at: Since when (ISO 8601), or ``None``.
+        needs_redeployment: Whether it was changed after it was deployed.
+    """
+
+    is_deployed: bool
+    deployed_at: Optional[str] = None
+    needs_redeployment: bool = False
+
+
+@dataclass
+class RateLimitInfo:
+    """The rate limit, as the newest answer told it.
+
+    Attributes:
+        limit: Requests allowed in a window.
+        remaining: Requests left in it.
+        reset: When it starts anew, in seconds since the epoch.
+        retry_after: How long to wait before the next request, in whole seconds (rounded up), or ``None``.
+    """
+
+    limit: int
+    remaining: int
+    reset: int
+    retry_after: Optional[int] = None
+
+
+@dataclass
+class UsageLimits:
+    """Rate limits and spending of the account.
+
+    Attributes:
+        success: Whether the server could tell.
+        rate_limit: ``sync`` and ``async``, each with ``isLimited``, ``limit``, ``remaining`` and ``resetAt``; ``authType``.
+        usage: ``currentPeriodCost``, ``limit`` and ``plan``.
+    """
+
+    success: bool
+    rate_limit: Dict[str, Any]
+    usage: Dict[str, Any]
+
+
+@dataclass
+class StreamEvent:
+    """One event of a live stream.
+
+    Attributes:
+        type: ``"chunk"``, ``"block_error"``, ``"done"``, ``"message"``, or the server's own word for others.
+        block_id: The block that it comes from, or ``None``.
+        chunk: The piece of text of a ``"chunk"``; empty for others.
+        data: The payload as received.
+    """
+
+    type: str
+    block_id: Optional[str]
+    chunk: str
+    data: Dict[str, Any]
