@@ -1,0 +1,493 @@
+"""An answer to a model or an error: the only reader of what servers send, in both dialects.
+
+Nothing here touches the clock or the network; an answer brings along when it came.
+"""
+
+import json
+import math
+import re
+from datetime import datetime, timezone
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
+
+from recall_sdk._endpoints import Call
+from recall_sdk.errors import (
+    AuthenticationError,
+    ExecutionError,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecallError,
+    RecallTimeoutError,
+    ServerError,
+    UsageLimitError,
+)
+from recall_sdk.models import (
+    AsyncExecutionResult,
+    RateLimitInfo,
+    StreamedExecutionResult,
+    StreamEvent,
+    UsageLimits,
+    WorkflowExecutionResult,
+    WorkflowStatus,
+)
+
+JOB_STATES = {
+    "pending": "queued",
+    "running": "processing",
+    "success": "completed",
+    "error": "failed",
+    "canceled": "cancelled",
+}
+"""Other servers' words for the state of a job, and the documented ones."""
+
+
+class Answer(NamedTuple):
+    """One whole answer.
+
+    Attributes:
+        call: What was asked.
+        status: HTTP status.
+        headers: Its headers, by name in any case.
+        body: Its body, decompressed.
+        received: When its head came, in seconds since the epoch.
+        retry_after: Seconds, from the ``Retry-After`` header, or ``None``.
+    """
+
+    call: Call
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received: float
+    retry_after: Optional[float]
+
+
+# ---------------------------------------------------------------------------------------------------- executions
+
+
+def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionResult]:
+    """Read the answer to an execution."""
+    check(answer)
+    if answer.status == 204:
+        return WorkflowExecutionResult(success=True)
+    body = parse(answer)
+    if answer.call.asynchronous or answer.status == 202:
+        ticket = _ticket(body)
+        if ticket:
+            return ticket
+        if answer.call.asynchronous:
+            raise unreadable(answer, "has no task id")
+    return envelope(body) or WorkflowExecutionResult(success=True, output=body)
+
+
+def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
+    """Read the answer of a server that was asked for a stream and sends none."""
+    result = execution(answer)
+    if isinstance(result, WorkflowExecutionResult):
+        return result
+    error = unreadable(answer, f"is no stream but a ticket: the run was queued, and wait_for_job({result.task_id!r}) gets its result")
+    error.status = answer.status
+    raise error
+
+
+def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
+    """Read the envelope around a workflow's output; ``None`` where there is none, and the body is the output."""
+    if not isinstance(body, dict) or not isinstance(body.get("success"), bool):
+        return None
+    if "output" not in body and (body["success"] or "error" not in body):
+        return None
+    metadata = body.get("metadata") if isinstance(body.get("metadata"), dict) else None
+    if "executionId" in body:
+        metadata = {**(metadata or {}), "executionId": body["executionId"]}
+    return WorkflowExecutionResult(
+        success=body["success"],
+        output=body.get("output"),
+        error=None if body.get("error") is None else words(body["error"]),
+        logs=_list(body.get("logs")),
+        metadata=metadata,
+        trace_spans=_list(body.get("traceSpans")),
+        total_duration=_number(body.get("totalDuration")),
+    )
+
+
+def _ticket(body: Any) -> Optional[AsyncExecutionResult]:
+    if not isinstance(body, dict):
+        return None
+    task_id = body.get("taskId") or body.get("jobId")
+    if not isinstance(task_id, str) or not task_id:
+        return None
+    links = {name: link for name, link in _dict(body.get("links")).items() if isinstance(link, str)}
+    links.setdefault("status", _str(body.get("statusUrl")) or f"/api/jobs/{task_id}")
+    success = body.get("success")
+    return AsyncExecutionResult(
+        success=success if isinstance(success, bool) else True,
+        task_id=task_id,
+        status=_job_state(_str(body.get("status")) or "queued"),
+        created_at=_str(body.get("createdAt")) or "",
+        links=links,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- other calls
+
+
+def workflow_status(answer: Answer) -> WorkflowStatus:
+    """Read the answer about a workflow."""
+    body = _object(answer)
+    is_deployed = body.get("isDeployed")
+    if not isinstance(is_deployed, bool):
+        raise unreadable(answer, "has no boolean isDeployed")
+    return WorkflowStatus(is_deployed, _str(body.get("deployedAt")), body.get("needsRedeployment") is True)
+
+
+def job_status(answer: Answer) -> Dict[str, Any]:
+    """Read the answer about a job, into the documented form."""
+    body = _object(answer)
+    state = body.get("status")
+    if not isinstance(state, str):
+        raise unreadable(answer, "has no status")
+    job = {
+        **body,
+        "success": body.get("success", True),
+        "taskId": body.get("taskId") or body.get("jobId") or answer.call.task_id,
+        "status": _job_state(state),
+        "metadata": {"startedAt": None, "completedAt": None, "duration": None, **_dict(body.get("metadata"))},
+        "output": body.get("output"),
+        "error": body.get("error"),
+    }
+    record = job["output"]
+    if isinstance(record, dict) and {"success", "output", "workflowId", "executionId"} <= record.keys():
+        job["run"] = record
+        job["output"] = record["output"]
+        if record["success"] is False and job["status"] == "completed":
+            job["status"] = "failed"
+            job["error"] = job["error"] or record.get("error") or "the run did not succeed; the server does not say why"
+    return job
+
+
+def _job_state(state: str) -> str:
+    return JOB_STATES.get(state.lower(), state.lower())
+
+
+def job_failure(job: Dict[str, Any]) -> ExecutionError:
+    """Give the error of a job that failed or was cancelled."""
+    cancelled = job["status"] == "cancelled"
+    reason = words(job["error"]) if job["error"] else "the server does not say why"
+    what = "was cancelled" if cancelled else "failed"
+    error = ExecutionError(one_line(f"job {job['taskId']} {what}: {reason}"), "JOB_CANCELLED" if cancelled else "EXECUTION_ERROR")
+    error.result = WorkflowExecutionResult(success=False, output=job["output"], error=reason, metadata=job["metadata"])
+    error.body = job
+    error.may_have_executed = True
+    return error
+
+
+def usage_limits(answer: Answer) -> UsageLimits:
+    """Read the answer about the account's limits."""
+    body = _object(answer)
+    if not isinstance(body.get("rateLimit"), dict) or not isinstance(body.get("usage"), dict):
+        raise unreadable(answer, "has no rateLimit and usage")
+    return UsageLimits(
+        success=body.get("success") is not False,
+        rate_limit={name: _with_limit(value) for name, value in body["rateLimit"].items()},
+        usage=body["usage"],
+    )
+
+
+def _with_limit(value: Any) -> Any:
+    if not isinstance(value, dict) or "limit" in value:
+        return value
+    limit = value.get("maxBurst", value.get("requestsPerMinute"))
+    return value if limit is None else {"limit": limit, **value}
+
+
+# ---------------------------------------------------------------------------------------------------- rate limits
+
+_FIRST_REAL_EPOCH = 1e9
+"""Seconds: September 2001. Below it a reset is no date but a wait."""
+
+_END_OF_TIME = 1e11
+"""Seconds: the year 5138. A number above it is no time in seconds; as a reset, it counts milliseconds."""
+
+
+def rate_limit(answer: Answer, retry_after: Optional[float] = None) -> Optional[RateLimitInfo]:
+    """Read what an answer's head tells of the rate limit, or ``None`` where it tells nothing."""
+    if retry_after is None:
+        retry_after = answer.retry_after
+    limit, remaining, reset = (answer.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+    if limit is None and remaining is None and reset is None and (answer.status != 429 or retry_after is None):
+        return None
+    until = None if reset is None else _epoch(reset, answer.received)
+    if until is None:
+        until = answer.received + (retry_after or 0.0)
+    wait = None if retry_after is None else math.ceil(retry_after)
+    return RateLimitInfo(_count(limit), _count(remaining), math.ceil(until), wait)
+
+
+def _count(text: Optional[str]) -> int:
+    match = re.match(r"\s*(\d{1,18})", text or "", re.ASCII)
+    return int(match.group(1)) if match else 0
+
+
+def _epoch(text: str, now: float) -> Optional[float]:
+    try:
+        value = float(text)
+    except ValueError:
+        return _iso_date(text)
+    if not 0 <= value < _END_OF_TIME * 1000:
+        return None
+    if value >= _END_OF_TIME:
+        return value / 1000
+    return value if value >= _FIRST_REAL_EPOCH else now + value
+
+
+def _iso_date(text: str) -> Optional[float]:
+    try:
+        date = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- errors
+
+_ADVICE = {
+    401: "check the API key, given as api_key= or in RECALL_API_KEY",
+    402: "raise the limit or the plan; get_usage_limits() shows both",
+    404: "check the id and the base_url",
+    408: "the workflow takes longer than the server allows; async_execution=True gives it more",
+    429: "execute_with_retry() waits and tries again",
+    504: "a gateway gave up waiting and the workflow may still be running; async_execution=True does not wait",
+}
+
+_CLASSES: Dict[int, Tuple[Type[RecallError], str]] = {
+    401: (AuthenticationError, "UNAUTHORIZED"),
+    402: (UsageLimitError, "USAGE_LIMIT_EXCEEDED"),
+    408: (RecallTimeoutError, "TIMEOUT"),
+    429: (RateLimitError, "RATE_LIMIT_EXCEEDED"),
+    504: (RecallTimeoutError, "TIMEOUT"),
+}
+"""Statuses with a class and a code of their own, whatever code the server sends."""
+
+_OPEN_CLASSES: Dict[int, Tuple[Type[RecallError], str]] = {
+    403: (PermissionDeniedError, "FORBIDDEN"),
+    404: (NotFoundError, "NOT_FOUND"),
+}
+"""Statuses with a class of their own, and the code where the server sends none."""
+
+_MAY_HAVE_STARTED = (303, 408, 409, 422)
+"""Refusals after which the workflow may have run all the same; beside them, every 5xx."""
+
+_LONGEST_MESSAGE = 600
+"""Characters: a line that a person still reads."""
+
+
+def check(answer: Answer) -> None:
+    """Raise the error that an answer stands for, if it stands for one."""
+    if not 200 <= answer.status < 300:
+        raise error_of(answer)
+
+
+def error_of(answer: Answer) -> RecallError:
+    """Give the error for an answer of a status other than 2xx."""
+    status = answer.status
+    body = _error_body(answer)
+    server_words, server_code = _words_and_code(body)
+    kind, code = _class_and_code(answer, server_code)
+    advice = _advice(status, server_words, body)
+    message = f"{server_words or 'the server gave no reason'} (HTTP {status})"
+    error = kind(one_line(f"{message}: {advice}" if advice else message), code, status)
+    error.body = body
+    error.server_code = server_code
+    error.may_have_executed = answer.call.executes and (status in _MAY_HAVE_STARTED or status >= 500)
+    error.retry_after = answer.retry_after
+    if error.retry_after is None and isinstance(body, dict):
+        error.retry_after = _wait(body.get("retryAfterSeconds"))
+    if isinstance(error, RateLimitError):
+        error.rate_limit = rate_limit(answer, error.retry_after)
+    elif isinstance(error, (RecallTimeoutError, ExecutionError)):
+        error.result = envelope(body)
+    return error
+
+
+def _class_and_code(answer: Answer, server_code: Optional[str]) -> Tuple[Type[RecallError], str]:
+    status = answer.status
+    if server_code == "USAGE_LIMIT_EXCEEDED":
+        return UsageLimitError, server_code
+    if status in _CLASSES:
+        return _CLASSES[status]
+    if status == 500 and answer.call.executes:
+        return ExecutionError, "EXECUTION_ERROR"
+    if status in _OPEN_CLASSES:
+        kind, code = _OPEN_CLASSES[status]
+    elif 400 <= status < 500:
+        kind, code = InvalidRequestError, "INVALID_REQUEST"
+    elif status >= 500:
+        kind, code = ServerError, "SERVER_ERROR"
+    else:
+        return InvalidResponseError, "INVALID_RESPONSE"
+    return kind, server_code or code
+
+
+def _advice(status: int, server_words: str, body: Any) -> str:
+    if status == 403:
+        deploy = "deployed" in server_words.lower()
+        return "deploy it in Recall first" if deploy else "check that the API key may do this, and that the workflow is deployed"
+    if status == 404 and not isinstance(body, dict):
+        return "this does not look like the API; check the base_url"
+    return _ADVICE.get(status, "")
+
+
+def parse(answer: Answer) -> Any:
+    """Parse an answer's body as JSON."""
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError) as error:
+        raise unreadable(answer, _what_it_is(answer)) from error
+
+
+def unreadable(answer: Answer, what: str) -> InvalidResponseError:
+    """Give the error for a 2xx answer that is not what the API sends."""
+    error = InvalidResponseError(one_line(f"the answer {what} (HTTP {answer.status})"), "INVALID_RESPONSE", answer.status)
+    error.body = _error_body(answer)
+    error.may_have_executed = answer.call.executes
+    return error
+
+
+def _what_it_is(answer: Answer) -> str:
+    if not answer.body.strip():
+        return "is empty"
+    if _is_html(answer.body.decode("utf-8", "replace")):
+        return "is an HTML page instead of JSON: check the base_url, and whether a proxy answered"
+    encoding = answer.headers.get("Content-Encoding")
+    return f"is not JSON, or encoded in a way that can't be read (Content-Encoding: {encoding})" if encoding else "is not JSON"
+
+
+def _object(answer: Answer) -> Dict[str, Any]:
+    check(answer)
+    body = parse(answer)
+    if not isinstance(body, dict):
+        raise unreadable(answer, "is no JSON object")
+    return body
+
+
+def _error_body(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return answer.body.decode("utf-8", "replace") or None
+
+
+def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
+    """Find the server's own words and code, in whichever of the known forms they come."""
+    if isinstance(body, str):
+        return ("the server answered with an HTML page" if _is_html(body) else body), None
+    if not isinstance(body, dict):
+        return "", None
+    inner = body["error"] if isinstance(body.get("error"), dict) else body
+    said = [_str(inner.get("error")), _str(inner.get("message"))]
+    if inner is not body:
+        said.append(_str(body.get("message")))
+    text = ": ".join(dict.fromkeys(part for part in said if part))
+    faults = [f"{fault.get('path')}: {fault.get('message')}" for fault in _list(body.get("details")) or [] if isinstance(fault, dict)]
+    if faults:
+        text = f"{text} [{'; '.join(faults)}]"
+    return text, _str(inner.get("code")) or _str(body.get("code"))
+
+
+def _is_html(text: str) -> bool:
+    return text.lstrip()[:14].lower().startswith(("<!doctype html", "<html"))
+
+
+# ---------------------------------------------------------------------------------------------------- streams
+
+_raw_decode = json.JSONDecoder().raw_decode
+
+
+def stream_event(name: str, data: str) -> Optional[StreamEvent]:
+    """Read one server-sent event; ``None`` is the mark that ends a stream."""
+    try:
+        payload, end = _raw_decode(data)
+        if end != len(data):
+            payload = json.loads(data)  # which allows white space around it
+    except (ValueError, RecursionError):
+        if data.strip() == "[DONE]":
+            return None
+        payload = data
+    if not isinstance(payload, dict):
+        return None if payload == "[DONE]" else StreamEvent("message", None, "", {"data": payload})
+    block_id = payload.get("blockId")
+    if not isinstance(block_id, str):
+        block_id = None
+    word = payload.get("event")
+    chunk = payload.get("chunk")
+    if isinstance(chunk, str) and (word is None or word == "chunk"):
+        return StreamEvent("chunk", block_id, chunk, payload)
+    if not isinstance(word, str):
+        word = name
+    return StreamEvent(_EVENT_TYPES.get(word, word), block_id, "", payload)
+
+
+_EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
+"""Servers' words for an event, and the types that they are handed over as; a chunk without text is none."""
+
+
+def stream_end(event: StreamEvent) -> WorkflowExecutionResult:
+    """Read the result from the event that ends a stream."""
+    said = event.data.get("data")
+    end = said if isinstance(said, dict) else event.data
+    result = envelope({**end, "success": end.get("success") is not False, "output": end.get("output")})
+    assert result is not None  # with these two keys it is an envelope
+    return result
+
+
+def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
+    """Give the error for the event that says that the run failed."""
+    reason = words(event.data.get("error") or "the server does not say why")
+    error = ExecutionError(one_line(f"the workflow failed: {reason}"), "EXECUTION_ERROR")
+    error.result = so_far
+    so_far.error = reason
+    error.body = event.data
+    error.server_code = _str(event.data.get("code"))
+    error.may_have_executed = True
+    return error
+
+
+# ---------------------------------------------------------------------------------------------------- small readers
+
+
+def words(value: Any) -> str:
+    """Give a server's reason as text, also where it comes as an object."""
+    if isinstance(value, dict):
+        value = value.get("message") or value.get("error") or value
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except RecursionError:
+        return "a reason nested too deeply to show"
+
+
+def one_line(text: str) -> str:
+    """Fold white space and control characters, and cut what is too long for a message."""
+    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
+
+
+def _wait(value: Any) -> Optional[float]:
+    seconds = _number(value)
+    return float(seconds) if seconds is not None and 0 <= seconds < _END_OF_TIME else None
+
+
+def _number(value: Any) -> Optional[float]:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _str(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) else None
+
+
+def _list(value: Any) -> Optional[List[Any]]:
+    return value if isinstance(value, list) else None
+
+
+def _dict(value: Any) -> Dict[str, Any]:
+    return value if isinstance(value, dict) else {}

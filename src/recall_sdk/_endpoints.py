@@ -1,0 +1,76 @@
+"""Arguments to a request: every path, header and field name that is sent lives here."""
+
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from urllib.parse import quote
+
+from recall_sdk._inputs import encode_body
+
+
+class Call(NamedTuple):
+    """One request to make, but for the base URL, the key and the time it may take."""
+
+    method: str
+    path: str
+    body: Optional[bytes] = None
+    stream: bool = False
+    asynchronous: bool = False
+    task_id: str = ""
+
+    @property
+    def executes(self) -> bool:
+        """Whether the server runs a workflow for it."""
+        return self.body is not None
+
+    @property
+    def headers(self) -> Dict[str, str]:
+        headers = {"Accept": "text/event-stream, application/json" if self.stream else "application/json"}
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.asynchronous:
+            headers["X-Execution-Mode"] = "async"
+        return headers
+
+
+def execute(
+    workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool
+) -> Call:
+    """Run a workflow: at once, as a stream, or queued."""
+    if asynchronous and stream:
+        raise ValueError("async_execution=True and stream=True contradict each other: choose one")
+    path = f"/api/workflows/{_segment('workflow_id', workflow_id)}/execute"
+    control: Dict[str, Any] = {}
+    if stream:
+        control["stream"] = True
+    if selected_outputs is not None:
+        control["selectedOutputs"] = _names("selected_outputs", selected_outputs)
+    return Call("POST", path, encode_body(input, control), stream, asynchronous)
+
+
+def workflow_status(workflow_id: str) -> Call:
+    """Ask whether a workflow is deployed."""
+    return Call("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status")
+
+
+def job_status(task_id: str) -> Call:
+    """Ask for the state of a queued run."""
+    return Call("GET", f"/api/jobs/{_segment('task_id', task_id)}", task_id=task_id)
+
+
+def usage_limits() -> Call:
+    """Ask for the account's limits."""
+    return Call("GET", "/api/users/me/usage-limits")
+
+
+def _segment(name: str, value: str) -> str:
+    """Quote an id as one path segment; a server would resolve a dot segment away (RFC 3986, section 5.2.4)."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if value in ("", ".", ".."):
+        raise ValueError(f"{name} must be an id, not {value!r}")
+    return quote(value, safe="")
+
+
+def _names(name: str, values: Sequence[str]) -> List[str]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f'{name} must be a list of "blockName.attribute" strings')
+    return list(values)

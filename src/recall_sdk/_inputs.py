@@ -1,0 +1,100 @@
+"""The caller's input to a JSON body: files are taken in, and what JSON has no form for is refused with its place.
+
+Nothing but strict JSON may leave: the server takes a body that it can't read for an empty one, and runs the workflow with that.
+"""
+
+import json
+import math
+import mimetypes
+import os
+from base64 import b64encode
+from typing import Any, Dict, Iterator, Mapping, Tuple
+
+from recall_sdk.errors import InvalidRequestError
+
+def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
+    """Encode the body of an execution.
+
+    Args:
+        input: The workflow's input: a dict is spread at the root, any other value goes in as ``input``, ``None`` is no input.
+        control: Fields of the call itself; they win over fields of the same name in the input.
+
+    Returns:
+        The JSON text.
+
+    Raises:
+        InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message names the place.
+    """
+    fields = input if isinstance(input, dict) else {} if input is None else {"input": input}
+    body = {**fields, **control} if control else fields
+    try:
+        return _ENCODER.encode(body).encode()
+    except (TypeError, ValueError, RecursionError, OSError) as error:
+        raise InvalidRequestError(_refusal(input, error), "INVALID_JSON") from error
+
+
+def _refusal(input: Any, error: Exception) -> str:
+    """Name the first place in the input that has no JSON form, and why."""
+    try:
+        place, reason = next(_faults(input, "input", ()), ("input", str(error)))
+    except RecursionError:
+        return "input: nested too deeply for JSON"
+    return f"{place}: {reason}"
+
+
+def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
+    if id(value) in above:
+        yield place, "contains itself; JSON has no form for a cycle"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not _is_key(key):
+                yield place, f"the key {key!r} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
+            yield from _faults(item, _place(place, key), (*above, id(value)))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _faults(item, f"{place}[{index}]", (*above, id(value)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place, f"{value} is not JSON serializable"
+    else:
+        try:
+            _ENCODER.encode(value)
+        except (TypeError, ValueError, OSError) as error:
+            yield place, str(error)
+
+
+def _is_key(key: Any) -> bool:
+    return math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))
+
+
+def _place(place: str, key: Any) -> str:
+    return f"{place}.{key}" if isinstance(key, str) and key.isidentifier() else f"{place}[{key!r}]"
+
+
+def _encode_file(value: Any) -> Dict[str, str]:
+    """Give the form in which the API takes a file; refuse everything else."""
+    if not callable(getattr(value, "read", None)):
+        raise TypeError(f"{type(value).__name__} is not JSON serializable")
+    content = _content(value)
+    given = getattr(value, "name", None)
+    name = os.path.basename(given) if isinstance(given, str) else ""
+    mime, compression = mimetypes.guess_type(name)
+    if compression or not mime:  # of a.tar.gz, the type is that of the tar within
+        mime = "application/octet-stream"
+    return {"type": "file", "data": f"data:{mime};base64,{b64encode(content).decode()}", "name": name or "file", "mime": mime}
+
+
+def _content(file: Any) -> bytes:
+    if hasattr(file, "readable") and not file.readable():
+        raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
+    position = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+    try:
+        content = file.read()
+    finally:
+        if position is not None:
+            file.seek(position)
+    if not isinstance(content, bytes):
+        raise TypeError("a file in text mode is not JSON serializable; open it with mode 'rb'")
+    return content
+
+
+_ENCODER = json.JSONEncoder(default=_encode_file, allow_nan=False, separators=(",", ":"))

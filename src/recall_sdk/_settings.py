@@ -1,0 +1,90 @@
+"""Where requests go and with which key: arguments and environment, checked before anything is sent."""
+
+import os
+import re
+from enum import Enum
+from typing import NamedTuple, Optional
+from urllib.parse import urlsplit
+
+DEFAULT_BASE_URL = "https://tryrecall.com"
+
+API_KEY_VARIABLE = "RECALL_API_KEY"
+BASE_URL_VARIABLE = "RECALL_BASE_URL"
+
+
+class Settings(NamedTuple):
+    """A checked key and base URL. The key is left out of ``repr``."""
+
+    api_key: str
+    base_url: str
+
+    def __repr__(self) -> str:
+        return f"Settings(base_url={self.base_url!r})"
+
+
+class ClientTimeout(Enum):
+    """Stands for the client's own timeout where a call is given none."""
+
+    DEFAULT = "the client's timeout"
+
+    def __repr__(self) -> str:
+        return f"<{self.value}>"
+
+
+LONGEST_TIMEOUT = 2_000_000.0
+"""Seconds (23 days): about the longest that a socket can wait on every platform. More counts as for ever."""
+
+
+def check_timeout(timeout: Optional[float]) -> Optional[float]:
+    """Return a timeout in seconds, or ``None`` for none; refuse what is no positive number."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds for the whole call, or None, not {type(timeout).__name__}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
+    return float(timeout) if timeout <= LONGEST_TIMEOUT else None
+
+
+def read_settings(api_key: Optional[str], base_url: Optional[str]) -> Settings:
+    """Check what was given, else what the environment has, else the default."""
+    if api_key is None:
+        api_key = os.environ.get(API_KEY_VARIABLE)
+        if api_key is None:
+            raise ValueError(f"no API key: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}")
+    if base_url is None:
+        base_url = os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+    return Settings(check_api_key(api_key), check_base_url(base_url))
+
+
+def check_api_key(api_key: str) -> str:
+    """Return a key that can go into a header, or say what is wrong with it."""
+    if not isinstance(api_key, str):
+        raise TypeError(f"api_key must be a str, not {type(api_key).__name__}")
+    if not api_key:
+        raise ValueError(f"the API key is empty: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}")
+    if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        raise ValueError(
+            "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
+            "pass the key alone, for instance with .strip()"
+        )
+    return api_key
+
+
+def check_base_url(base_url: str) -> str:
+    """Return a base URL without trailing slashes, or say what is wrong with it."""
+    if not isinstance(base_url, str):
+        raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
+    try:
+        url = urlsplit(base_url)
+        url.port  # noqa: B018 -- reading it checks it
+    except ValueError as error:
+        raise ValueError(f"base_url is no URL ({error}): {_NEEDED}") from error
+    if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s\x00-\x1f\x7f]", base_url):
+        raise ValueError(f"base_url is {base_url!r}: {_NEEDED}")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError(f"base_url may hold no user name, query or fragment: {_NEEDED}")
+    return base_url.rstrip("/")
+
+
+_NEEDED = "it must be like https://host, with a port or a path prefix if need be"

@@ -1,0 +1,136 @@
+"""Retries of calls that a rate limit refused: the arithmetic, and the loop. Clock and dice are passed in.
+
+Only a 429 is ever retried: it alone says that the workflow did not start.
+"""
+
+import logging
+import math
+from typing import Callable, Optional, TypeVar
+
+from recall_sdk.errors import RateLimitError
+
+__all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry", "checked_seconds"]
+
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds. A server that asks for a longer wait gets none: the error is raised at once."""
+
+JITTER = 0.25
+"""Part of a delay by which it is drawn shorter or longer, so that clients that failed together do not return together."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger("recall_sdk")
+
+
+class Backoff:
+    """How often and how long to wait: exponential backoff with jitter.
+
+    Args:
+        max_retries: Retries after the first try; 0 or more.
+        initial_delay: Delay before the first retry in seconds; 0 or more.
+        max_delay: Longest delay in seconds; 0 or more.
+        multiplier: Growth from one delay to the next; 1 or more.
+
+    Raises:
+        ValueError: An argument is out of its bounds, or no finite number.
+        TypeError: An argument is no number.
+    """
+
+    __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
+
+    def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int):
+            raise TypeError(f"max_retries must be an int, not {type(max_retries).__name__}")
+        if max_retries < 0:
+            raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
+        self.max_retries = max_retries
+        self.initial_delay = checked_seconds("initial_delay", initial_delay)
+        self.max_delay = checked_seconds("max_delay", max_delay)
+        self.multiplier = checked_number("backoff_multiplier", multiplier, least=1)
+
+    def delay(self, retry: int, random: Callable[[], float]) -> float:
+        """Draw the delay before a retry.
+
+        With ``d = min(max_delay, initial_delay * multiplier ** retry)`` the delay is drawn uniformly from
+        ``[0.75 * d, min(1.25 * d, max_delay)]``.
+
+        Args:
+            retry: Number of the retry, from 0.
+            random: Gives a number in [0, 1), as :func:`random.random` does.
+
+        Returns:
+            The delay in seconds.
+
+        Example:
+            >>> Backoff(3, initial_delay=1.0, max_delay=30.0, multiplier=2.0).delay(2, random=lambda: 0.5)
+            4.0
+        """
+        try:
+            ideal = min(self.max_delay, self.initial_delay * self.multiplier**retry)
+        except OverflowError:
+            ideal = self.max_delay if self.initial_delay else 0.0
+        least = ideal * (1 - JITTER)
+        most = min(ideal * (1 + JITTER), self.max_delay)
+        return least + (most - least) * random()
+
+    def wait_after(self, error: RateLimitError, retry: int, random: Callable[[], float]) -> Optional[float]:
+        """Say how long to wait after a 429.
+
+        Args:
+            error: The 429.
+            retry: Number of the retry that would follow, from 0.
+            random: As for :meth:`delay`.
+
+        Returns:
+            Seconds, never less than what the server asks for; ``None`` where no retry is due.
+        """
+        if retry >= self.max_retries:
+            return None
+        if error.retry_after is None:
+            return self.delay(retry, random)
+        return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER else None
+
+
+def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable[[float], None], random: Callable[[], float]) -> _T:
+    """Call until it is not refused by the rate limit, or no retry is left.
+
+    Args:
+        call: What to call, without arguments.
+        backoff: How often and how long to wait.
+        sleep: Waits for the given seconds, as :func:`time.sleep` does.
+        random: Gives a number in [0, 1), as :func:`random.random` does.
+
+    Returns:
+        What the call returns.
+
+    Raises:
+        RateLimitError: The last one, after all retries.
+    """
+    retry = 0
+    while True:
+        try:
+            return call()
+        except RateLimitError as error:
+            wait = backoff.wait_after(error, retry, random)
+            if wait is None:
+                raise
+        retry += 1
+        _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
+        sleep(wait)
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return a duration in seconds, or refuse it: 0 or more, and finite."""
+    return checked_number(name, value, least=0)
+
+
+def checked_number(name: str, value: float, *, least: float) -> float:
+    """Return a number that the caller gave, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and number >= least):
+        raise ValueError(f"{name} must be a finite number of {least} or more, not {value}")
+    return number
