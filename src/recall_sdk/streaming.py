@@ -1,0 +1,183 @@
+"""A live stream of a running workflow."""
+
+from io import StringIO
+from types import TracebackType
+from typing import Dict, Generator, Iterator, List, Optional, Tuple, Type
+
+from recall_sdk import _decoding
+from recall_sdk._redaction import redacted
+from recall_sdk._transport import Reply
+from recall_sdk.errors import RecallConnectionError, RecallError, RecallTimeoutError, StreamInterruptedError
+from recall_sdk.models import StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
+from recall_sdk.sse import iter_events
+
+__all__ = ["WorkflowStream"]
+
+LINGER = 0.1
+"""Seconds to wait, once the result is here, for the server to end the answer properly: only then can its connection be used again."""
+
+
+class WorkflowStream:
+    """The events of a running workflow, as they arrive. Made by :meth:`RecallClient.stream_workflow`.
+
+    Iterate it once, best inside ``with``, so that leaving early gives the connection up. One thread may iterate it; any may close it.
+
+    Raises:
+        ExecutionError: While iterating: the workflow failed (``EXECUTION_ERROR``); ``result`` holds the text so far.
+        RecallTimeoutError: The server was silent for longer than the call's timeout (``TIMEOUT``); ``partial`` holds what had arrived.
+        StreamInterruptedError: The stream broke off before its end (``STREAM_INTERRUPTED``); ``partial`` holds what had arrived.
+
+    Example:
+        >>> with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
+        ...     for event in stream:
+        ...         print(event.type, event.chunk)
+        chunk One
+        chunk , two
+        done
+    """
+
+    def __init__(self, reply: Reply, api_key: str, result: Optional[WorkflowExecutionResult] = None) -> None:
+        self._reply = reply
+        self._progress = _Progress(result)
+        self._events = _events(reply, self._progress, api_key)
+
+    def __iter__(self) -> Iterator[StreamEvent]:
+        return self._events
+
+    def __next__(self) -> StreamEvent:
+        return next(self._events)
+
+    def __enter__(self) -> "WorkflowStream":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def text(self) -> Iterator[str]:
+        """Iterate the pieces of text alone.
+
+        Returns:
+            An iterator of the texts of the ``"chunk"`` events.
+
+        Raises:
+            RecallError: As for iterating the stream.
+
+        Example:
+            >>> with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
+            ...     print("".join(stream.text()))
+            One, two
+        """
+        return (event.chunk for event in self._events if event.chunk)
+
+    @property
+    def result(self) -> StreamedExecutionResult:
+        """The result of the run. Asked for before the end, it reads the rest first.
+
+        Raises:
+            StreamInterruptedError: The stream was closed before its end (``STREAM_INTERRUPTED``).
+            RecallError: As for iterating the stream.
+        """
+        for _ in self._events:
+            pass
+        return self._progress.result()
+
+    def close(self) -> None:
+        """Stop early and give the connection up. After the end, this does nothing."""
+        try:
+            self._events.close()
+        except ValueError:  # another thread is waiting for the next event, and ends once the connection does
+            self._progress.closed = True
+            self._reply.hang_up()
+        else:
+            self._reply.close()
+
+
+class _Progress:
+    """What has arrived of a stream."""
+
+    def __init__(self, end: Optional[WorkflowExecutionResult]) -> None:
+        self.text = StringIO()
+        self.turns: List[Tuple[Optional[str], int]] = []
+        """Block ids, each with the place in the text where its turn begins."""
+        self.end = end
+        self.error: Optional[RecallError] = None
+        self.closed = False
+
+    def snapshot(self) -> StreamedExecutionResult:
+        text = self.text.getvalue()
+        ends = [start for _, start in self.turns[1:]] + [len(text)]
+        pieces: Dict[str, List[str]] = {}
+        for (block_id, start), end in zip(self.turns, ends):
+            if block_id is not None:
+                pieces.setdefault(block_id, []).append(text[start:end])
+        by_block = {block_id: "".join(parts) for block_id, parts in pieces.items()}
+        known = vars(self.end) if self.end is not None else {"success": False, "error": "the stream did not reach its end"}
+        return StreamedExecutionResult(**{**known, "text": text, "text_by_block": by_block})
+
+    def result(self) -> StreamedExecutionResult:
+        if self.end is not None:
+            return self.snapshot()
+        if self.error is not None:
+            raise self.error
+        raise self.interrupted("it was closed here")
+
+    def interrupted(self, reason: str) -> StreamInterruptedError:
+        partial = self.snapshot()
+        error = StreamInterruptedError(
+            f"the stream ended before the workflow did ({reason}): the workflow may still be running, "
+            f"and the {len(partial.text)} characters that had arrived are in partial",
+            "STREAM_INTERRUPTED",
+        )
+        error.partial = partial
+        error.may_have_executed = True
+        return error
+
+
+def _events(reply: Reply, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
+    # Refers to no WorkflowStream, so that a forgotten one is gone at once, and its connection with it.
+    if progress.end is not None:  # the server sent it as a whole
+        return
+    try:
+        yield from _arriving(reply, progress)
+        if progress.end is None and not progress.closed:
+            raise progress.interrupted("the server closed it")
+    except RecallError as error:
+        if progress.end is None and not progress.closed:
+            progress.error = redacted(_with_partial(error, progress), api_key)
+            raise progress.error from error.__cause__
+    finally:
+        reply.close()
+
+
+def _arriving(reply: Reply, progress: _Progress) -> Iterator[StreamEvent]:
+    write, tell, turns = progress.text.write, progress.text.tell, progress.turns
+    turn: Optional[str] = ""
+    for name, data, _, _ in iter_events(reply.chunks()):
+        event = _decoding.stream_event(name, data)
+        if event is None:
+            progress.end = progress.end or WorkflowExecutionResult(success=True)
+            reply.finish_within(LINGER)
+            continue
+        if event.type == "chunk":
+            if event.block_id != turn:
+                turn = event.block_id
+                turns.append((turn, tell()))
+            write(event.chunk)
+        elif event.type == "done":
+            progress.end = _decoding.stream_end(event)
+            reply.finish_within(LINGER)
+        elif event.type == "error" and progress.end is None:
+            raise _decoding.stream_failure(event, progress.snapshot())
+        yield event
+
+
+def _with_partial(error: RecallError, progress: _Progress) -> RecallError:
+    if isinstance(error, RecallTimeoutError):
+        error.partial = progress.snapshot()
+    elif isinstance(error, RecallConnectionError) and not isinstance(error, StreamInterruptedError):
+        interrupted = progress.interrupted(str(error))
+        interrupted.__cause__ = error.__cause__ or error
+        return interrupted
+    return error
