@@ -420,9 +420,10 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     if not isinstance(block_id, str):
         block_id = None
     word = payload.get("event")
-    chunk = payload.get("chunk")
-    if isinstance(chunk, str) and (word is None or word == "chunk"):
-        return StreamEvent("chunk", block_id, chunk, payload)
+    if word is None or word == "chunk":
+        chunk = payload.get("chunk")
+        if isinstance(chunk, str):
+            return StreamEvent("chunk", block_id, chunk, payload)
     if not isinstance(word, str):
         word = name
     return StreamEvent(_EVENT_TYPES.get(word, word), block_id, "", payload)

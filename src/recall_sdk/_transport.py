@@ -8,9 +8,9 @@ import http.client
 import logging
 import math
 import os
-import platform
 import socket
 import ssl
+import sys
 import threading
 import zlib
 from time import monotonic, time
@@ -35,8 +35,9 @@ from recall_sdk.errors import InvalidResponseError, RecallConnectionError, Recal
 Session = requests.Session
 
 _log = logging.getLogger("recall_sdk")
+_log.addHandler(logging.NullHandler())  # silent, until the application says otherwise
 
-USER_AGENT = f"recall-sdk/{__version__} requests/{requests.__version__} Python/{platform.python_version()}"
+USER_AGENT = "recall-sdk/{} requests/{} Python/{}.{}.{}".format(__version__, requests.__version__, *sys.version_info)
 
 MOST_CONNECTIONS = 512
 """Idle connections that a client keeps. A thread beyond them still gets one of its own; it is just not kept."""
@@ -46,6 +47,9 @@ MOST_REDIRECTS = 10
 KEEP_ALIVE_IDLE = 60
 """Seconds of silence before the first TCP keep-alive probe: less than the idle limits of usual NATs and load balancers."""
 
+WORTH_SETTING = 0.05
+"""Seconds by which a receive may overrun its deadline, for the sake of a system call less."""
+
 READ_SIZE = 64 * 1024
 """Bytes asked for at a time. What is there is taken at once."""
 
@@ -53,6 +57,9 @@ _REDIRECTS = 10
 
 KEEP_ALIVE_IDLE = 60
 """Seconds of silence before the first TCP keep-alive probe: less than the idle limits of usual NATs and load balancers."""
+
+WORTH_SETTING = 0.05
+"""Seconds by which a receive may overrun its deadline, for the sake of a system call less."""
 
 READ_SIZE = 64 * 1024
 """Bytes asked for at a time; what is there is taken at once."""
@@ -90,13 +97,17 @@ class _TimedReader(socket.SocketIO):
     """The reading side of a socket, with a deadline: each receive may take what is left of it, however slowly bytes drip."""
 
     until: Optional[float] = None
+    granted = 0.0
+    """Seconds that the socket waits as it is set now."""
 
     def readinto(self, buffer: Any) -> Optional[int]:
         if self.until is not None:
             left = self.until - monotonic()
             if left <= 0:
                 raise socket.timeout("timed out")
-            self._sock.settimeout(left)
+            if not left <= self.granted <= left + WORTH_SETTING:
+                self._sock.settimeout(left)
+                self.granted = left
         return super().readinto(buffer)
 
     @property
@@ -107,6 +118,7 @@ class _TimedReader(socket.SocketIO):
         """Let each receive take that long, and drop the deadline."""
         self.until = None
         self._sock.settimeout(seconds)
+        self.granted = 0.0
 
 
 def _timed_reader(response: Any) -> Optional[_TimedReader]:
@@ -126,6 +138,7 @@ class _TimedResponse(http.client.HTTPResponse):
         left = sock.gettimeout()  # as urllib3 has just set it
         if reader is not None and left is not None:
             reader.until = monotonic() + left
+            reader.granted = left
 
 
 class _TimedConnection:
@@ -134,6 +147,7 @@ class _TimedConnection:
     response_class = _TimedResponse
     sock: Any
     timeout: Optional[float]
+    _held: Optional[bytes] = None
 
     def _new_conn(self) -> socket.socket:
         start = monotonic()
@@ -151,9 +165,19 @@ class _TimedConnection:
         self._spend(self.sock, start)
         _sockets.add(self.sock)
 
-    def send(self, data: Any) -> None:
+    def request(self, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> None:
         _in_use[threading.get_ident()] = self
-        super().send(data)  # type: ignore[misc]  # mixed into urllib3's connections
+        self._held = b"" if body and len(body) <= READ_SIZE else None
+        super().request(method, url, body, *args, **kwargs)  # type: ignore[misc]  # mixed into urllib3's connections
+
+    def send(self, data: Any) -> None:
+        if self._held is None:
+            super().send(data)  # type: ignore[misc]  # mixed into urllib3's connections
+        elif not self._held:
+            self._held = data  # the head, which goes out with the body: one packet and one system call instead of two
+        else:
+            data, self._held = self._held + data, None
+            super().send(data)  # type: ignore[misc]  # mixed into urllib3's connections
 
     def _spend(self, sock: Any, start: float) -> None:
         if self.timeout is not None:
@@ -184,10 +208,19 @@ class _HTTPSPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """The adapter of the client's own session."""
+    """The adapter of the client's own session. It looks a connection pool up once, not anew for each request."""
 
     def __init__(self) -> None:
+        self._pools: Dict[Any, Any] = {}
         super().__init__(pool_maxsize=MOST_CONNECTIONS)
+
+    def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
+        url = request.url
+        key = (url[: url.find("/", len("https://"))], verify, *(proxies or {}).items())
+        pool = self._pools.get(key)
+        if pool is None or pool.pool is None:  # none yet, or closed
+            pool = self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        return pool
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
@@ -290,13 +323,12 @@ class Reply:
     def answer(self) -> Answer:
         """Read the whole body within the time that is left, and close."""
         try:
-            # A body that a hook of the user's session has read, or one without a socket, is with the response itself.
-            body = self._response.content if self._reader is None else self._response.raw.read(decode_content=True)
+            body = b"".join(self._decoded())
         except _FAILURES as error:
             raise failure(error, self.call, self._route, self._timeout) from error
         finally:
             self.close()
-        return self.head._replace(body=body or b"")
+        return self.head._replace(body=body)
 
     def chunks(self) -> Iterator[bytes]:
         """Give the body's bytes as they arrive; each silence may take the call's timeout."""
@@ -309,11 +341,11 @@ class Reply:
 
     def _decoded(self) -> Iterator[bytes]:
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
-        decoders = {"identity": None, "gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
-        if self._reader is None or encoding not in decoders:
+        if self._reader is None or encoding not in _DECODERS:
+            # Without a socket, or read by a hook of the user's session, the body is with the response.
             return self._response.iter_content(READ_SIZE)
         arriving = _arriving(self._response.raw._original_response)
-        decoder = decoders[encoding]
+        decoder = _DECODERS[encoding]
         return map(decoder().decompress, arriving) if decoder else arriving
 
     def finish_within(self, seconds: float) -> None:
@@ -334,6 +366,9 @@ class Reply:
             raw.release_conn()
         self._response.close()
         _in_use.pop(threading.get_ident(), None)
+
+
+_DECODERS: Dict[str, Any] = {"identity": None, "gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
 
 
 def _arriving(response: http.client.HTTPResponse) -> Iterator[bytes]:

@@ -81,6 +81,9 @@ def _complete_lines(chunks: Iterable[bytes]) -> Iterator[List[bytes]]:
     started: List[bytes] = []  # pieces of a line whose end has not come yet
     after_cr = False
     for chunk in _without_bom(chunks):
+        if chunk[-1:] == b"\n" and not started and not after_cr:  # nearly always: whole lines, and nothing before them
+            yield chunk.splitlines()
+            continue
         rest = chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk  # a CRLF may be split
         after_cr = chunk[-1:] == b"\r" if chunk else after_cr
         lines = rest.splitlines()  # splits bytes at LF, CR and CRLF alone, as the standard does

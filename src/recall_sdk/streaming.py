@@ -102,6 +102,7 @@ class _Progress:
         self.turns: List[Tuple[Optional[str], int]] = []
         """Block ids, each with the place in the text where its turn begins."""
         self.end = end
+        self.whole: Optional[StreamedExecutionResult] = None
         self.error: Optional[RecallError] = None
         self.closed = False
 
@@ -118,7 +119,10 @@ class _Progress:
 
     def result(self) -> StreamedExecutionResult:
         if self.end is not None:
-            return self.snapshot()
+            if self.whole is None:
+                self.whole = self.snapshot()
+                self.text, self.turns = StringIO(), []  # a long text is kept once, not twice
+            return self.whole
         if self.error is not None:
             raise self.error
         raise self.interrupted("it was closed here")
