@@ -1,0 +1,107 @@
+"""Run the stand-in server by hand: ``python -m recall_sdk.testing``."""
+
+import argparse
+import logging
+import sys
+import threading
+import time
+from typing import Any, Dict, Iterator, Optional, Sequence
+
+from recall_sdk.testing import RecallServer
+
+_DESCRIPTION = """\
+A stand-in server on loopback, for a first try of recall-sdk without an account.
+
+It runs these workflows:
+  greet   gives {"content": "Hello NAME"} for the input {"name": NAME}
+  echo    gives its input back
+  count   streams the numbers from one to five
+  slow    takes 3 seconds, or {"seconds": SECONDS}: try it with async_execution=True
+  fail    fails
+  draft   is not deployed
+"""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Serve until Ctrl-C.
+
+    Args:
+        arguments: The command line's arguments, without the program's name; those of this process unless given.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        server = RecallServer(**vars(options))
+        _add_workflows(server)
+        server.start()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    log = logging.StreamHandler(sys.stdout)
+    log.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("recall_sdk.testing")
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    print(f"Serving on {server.base_url} (stop with Ctrl-C). In another terminal:\n")
+    print(f"    export RECALL_API_KEY={server.api_key}\n    export RECALL_BASE_URL={server.base_url}\n", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopped")
+    finally:
+        server.stop()
+        logger.removeHandler(log)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recall_sdk.testing", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8787, help="the port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--api-key", default="test-key", metavar="KEY", help="the key that is let in (default: %(default)s)")
+    parser.add_argument(
+        "--dialect", choices=["documented", "observed"], default="documented", help="whose words to answer in (default: %(default)s)"
+    )
+    parser.add_argument("--rate-limit", type=float, metavar="N", help="executions per second (default: no limit)")
+    parser.add_argument("--burst", type=int, metavar="N", help="executions that may come at once (default: the rate limit, rounded up)")
+    parser.add_argument(
+        "--no-retry-after", dest="retry_after", action="store_false", help="leave Retry-After out of the answers over the rate limit"
+    )
+    parser.add_argument("--usage-limit", type=float, metavar="DOLLARS", help="spending allowed; a run costs 0.01 (default: no limit)")
+    return parser
+
+
+def _add_workflows(server: RecallServer) -> None:
+    @server.workflow("greet")
+    def greet(input: Dict[str, Any]) -> Any:
+        return {"content": f"Hello {input['name']}"}
+
+    @server.workflow("echo")
+    def echo(input: Any) -> Any:
+        return input
+
+    @server.workflow("count")
+    def count(_input: Any) -> Iterator[str]:
+        for text in ("One", ", two", ", three", ", four", ", five"):
+            yield text
+            time.sleep(0.3)
+
+    @server.workflow("slow")
+    def slow(input: Dict[str, Any]) -> Any:
+        seconds = float(input.get("seconds", 3))
+        time.sleep(seconds)
+        return {"content": f"That took {seconds:g} s"}
+
+    @server.workflow("fail")
+    def fail(_input: Any) -> Any:
+        raise RuntimeError("this workflow always fails")
+
+    server.workflow("draft", deployed=False)(echo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""HTTP on Werkzeug, with connections that stay open and answers that leave at once."""
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Callable, Dict, Iterable, Tuple, cast
+
+from werkzeug import Request, Response
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler, select_address_family
+
+from recall_sdk.testing._runs import LOGGER
+
+CONNECTION = "recall_sdk.connection"
+
+_POLL_SECONDS = 0.02  # how long a stop may wait for the accepting thread to notice
+_GRACE_SECONDS = 0.5  # how long a stop waits for threads
+
+
+class ConnectionDropped(Exception):  # noqa: N818  # here a fault is what was asked for
+    """Close the connection here and now, whatever of the answer has been sent."""
+
+
+class HttpServer(ThreadedWSGIServer):
+    """A server with a thread for each connection, which can end them all.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        answer: Gives the answer to a request. The environment has the connection's number under ``CONNECTION``.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, answer: Callable[[Request], Response]) -> None:
+        self.answer = answer
+        self.connections = 0
+        self._open: Dict[socket.socket, Tuple[int, threading.Thread]] = {}
+        family = select_address_family(host, port)
+        # The socket is made here, since Werkzeug ends the interpreter when the port is taken.
+        with socket.create_server((host, port), family=family, backlog=128) as listening:
+            bound = listening.getsockname()[1]
+            super().__init__(host, bound, Request.application(answer), _Handler, fd=listening.fileno())
+        self._accepting = threading.Thread(target=self.serve_forever, args=(_POLL_SECONDS,), daemon=True)
+        self._accepting.start()
+
+    def stop(self) -> None:
+        """Stop listening, close each connection, and wait a moment for the threads."""
+        self.shutdown()
+        self._accepting.join()
+        connections = list(self._open.items())
+        for connection, _ in connections:
+            with suppress(OSError):  # it may just have been closed by its own thread, or by the client
+                connection.shutdown(socket.SHUT_RDWR)
+        join_all([thread for _, (_, thread) in connections])
+
+    def number_of(self, connection: Any) -> int:
+        """The running number of an open connection, from 1."""
+        return self._open[connection][0]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread that ``stop`` can find."""
+        self.connections += 1
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        self._open[request] = (self.connections, thread)
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+
+def join_all(threads: Iterable[threading.Thread]) -> None:
+    """Wait a moment for threads to end. One that is inside a user's function may go on, as a daemon."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Handler(WSGIRequestHandler):
+    """Serves one connection. Werkzeug's own handler closes it after each answer; this one keeps it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an event leaves when it is written
+
+    def setup(self) -> None:
+        super().setup()
+        self._serving = cast("HttpServer", self.server)
+        self._number = self._serving.number_of(self.connection)
+
+    def run_wsgi(self) -> None:
+        """Read a whole request, answer it, and leave the connection ready for the next."""
+        started = time.monotonic()
+        request = Request({**self.make_environ(), CONNECTION: self._number})
+        outcome = "dropped"
+        try:
+            request.get_data()
+            response = self._serving.answer(request)
+            self._send(response, request)
+            outcome = str(response.status_code)
+        except (ClientDisconnected, ConnectionDropped, OSError):
+            self.close_connection = True
+        LOGGER.info("%s  %-4s %s  %.0f ms", outcome, self.command, self.path, (time.monotonic() - started) * 1000)
+
+    def _send(self, response: Response, request: Request) -> None:
+        headers = response.get_wsgi_headers(request.environ)
+        parts = response.get_app_iter(request.environ)  # none where the method or the status has no body
+        bodiless = request.method == "HEAD" or response.status_code in (204, 304) or response.status_code < 200
+        chunked = "Content-Length" not in headers and not bodiless and self.request_version != "HTTP/1.0"
+        if chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        elif "Content-Length" not in headers and not bodiless:
+            headers["Connection"] = "close"
+        self.send_response_only(response.status_code, response.status.partition(" ")[2])
+        self.send_header("Date", self.date_time_string())
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        try:
+            for part in parts:
+                if part:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+            if chunked:
+                self.wfile.write(b"0\r\n\r\n")
+        finally:
+            response.close()
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002, ARG002  # Werkzeug's signature
+        """Keep quiet, but for those who listen to the logger."""
+        LOGGER.info(message, *args)

@@ -1,0 +1,30 @@
+"""A stand-in server for a script that has no API key: ``import recall_sdk.testing.demo`` is all it takes.
+
+Where ``RECALL_API_KEY`` is not set, the import starts a server inside this process, with the workflows that
+``python -m recall_sdk.testing --help`` lists and a limit of 10 executions per second, and points ``RECALL_API_KEY`` and ``RECALL_BASE_URL``
+at it. Where it is set, the import does nothing.
+"""
+
+import os
+import sys
+from typing import Optional
+
+from recall_sdk.testing._workflows import add_workflows
+from recall_sdk.testing.server import RecallServer
+
+__all__ = ["server"]
+
+
+def _start() -> Optional[RecallServer]:
+    if os.environ.get("RECALL_API_KEY"):
+        return None
+    started = RecallServer(rate_limit=10)
+    add_workflows(started)
+    started.start()
+    os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url)
+    print(f"RECALL_API_KEY is not set: running on a stand-in server at {started.base_url}", file=sys.stderr, flush=True)
+    return started
+
+
+server = _start()
+"""The running server, or ``None`` where the script has a key of its own."""

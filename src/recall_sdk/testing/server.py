@@ -1,0 +1,266 @@
+"""The stand-in server."""
+
+import re
+import threading
+import time
+from math import ceil, inf
+from operator import index
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Type, TypeVar, Union
+
+from werkzeug import Request, Response
+
+from recall_sdk import RecallClient
+from recall_sdk.testing._api import Api
+from recall_sdk.testing._bucket import TokenBucket
+from recall_sdk.testing._dialects import Documented, Observed
+from recall_sdk.testing._http import ConnectionDropped, HttpServer, join_all
+from recall_sdk.testing._recording import RecordedRequest, record
+from recall_sdk.testing._runs import Workflow
+from recall_sdk.testing._scripts import UNSET, Script, script
+
+__all__ = ["RecallServer", "RecordedRequest"]
+
+_DIALECTS = {"documented": Documented, "observed": Observed}
+
+_Function = TypeVar("_Function", bound=Callable[[Any], Any])
+
+
+class RecallServer:
+    """A real HTTP server on loopback that speaks this API, and runs plain functions as workflows.
+
+    Use it in ``with``, or call :meth:`start` and :meth:`stop`.
+
+    Args:
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
+        api_key: The one key that is let in.
+        rate_limit: Executions per second, or ``None`` for no limit.
+        burst: Executions that may come at once; without it ``rate_limit``, rounded up.
+        usage_limit: Spending, in dollars, from which on executions are refused with 402, or ``None`` for no limit. A run costs 0.01.
+        dialect: ``"documented"``, or ``"observed"`` for the other words that servers of this API use.
+        retry_after: Whether a documented 429 says when to come back.
+
+    Raises:
+        ValueError: An argument is out of its bounds.
+
+    Example:
+        >>> with RecallServer(rate_limit=1) as server:
+        ...     @server.workflow("shout")
+        ...     def shout(input):
+        ...         return input.upper()
+        ...     client = server.client()
+        ...     client.execute_workflow("shout", "hello").output
+        ...     client.get_rate_limit_info().remaining
+        'HELLO'
+        0
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str = "test-key",
+        rate_limit: Optional[float] = None,
+        burst: Optional[int] = None,
+        usage_limit: Optional[float] = None,
+        dialect: str = "documented",
+        retry_after: bool = True,
+    ) -> None:
+        if not re.fullmatch("[!-~]+", api_key):
+            raise ValueError("api_key must be printable ASCII without spaces, and not empty")
+        if not 0 <= index(port) <= 65535:
+            raise ValueError(f"port must be from 0 to 65535, not {port!r}")
+        if rate_limit is not None and not 0 < rate_limit < inf:
+            raise ValueError(f"rate_limit must be executions per second, more than 0, not {rate_limit!r}")
+        if burst is not None and (rate_limit is None or index(burst) < 1):
+            raise ValueError(f"burst must be 1 or more, and needs a rate_limit; not {burst!r}")
+        if usage_limit is not None and not 0 <= usage_limit < inf:
+            raise ValueError(f"usage_limit must be dollars from 0 on, not {usage_limit!r}")
+        if dialect not in _DIALECTS:
+            raise ValueError(f"dialect must be one of {', '.join(_DIALECTS)}, not {dialect!r}")
+        bucket = None if rate_limit is None else TokenBucket(rate_limit, burst or ceil(rate_limit))
+        self.api_key = api_key
+        self._host = host
+        self._port = port
+        self._api = Api(api_key, _DIALECTS[dialect](), bucket, usage_limit, retry_after=retry_after)
+        self._http: Optional[HttpServer] = None
+        self._connections = 0  # of servers that have been stopped
+        self._clients: List[RecallClient] = []
+        self._lock = threading.Lock()  # for the scripts and the requests
+        self._scripts: List[Script] = []
+        self._requests: List[RecordedRequest] = []
+
+    def start(self) -> "RecallServer":
+        """Listen, in a thread of its own. A server that was stopped listens on the same port again.
+
+        Raises:
+            RuntimeError: It is running already.
+            OSError: The port is taken.
+        """
+        if self._http is not None:
+            raise RuntimeError("this server is running already")
+        self._api.stopping.clear()
+        self._http = HttpServer(self._host, self._port, self._answer)
+        self._port = self._http.port
+        return self
+
+    def stop(self) -> None:
+        """End the server: its clients, its connections, its threads. Requests stay recorded. Stopping twice does no harm."""
+        if self._http is None:
+            return
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+        self._api.stopping.set()
+        self._http.stop()
+        join_all(self._api.job_threads)
+        self._connections += self._http.connections
+        self._http = None
+
+    def __enter__(self) -> "RecallServer":
+        return self.start()
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        if not self._port:
+            raise RuntimeError('this server has no port yet: use it in "with", or call start() first')
+        return self._port
+
+    @property
+    def base_url(self) -> str:
+        """What to give a client as its ``base_url``."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
+
+    @property
+    def requests(self) -> List[RecordedRequest]:
+        """The requests received so far, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def executions(self) -> Dict[str, int]:
+        """How many runs each workflow has begun, by its id; 0 for one that never ran. Refused and scripted requests do not count."""
+        return self._api.executions
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections were opened so far."""
+        return self._connections + (self._http.connections if self._http else 0)
+
+    def client(self, **settings: Any) -> RecallClient:
+        """Make a client of this server; it is closed when the server stops.
+
+        Args:
+            **settings: For :class:`recall_sdk.RecallClient`, such as ``timeout``.
+        """
+        client = RecallClient(self.api_key, self.base_url, **settings)
+        self._clients.append(client)
+        return client
+
+    def workflow(self, workflow_id: str, *, deployed: bool = True) -> Callable[[_Function], _Function]:
+        """Serve a function as a workflow.
+
+        The function gets the input that was passed to ``execute_workflow`` and returns the output, which must have a form in JSON. What it
+        raises is the run's failure. A generator function streams: it yields text, or ``(block_id, text)`` to name
+        the block; it may return the output, which is ``{"content": <the whole text>}`` otherwise.
+
+        Args:
+            workflow_id: The id to serve it under. One that is taken already gets the new function.
+            deployed: ``False`` makes it a workflow that exists, but can't be executed.
+
+        Raises:
+            ValueError: The id is empty, ``.`` or ``..``.
+            TypeError: The id is no ``str``.
+
+        Example::
+
+            @server.workflow("count")
+            def count(input):
+                yield "One"
+                yield ", two"
+        """
+        # The usual slip: the decorator without its parentheses.
+        if not isinstance(workflow_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may have no type checker
+            raise TypeError('workflow_id must be a str: write @server.workflow("my-id")')
+        if workflow_id in ("", ".", ".."):
+            raise ValueError(f"workflow_id must be a name that can stand in a path, not {workflow_id!r}")
+
+        def register(function: _Function) -> _Function:
+            self._api.workflows[workflow_id] = Workflow(workflow_id, function, time.time() if deployed else None)
+            return function
+
+        return register
+
+    def respond_next(
+        self,
+        status: Optional[int] = None,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        json: Any = UNSET,
+        body: Union[bytes, str, None] = None,
+        events: Optional[Iterable[Any]] = None,
+        cut: bool = False,
+        delay: float = 0.0,
+        drop: bool = False,
+        times: int = 1,
+        path: Optional[str] = None,
+    ) -> None:
+        """Script the answer to the next request, whatever it asks for and whoever asks. Scripted answers queue up.
+
+        With none of ``status``, ``headers``, ``json``, ``body`` and ``events`` the usual answer follows, so that ``delay`` alone makes
+        a slow server.
+
+        Args:
+            status: The HTTP status; 200 unless given.
+            headers: Headers to send, also in place of the usual ones.
+            json: A body, as JSON.
+            body: A body as it is.
+            events: The events of a stream: bytes go out as they are, a ``str`` as an event's data, anything else as JSON data. Nothing is
+                added at the end.
+            cut: Close the connection after what is given here, as if the server had died in the middle.
+            delay: Seconds to wait before the answer.
+            drop: Close the connection with no answer at all.
+            times: How many requests get this answer.
+            path: A part of a path: only requests to a path that contains it get this answer.
+
+        Raises:
+            ValueError: The arguments contradict each other, or are out of their bounds.
+            TypeError: A value has no form in JSON.
+
+        Example::
+
+            server.respond_next(429, headers={"Retry-After": "2"}, json={"error": "slow down"}, times=2)
+            server.respond_next(delay=5)                     # slow
+            server.respond_next(drop=True)                   # no answer
+            server.respond_next(events=[{"blockId": "b", "chunk": "Hel"}], cut=True)
+        """
+        if times < 1:
+            raise ValueError(f"times must be 1 or more, not {times!r}")
+        scripted = script(status, headers, json, body, events, cut=cut, delay=delay, drop=drop, path=path)
+        with self._lock:
+            self._scripts += [scripted] * times
+
+    def _answer(self, request: Request) -> Response:
+        received = record(request)
+        scripted = self._take_script(received)
+        if scripted is not None:
+            if self._api.stopping.wait(scripted.delay) or scripted.drop:
+                raise ConnectionDropped
+            response = scripted.response()
+            if response is not None:
+                return response
+        return self._api.answer(received)
+
+    def _take_script(self, received: RecordedRequest) -> Optional[Script]:
+        with self._lock:
+            self._requests.append(received)
+            scripted = next((one for one in self._scripts if one.path is None or one.path in received.path), None)
+            if scripted is not None:
+                self._scripts.remove(scripted)
+            return scripted

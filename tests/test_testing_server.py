@@ -1,0 +1,953 @@
+"""The stand-in server, spoken to over real sockets."""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from datetime import datetime, timezone
+
+import pytest
+import requests
+
+import recall_sdk.testing
+from recall_sdk.testing import RecallServer, __main__, server
+from recall_sdk.testing._bucket import TokenBucket
+
+pytest_plugins = ["pytester"]
+
+
+class Caller:
+    """Speaks to a server with a plain `requests` session."""
+
+    def __init__(self, server):
+        self.server = server
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.headers["X-API-Key"] = server.api_key
+
+    def get(self, path, **settings):
+        """Ask for a path."""
+        return self.session.get(self.server.base_url + path, **settings)
+
+    def execute(self, workflow_id, body=None, **settings):
+        """Run a workflow."""
+        return self.session.post(f"{self.server.base_url}/api/workflows/{workflow_id}/execute", json=body, **settings)
+
+    def queue(self, workflow_id, body=None):
+        """Queue a run."""
+        return self.execute(workflow_id, body, headers={"X-Execution-Mode": "async"})
+
+    def job(self, task_id):
+        """Wait for a job to end."""
+        for _ in range(500):
+            status = self.get(f"/api/jobs/{task_id}").json()
+            if status["status"] != "processing":
+                return status
+            time.sleep(0.01)
+        raise AssertionError(f"{task_id} does not end")
+
+
+@pytest.fixture(params=["documented", "observed"])
+def dialect(request):
+    """Either of the two dialects."""
+    return request.param
+
+
+@pytest.fixture
+def serve():
+    """Start servers with some workflows; give a caller for each."""
+    callers = []
+
+    def start(**settings):
+        server = RecallServer(**settings)
+        server.workflow("echo")(lambda input: input)
+        server.workflow("fail")(lambda input: 1 / 0)
+        server.workflow("draft", deployed=False)(lambda input: input)
+
+        @server.workflow("count")
+        def count(input):
+            yield "One"
+            yield "other", ", two"
+
+        callers.append(Caller(server.start()))
+        return callers[-1]
+
+    yield start
+    for caller in callers:
+        caller.session.close()
+        caller.server.stop()
+
+
+def payloads(response):
+    """Give the data of a stream's events."""
+    return [line[len("data: ") :] for line in response.text.split("\n") if line]
+
+
+def raw(server, request):
+    """Send bytes, and read the answer until the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b""
+        while True:
+            piece = connection.recv(65536)
+            if not piece:
+                return answer
+            answer += piece
+
+
+def test_a_run_answers_in_the_documented_words(serve):
+    """A run gives the whole documented envelope."""
+    answer = serve().execute("echo", {"name": "Ada"})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    body = answer.json()
+    assert body["metadata"]["duration"] == body["totalDuration"] >= 0
+    assert body["metadata"]["executionId"]
+    del body["metadata"], body["totalDuration"]
+    assert body == {"success": True, "output": {"name": "Ada"}, "error": None, "logs": [], "traceSpans": []}
+
+
+def test_a_run_answers_in_the_observed_words(serve):
+    """A run in the other dialect has an execution id at the top, and comes in chunks, as recorded."""
+    answer = serve(dialect="observed").execute("echo", {"name": "Ada"})
+    assert answer.headers["Content-Type"] == "application/json;charset=utf-8"
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    body = answer.json()
+    assert sorted(body) == ["executionId", "metadata", "output", "success"]
+    assert sorted(body["metadata"]) == ["duration", "endTime", "startTime"]
+    assert body["output"] == {"name": "Ada"}
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ({}, {}),
+        (None, {}),
+        ({"input": "text"}, "text"),
+        ({"input": None}, None),
+        ({"input": [1, 2]}, [1, 2]),
+        ({"input": {"a": 1}}, {"input": {"a": 1}}),
+        ({"input": "text", "more": 1}, {"input": "text", "more": 1}),
+        ({"input": "text", "stream": False, "selectedOutputs": []}, "text"),
+    ],
+)
+def test_a_workflow_gets_the_input_that_was_passed(serve, body, given):
+    """Control fields are taken out, and a value that went in as `input` comes out as itself."""
+    caller = serve()
+    seen = []
+    caller.server.workflow("see")(seen.append)
+    assert caller.execute("see", body).json()["output"] is None
+    assert seen == [given]
+
+
+def test_a_generator_that_is_not_streamed_gives_its_text(serve):
+    """Without a stream, the output of a generator is the text that it yielded."""
+    assert serve().execute("count").json()["output"] == {"content": "One, two"}
+
+
+def test_a_stream_has_chunks_and_a_documented_end(serve):
+    """A generator's pieces come as chunks with block ids, then a done event and [DONE]."""
+    answer = serve().execute("count", {"stream": True})
+    assert answer.headers["Content-Type"] == "text/event-stream"
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    *chunks, end, done = payloads(answer)
+    assert [json.loads(chunk) for chunk in chunks] == [{"blockId": "count-block", "chunk": "One"}, {"blockId": "other", "chunk": ", two"}]
+    end = json.loads(end)
+    assert end.pop("metadata")["duration"] >= 0
+    assert end == {"event": "done", "success": True, "output": {"content": "One, two"}}
+    assert done == "[DONE]"
+
+
+def test_a_stream_has_an_observed_end(serve):
+    """In the other dialect a stream ends with a final event and [DONE] in JSON quotes."""
+    end, done = payloads(serve(dialect="observed").execute("count", {"stream": True}))[-2:]
+    assert json.loads(end) == {"event": "final", "data": {"success": True, "output": {"content": "One, two"}}}
+    assert done == '"[DONE]"'
+
+
+def test_a_generator_may_return_its_output(serve):
+    """What a generator returns is the output in place of the text."""
+    caller = serve()
+
+    @caller.server.workflow("both")
+    def both(input):
+        yield "text"
+        return {"answer": 42}
+
+    assert caller.execute("both").json()["output"] == {"answer": 42}
+    assert json.loads(payloads(caller.execute("both", {"stream": True}))[-2])["output"] == {"answer": 42}
+
+
+@pytest.mark.parametrize(("selected", "chunks"), [(["agent.content"], 1), ([], 0)])
+def test_a_plain_function_streams_its_content_when_it_is_selected(serve, selected, chunks):
+    """The content of a plain function comes as one chunk if outputs were selected."""
+    answer = serve().execute("echo", {"content": "Hi", "stream": True, "selectedOutputs": selected})
+    assert len(payloads(answer)) == chunks + 2
+
+
+def test_an_event_arrives_when_it_is_yielded(serve):
+    """A chunk reaches the client while the workflow goes on."""
+    caller = serve()
+    go_on = threading.Event()
+
+    @caller.server.workflow("wait")
+    def wait(input):
+        yield "first"
+        assert go_on.wait(5)
+        yield "second"
+
+    with caller.execute("wait", {"stream": True}, stream=True) as answer:
+        lines = answer.iter_lines(chunk_size=1)
+        assert b"first" in next(lines)
+        go_on.set()
+        assert b"second" in next(line for line in lines if line)
+
+
+def test_a_stream_that_its_reader_leaves_ends_the_workflow(serve):
+    """When the reader closes the connection the generator is closed, and the server goes on."""
+    caller = serve()
+    closed = threading.Event()
+
+    @caller.server.workflow("endless")
+    def endless(input):
+        try:
+            while True:
+                yield "x"
+                time.sleep(0.001)
+        finally:
+            closed.set()
+
+    with caller.execute("endless", {"stream": True}, stream=True) as answer:
+        next(answer.iter_content(1))
+    assert closed.wait(5)
+    assert caller.execute("echo").status_code == 200
+
+
+def test_a_failing_workflow_fails_the_run(serve, dialect):
+    """An exception in the function is a 500 with the failed run, in both dialects."""
+    answer = serve(dialect=dialect).execute("fail")
+    assert answer.status_code == 500
+    body = answer.json()
+    assert sorted(body.pop("metadata")) == ["duration", "endTime", "startTime"]
+    assert body == {"success": False, "output": {}, "error": "division by zero"}
+
+
+def test_a_failing_workflow_ends_its_stream_with_an_error(serve):
+    """A failed run in a stream is an error event; only the documented dialect adds [DONE]."""
+    failure = '{"event":"error","error":"division by zero"}'
+    assert payloads(serve().execute("fail", {"stream": True})) == [failure, "[DONE]"]
+    assert payloads(serve(dialect="observed").execute("fail", {"stream": True})) == [failure]
+
+
+def test_an_error_without_a_text_is_told_by_its_name(serve):
+    """The message of a failed run is never empty."""
+    caller = serve()
+
+    @caller.server.workflow("silent")
+    def silent(input):
+        raise KeyboardInterrupt if input else ValueError
+
+    assert caller.execute("silent").json()["error"] == "ValueError"
+
+
+@pytest.mark.parametrize("piece", [5, ("a",), ("a", 5), ("a", "b", "c")])
+def test_a_workflow_that_yields_something_else_fails(serve, piece):
+    """Only text, and pairs of block id and text, can be streamed."""
+    caller = serve()
+
+    @caller.server.workflow("odd")
+    def odd(input):
+        yield piece
+
+    assert caller.execute("odd").json()["error"].startswith("a workflow yields text")
+
+
+@pytest.mark.parametrize("output", [float("nan"), datetime.now(timezone.utc), {1, 2}])
+def test_an_output_that_is_no_json_fails_the_run(serve, output):
+    """What JSON has no form for can't be an output."""
+    caller = serve()
+    caller.server.workflow("odd")(lambda input: output)
+    assert caller.execute("odd").status_code == 500
+
+
+def test_a_job_in_the_documented_words(serve):
+    """A queued run gives a ticket, is processing while it runs, and then has its output and its times."""
+    caller = serve()
+    go_on = threading.Event()
+    caller.server.workflow("wait")(lambda input: go_on.wait(5))
+    answer = caller.queue("wait")
+    assert answer.status_code == 202
+    ticket = answer.json()
+    task_id = ticket["taskId"]
+    assert ticket.pop("createdAt").endswith("Z")
+    assert ticket == {"success": True, "taskId": task_id, "status": "queued", "links": {"status": f"/api/jobs/{task_id}"}}
+    status = caller.get(ticket["links"]["status"]).json()
+    assert status["status"] == "processing"
+    assert "output" not in status
+    go_on.set()
+    status = caller.job(task_id)
+    assert sorted(status.pop("metadata")) == ["completedAt", "duration", "startedAt"]
+    assert status == {"success": True, "taskId": task_id, "status": "completed", "output": True}
+
+
+def test_a_job_in_the_observed_words(serve):
+    """In the other dialect the ticket has jobId and statusUrl, and the output is a run record."""
+    caller = serve(dialect="observed")
+    ticket = caller.queue("echo", {"a": 1}).json()
+    assert sorted(ticket) == ["async", "executionId", "jobId", "message", "statusUrl", "success"]
+    assert ticket["statusUrl"] == f"{caller.server.base_url}/api/jobs/{ticket['jobId']}"
+    status = caller.job(ticket["jobId"])
+    assert status["status"] == "completed"
+    assert sorted(status["output"]) == ["executedAt", "executionId", "output", "success", "workflowId"]
+    assert status["output"]["output"] == {"a": 1}
+
+
+def test_a_job_on_its_way_in_the_observed_words(serve):
+    """In the other dialect a job has a null output until it ends."""
+    caller = serve(dialect="observed")
+    go_on = threading.Event()
+    caller.server.workflow("wait")(lambda input: go_on.wait(5))
+    status = caller.get("/api/jobs/" + caller.queue("wait").json()["jobId"]).json()
+    go_on.set()
+    assert (status["status"], status["output"]) == ("processing", None)
+    assert sorted(status["metadata"]) == ["correlation", "workflowId"]
+
+
+def test_a_job_that_fails(serve):
+    """The job of a failed run says why, in both dialects."""
+    caller = serve()
+    status = caller.job(caller.queue("fail").json()["taskId"])
+    assert (status["status"], status["error"], "output" in status) == ("failed", "division by zero", False)
+    caller = serve(dialect="observed")
+    status = caller.job(caller.queue("fail").json()["jobId"])
+    assert (status["status"], status["error"], status["output"]) == ("failed", "division by zero", None)
+
+
+def test_the_status_of_workflows(serve, dialect):
+    """A deployed workflow has a date, an undeployed one has none."""
+    caller = serve(dialect=dialect)
+    status = caller.get("/api/workflows/echo/status").json()
+    assert datetime.strptime(status.pop("deployedAt"), "%Y-%m-%dT%H:%M:%S.%f%z")
+    assert status == {"isDeployed": True, "needsRedeployment": False}
+    assert caller.get("/api/workflows/draft/status").json() == {"isDeployed": False, "deployedAt": None, "needsRedeployment": False}
+
+
+def test_refusals_in_the_documented_words(serve):
+    """Each refusal has a status and a code."""
+    caller = serve()
+    answers = [
+        (caller.execute("nope"), 404, "Workflow not found", "WORKFLOW_NOT_FOUND"),
+        (caller.execute("draft"), 403, "Workflow is not deployed", "WORKFLOW_NOT_DEPLOYED"),
+        (caller.get("/api/workflows/nope/status"), 404, "Workflow not found", "WORKFLOW_NOT_FOUND"),
+        (caller.get("/api/jobs/nope"), 404, "Task not found", "TASK_NOT_FOUND"),
+        (caller.get("/nowhere"), 404, "Not found", "NOT_FOUND"),
+        (caller.get("/api/workflows/echo/execute"), 405, "Method not allowed", "METHOD_NOT_ALLOWED"),
+        (caller.execute("echo", headers={"X-API-Key": "wrong"}), 401, "Invalid API key", "UNAUTHORIZED"),
+        (caller.execute("echo", headers={"X-API-Key": None}), 401, "Unauthorized", "UNAUTHORIZED"),
+    ]
+    for answer, status, error, code in answers:
+        assert answer.status_code == status
+        assert answer.json() == {"error": error, "code": code}
+    assert caller.get("/api/workflows/echo/execute").headers["Allow"] == "POST"
+
+
+def test_refusals_in_the_observed_words(serve):
+    """In the other dialect errors of execute have no code, and others one made of the message."""
+    caller = serve(dialect="observed")
+    assert caller.execute("nope").json() == {"error": "Workflow not found"}
+    assert caller.execute("echo", headers={"X-API-Key": "wrong"}).json() == {"error": "Invalid API key"}
+    assert caller.get("/api/jobs/nope").json() == {"error": "Task not found", "code": "TASK_NOT_FOUND"}
+    wrong_key = caller.get("/api/workflows/echo/status", headers={"X-API-Key": "wrong"})
+    assert wrong_key.json() == {"error": "Invalid API key", "code": "INVALID_API_KEY"}
+
+
+@pytest.mark.parametrize("body", [b'{"message": ', b'{"n": NaN}', b"[1, 2]", b"\xff"])
+def test_a_body_that_is_no_json_object(serve, body):
+    """The documented dialect refuses it; the other runs the workflow with an empty input, as recorded."""
+    caller = serve()
+    answer = caller.execute("echo", data=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_JSON")
+    assert caller.server.executions == {}
+    caller = serve(dialect="observed")
+    assert caller.execute("echo", data=body).json()["output"] == {}
+
+
+def test_the_usage_limit(serve, dialect):
+    """Each run costs a cent, and none begins once the limit is reached."""
+    caller = serve(usage_limit=0.02, dialect=dialect)
+    assert [caller.execute("echo").status_code for _ in range(3)] == [200, 200, 402]
+    refused = caller.queue("echo")
+    assert refused.status_code == 402
+    assert refused.json()["error"] == "Usage limit exceeded: 0.02$ used of 0.02$ limit."
+    assert refused.json().get("code") == ("USAGE_LIMIT_EXCEEDED" if dialect == "documented" else None)
+    usage = caller.get("/api/users/me/usage-limits").json()
+    assert usage["usage"] == {"currentPeriodCost": 0.02, "limit": 0.02, "plan": "free"}
+
+
+def test_the_rate_limit_in_the_documented_words(serve):
+    """Answers of execute tell the limit; a 429 says when to come back."""
+    caller = serve(rate_limit=0.5, burst=2)
+    first, second, refused = [caller.execute("echo") for _ in range(3)]
+    assert first.headers["X-RateLimit-Limit"] == "2"
+    assert [answer.headers["X-RateLimit-Remaining"] for answer in (first, second, refused)] == ["1", "0", "0"]
+    assert 0 < int(second.headers["X-RateLimit-Reset"]) - time.time() <= 5
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
+    assert refused.json() == {"error": "Rate limit exceeded", "code": "RATE_LIMIT_EXCEEDED"}
+    assert caller.server.executions == {"echo": 2}
+    rate = caller.get("/api/users/me/usage-limits").json()["rateLimit"]
+    assert rate["authType"] == "api"
+    assert rate["sync"].pop("resetAt").endswith("Z")
+    assert rate["sync"] == {"isLimited": True, "limit": 2, "remaining": 0}
+    assert rate["async"]["limit"] == 2
+
+
+def test_the_rate_limit_in_the_observed_words(serve):
+    """In the other dialect a 429 is bare, and usage has other words."""
+    caller = serve(rate_limit=0.5, dialect="observed")
+    first, refused = caller.execute("echo"), caller.execute("echo")
+    assert (first.status_code, refused.status_code) == (200, 429)
+    assert refused.json() == {"error": "Rate limit exceeded. Please try again later."}
+    assert not [name for answer in (first, refused) for name in answer.headers if name.lower().startswith(("x-ratelimit", "retry"))]
+    usage = caller.get("/api/users/me/usage-limits").json()
+    assert sorted(usage["rateLimit"]["sync"]) == ["isLimited", "maxBurst", "remaining", "requestsPerMinute", "resetAt"]
+    assert usage["rateLimit"]["sync"]["requestsPerMinute"] == 30
+    assert sorted(usage["storage"]) == ["limitBytes", "percentUsed", "usedBytes"]
+
+
+def test_a_429_without_retry_after(serve):
+    """`retry_after=False` leaves the header out, and keeps the others."""
+    caller = serve(rate_limit=0.5, retry_after=False)
+    caller.execute("echo")
+    refused = caller.execute("echo")
+    assert refused.status_code == 429
+    assert "Retry-After" not in refused.headers
+    assert refused.headers["X-RateLimit-Remaining"] == "0"
+
+
+def test_usage_without_limits(serve):
+    """An account without limits is said to have generous ones, so that documented code can divide by them."""
+    usage = serve().get("/api/users/me/usage-limits").json()
+    assert usage["rateLimit"]["sync"]["remaining"] == usage["rateLimit"]["sync"]["limit"] == 100
+    assert usage["usage"] == {"currentPeriodCost": 0.0, "limit": 100.0, "plan": "free"}
+
+
+def test_the_bucket_fills_with_time():
+    """A token comes back after 1/rate seconds, and the bucket never holds more than its burst."""
+    bucket = TokenBucket(2, 3)
+    assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
+    assert bucket.seconds_to_one(10.0) == 0.5
+    assert bucket.seconds_to_full(10.0) == 1.5
+    assert bucket.take(10.5)
+    assert not bucket.take(10.5)
+    assert bucket.seconds_to_one(11.5) == 0
+    assert bucket.remaining(1000.0) == 3
+
+
+def test_scripted_answers_come_in_their_order(serve):
+    """Each scripted answer is given as often as asked for, to whoever asks; then the usual answers follow."""
+    caller = serve()
+    caller.server.respond_next(status=429, headers={"Retry-After": "7"}, json={"error": "slow down"}, times=2)
+    caller.server.respond_next(status=503)
+    answers = [caller.execute("echo"), caller.get("/api/users/me/usage-limits", headers={"X-API-Key": "wrong"}), caller.get("/")]
+    assert [answer.status_code for answer in answers] == [429, 429, 503]
+    assert answers[1].headers["Retry-After"] == "7"
+    assert answers[1].json() == {"error": "slow down"}
+    assert answers[1].headers["Content-Type"] == "application/json"
+    assert answers[2].content == b""
+    assert "Content-Type" not in answers[2].headers
+    assert caller.execute("echo").status_code == 200
+    assert caller.server.executions == {"echo": 1}
+
+
+def test_a_scripted_body(serve):
+    """A body goes out as it is; a given header takes the place of the usual one."""
+    caller = serve()
+    caller.server.respond_next(body="<h1>Ü</h1>", headers={"Content-Type": "text/html; charset=utf-8"})
+    caller.server.respond_next(body=b"\x00\xff")
+    caller.server.respond_next(body="Ü")
+    page, data, text = (caller.get("/") for _ in range(3))
+    assert (page.status_code, page.text, page.headers["Content-Type"]) == (200, "<h1>Ü</h1>", "text/html; charset=utf-8")
+    assert data.content == b"\x00\xff"
+    assert text.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert text.text == "Ü"
+
+
+def test_a_scripted_stream(serve):
+    """Events go out as given: bytes, texts and JSON, with nothing added."""
+    caller = serve()
+    caller.server.respond_next(events=[{"chunk": "a"}, b"", "[DONE]", b": comment\r\n\r\n"])
+    answer = caller.execute("echo", {"stream": True})
+    assert answer.headers["Content-Type"] == "text/event-stream"
+    assert answer.content == b'data: {"chunk":"a"}\n\ndata: [DONE]\n\n: comment\r\n\r\n'
+
+
+def test_a_script_for_one_path(serve):
+    """A script with a path waits for a request to it."""
+    caller = serve()
+    caller.server.respond_next(json="job", path="/api/jobs/")
+    assert caller.execute("echo").json()["output"] == {}
+    assert caller.get("/api/jobs/any").json() == "job"
+    assert caller.get("/api/jobs/any").status_code == 404
+
+
+def test_a_script_without_headers_of_its_own(serve):
+    """Headers alone make an empty 200, and null is a JSON body like any other."""
+    caller = serve()
+    caller.server.respond_next(headers={"X-Custom": "abc"})
+    caller.server.respond_next(json=None)
+    answer = caller.get("/")
+    assert (answer.status_code, answer.headers["X-Custom"], answer.content) == (200, "abc", b"")
+    assert caller.get("/").content == b"null"
+
+
+def test_a_slow_answer(serve):
+    """A delay alone gives the usual answer, later."""
+    caller = serve()
+    caller.server.respond_next(delay=0.2)
+    started = time.monotonic()
+    assert caller.execute("echo", {"a": 1}).json()["output"] == {"a": 1}
+    assert time.monotonic() - started >= 0.2
+
+
+def test_a_dropped_connection(serve):
+    """A dropped request is recorded, and its connection ends without a byte."""
+    caller = serve()
+    caller.server.respond_next(drop=True)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        caller.execute("echo")
+    assert len(caller.server.requests) == 1
+    caller.server.respond_next(drop=True)
+    assert raw(caller.server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+
+
+@pytest.mark.parametrize(
+    "settings", [{"events": [{"chunk": "Hel"}]}, {"json": {"a": 1}}, {"body": b"abc", "headers": {"Content-Length": "9"}}]
+)
+def test_a_cut_answer(serve, settings):
+    """What was given is sent, then the connection ends in the middle of the answer."""
+    caller = serve()
+    caller.server.respond_next(cut=True, **settings)
+    answer = raw(caller.server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"HTTP/1.1 200 OK" in head
+    if b"Content-Length" in head:
+        assert body == b"abc"
+    else:
+        assert b"Transfer-Encoding: chunked" in head
+        assert body
+        assert not body.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"json": 1, "body": b""},
+        {"body": "", "events": []},
+        {"cut": True},
+        {"cut": True, "status": 200},
+        {"drop": True, "status": 500},
+        {"drop": True, "json": {}},
+        {"drop": True, "headers": {}},
+        {"status": 99},
+        {"status": 600},
+        {"delay": -1},
+        {"delay": float("nan")},
+        {"delay": float("inf")},
+        {"times": 0},
+    ],
+)
+def test_scripts_that_contradict_themselves(settings):
+    """A script that makes no sense is refused when it is written."""
+    with pytest.raises(ValueError, match=r"."):
+        RecallServer().respond_next(**settings)
+
+
+def test_a_script_that_is_no_json():
+    """What JSON has no form for is refused when the script is written."""
+    with pytest.raises(TypeError):
+        RecallServer().respond_next(json={1, 2})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"api_key": ""},
+        {"api_key": "a b"},
+        {"port": -1},
+        {"port": 65536},
+        {"rate_limit": 0},
+        {"rate_limit": float("nan")},
+        {"rate_limit": float("inf")},
+        {"burst": 5},
+        {"burst": 0, "rate_limit": 1},
+        {"usage_limit": -1},
+        {"usage_limit": float("nan")},
+        {"dialect": "klingon"},
+    ],
+)
+def test_arguments_out_of_bounds(settings):
+    """Arguments out of their bounds are refused at once, by name."""
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        RecallServer(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"api_key": 5}, {"port": "80"}, {"burst": 1.5, "rate_limit": 1}, {"rate_limit": "5"}])
+def test_arguments_of_a_wrong_type(settings):
+    """Arguments of a wrong type are refused at once."""
+    with pytest.raises(TypeError):
+        RecallServer(**settings)
+
+
+def test_a_decorator_without_its_parentheses():
+    """The usual slip is told at once."""
+    server = RecallServer()
+    with pytest.raises(TypeError, match=r'@server\.workflow\("my-id"\)'):
+
+        @server.workflow
+        def greet(input):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("workflow_id", ["", ".", ".."])
+def test_ids_that_no_path_can_hold(workflow_id):
+    """An id that can't stand in a path is refused."""
+    with pytest.raises(ValueError, match="workflow_id"):
+        RecallServer().workflow(workflow_id)
+
+
+def test_an_id_with_a_slash(serve):
+    """A quoted id is read as one segment of the path."""
+    caller = serve()
+    caller.server.workflow("a/b c")(lambda input: "here")
+    assert caller.execute("a%2Fb%20c").json()["output"] == "here"
+    assert caller.server.requests[0].path == "/api/workflows/a%2Fb%20c/execute"
+
+
+def test_recorded_requests(serve):
+    """A request is recorded with all that was sent, headers in any case, by the connection that it came on."""
+    caller = serve()
+    caller.execute("echo", {"message": "hi"})
+    caller.get("/nowhere")
+    first, second = caller.server.requests
+    assert (first.method, first.path) == ("POST", "/api/workflows/echo/execute")
+    assert first.headers["x-api-KEY"] == "test-key"
+    assert (first.json, json.loads(first.body)) == ({"message": "hi"}, {"message": "hi"})
+    assert (second.method, second.json, second.body) == ("GET", None, b"")
+    assert first.connection == second.connection == 1
+    with pytest.raises(AttributeError):
+        first.method = "PUT"
+
+
+def test_connections_stay_open(serve, dialect):
+    """One session uses one connection for all its calls, errors and streams included, and each takes little time."""
+    caller = serve(dialect=dialect)
+    took = []
+    for _ in range(50):
+        started = time.perf_counter()
+        assert caller.execute("echo", {"a": 1}).status_code == 200
+        took.append(time.perf_counter() - started)
+    caller.execute("count", {"stream": True})
+    caller.execute("fail")
+    caller.get("/nowhere", data=b"a body that nobody reads")
+    assert caller.server.connections == 1
+    assert sorted(took)[25] < 0.03  # with Nagle's algorithm and delayed acknowledgements it would be 0.04
+
+
+def test_connections_are_told_apart(serve):
+    """Each connection has a number of its own."""
+    caller = serve()
+    with requests.Session() as other:
+        for _ in range(2):
+            other.get(caller.server.base_url)
+            caller.get("/")
+    assert caller.server.connections == 2
+    assert Counter(request.connection for request in caller.server.requests) == {1: 2, 2: 2}
+
+
+def test_many_callers_at_once(serve):
+    """Callers in threads get their own answers, and every run is counted."""
+    caller = serve()
+    wrong = []
+
+    def call(number):
+        with requests.Session() as session:
+            session.headers["X-API-Key"] = caller.server.api_key
+            for turn in range(10):
+                answer = session.post(caller.server.base_url + "/api/workflows/echo/execute", json={"n": [number, turn]})
+                if answer.json()["output"] != {"n": [number, turn]}:
+                    wrong.append(answer.text)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert caller.server.executions == {"echo": 80}
+    assert caller.server.executions["fail"] == 0
+    assert len(caller.server.requests) == 80
+
+
+def test_old_and_odd_clients(serve):
+    """HTTP/1.0, HEAD, a whole URL as the target, a chunked body, Expect and a broken request line are all answered."""
+    server = serve().server
+    server.respond_next(events=["a"])
+    answer = raw(server, b"GET / HTTP/1.0\r\n\r\n")
+    assert b"Connection: close" in answer
+    assert answer.endswith(b"\r\n\r\ndata: a\n\n")
+    server.respond_next(body="text", times=2)
+    assert raw(server, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
+    assert raw(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b"text")
+    server.respond_next(status=204)
+    assert b"Transfer-Encoding" not in raw(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    proxied = f"GET {server.base_url}/api/workflows/echo/status HTTP/1.0\r\nX-API-Key: test-key\r\n\r\n"
+    assert b'"isDeployed":true' in raw(server, proxied.encode())
+    execute = b"POST /api/workflows/echo/execute HTTP/1.1\r\nHost: x\r\nX-API-Key: test-key\r\nConnection: close\r\n"
+    assert b'"output":{"a":1}' in raw(server, execute + b'Transfer-Encoding: chunked\r\n\r\n7\r\n{"a":1}\r\n0\r\n\r\n')
+    waiting = raw(server, execute + b'Expect: 100-continue\r\nContent-Length: 7\r\n\r\n{"a":1}')
+    assert waiting.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+    assert b"400" in raw(server, b"NO SUCH THING AT ALL\r\n\r\n")
+
+
+def test_a_request_that_breaks_off_is_dropped(serve, capfd):
+    """A client that leaves in the middle of its body disturbs nobody, and nothing is printed."""
+    server = serve().server
+    for head in (b"Content-Length: 100", b"Transfer-Encoding: chunked"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\nabc")
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100) == b""
+    assert server.requests == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_prints_nothing(serve, capfd):
+    """Requests, refusals, failures and broken connections leave no trace on the terminal."""
+    caller = serve()
+    caller.execute("fail")
+    caller.get("/nowhere")
+    caller.server.respond_next(drop=True)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        caller.get("/")
+    raw(caller.server, b"rubbish\r\n\r\n")
+    caller.server.stop()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_stopping_is_prompt():
+    """`with` ends at once with an idle connection, a stream half way, a delayed answer and a job on the way; no thread stays."""
+    before = threading.active_count()
+    with RecallServer() as server, requests.Session() as idle, requests.Session() as reader:
+
+        @server.workflow("endless")
+        def endless(input):
+            while True:
+                yield "x"
+                time.sleep(0.01)
+
+        idle.headers["X-API-Key"] = reader.headers["X-API-Key"] = server.api_key
+        url = server.base_url + "/api/workflows/endless/execute"
+        assert idle.post(url, headers={"X-Execution-Mode": "async"}).status_code == 202
+        stream = reader.post(url, json={"stream": True}, stream=True)
+        next(stream.iter_content(1))
+        server.respond_next(delay=60)
+        slow = socket.create_connection(("127.0.0.1", server.port))
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while len(server.requests) < 3:
+            time.sleep(0.001)
+        started = time.monotonic()
+        server.stop()
+        took = time.monotonic() - started
+        stream.close()
+        assert slow.recv(100) == b""
+        slow.close()
+    assert took < 0.5
+    assert threading.active_count() == before
+
+
+def test_stopping_does_not_wait_for_a_stuck_workflow():
+    """A function that does not end holds the end up for half a second at most."""
+    go_on = threading.Event()
+    with RecallServer() as server, requests.Session() as session:
+        server.workflow("stuck")(lambda input: go_on.wait(30))
+        session.headers["X-API-Key"] = server.api_key
+        session.post(server.base_url + "/api/workflows/stuck/execute", headers={"X-Execution-Mode": "async"})
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 1.5
+    go_on.set()
+
+
+def test_a_server_can_stop_and_come_back():
+    """A stopped server refuses connections, keeps its records, and starts again on its port."""
+    server = RecallServer()
+    server.workflow("echo")(lambda input: input)
+    with server, requests.Session() as session:
+        session.get(server.base_url)
+        with pytest.raises(RuntimeError, match="running already"):
+            server.start()
+        server.stop()
+        server.stop()
+        url = server.base_url
+        with pytest.raises(requests.exceptions.ConnectionError):
+            session.get(url)
+        server.start()
+        assert server.base_url == url
+        assert session.get(url).status_code == 404
+        assert (server.connections, len(server.requests)) == (2, 2)
+
+
+def test_a_server_that_was_not_started():
+    """Before its start a server has no port; the error says what to do."""
+    with pytest.raises(RuntimeError, match=r"call start\(\) first"):
+        _ = RecallServer().base_url
+    assert RecallServer(port=8080).port == 8080
+    assert RecallServer().connections == 0
+
+
+def test_a_port_that_is_taken(serve):
+    """A port that is taken is an OSError, like everywhere."""
+    taken = RecallServer(port=serve().server.port)
+    with pytest.raises(OSError, match=r"."):
+        taken.start()
+
+
+def test_another_address():
+    """IPv6 works, brackets included."""
+    try:
+        with RecallServer(host="::1") as server, requests.Session() as session:
+            assert server.base_url == f"http://[::1]:{server.port}"
+            assert session.get(server.base_url).status_code == 404
+    except OSError:  # pragma: no cover  # depends on the machine
+        pytest.skip("no IPv6 here")
+
+
+def test_its_client_works_and_is_closed_with_it():
+    """The client that it makes knows key and address, takes settings, and ends with the server."""
+    with RecallServer(api_key="another-key") as server:
+        server.workflow("echo")(lambda input: input)
+        client = server.client(timeout=7.0)
+        assert (client.api_key, client.base_url) == ("another-key", server.base_url)
+        assert client.execute_workflow("echo", "hello").output == "hello"
+        assert client.execute_workflow("echo", {"a": 1}, stream=True).output == {"a": 1}
+        assert server.requests[0].json == {"input": "hello"}
+
+
+def test_without_werkzeug(monkeypatch):
+    """Without Werkzeug the error says what to install."""
+    monkeypatch.setitem(sys.modules, "werkzeug", None)
+    for name in [name for name in sys.modules if name.startswith("recall_sdk.testing.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r'needs werkzeug: pip install "recall-sdk\[testing\]"') as raised:
+        _ = recall_sdk.testing.RecallServer
+    assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+def test_its_names():
+    """The package has its public names, and no others."""
+    assert recall_sdk.testing.RecordedRequest is server.RecordedRequest
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = recall_sdk.testing.Nonsense
+
+
+def test_the_fixture(pytester, monkeypatch):
+    """The pytest fixture gives each test a running server of its own."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(
+        """
+        import requests
+
+        def test_one(recall_server):
+            assert requests.get(recall_server.base_url).status_code == 404
+            assert len(recall_server.requests) == 1
+
+        def test_two(recall_server):
+            assert recall_server.requests == []
+        """
+    )
+    pytester.runpytest_inprocess("-p", "recall_sdk.testing.plugin").assert_outcomes(passed=2)
+
+
+def test_the_plugin_costs_next_to_nothing():
+    """Those who do not use the fixture do not load Werkzeug."""
+    code = "import recall_sdk.testing.plugin, sys; sys.exit('werkzeug' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command(capsys):
+    """The command prints what to export, serves its demonstrations, and logs each request until Ctrl-C."""
+    answers = {}
+
+    def visit():
+        try:
+            ask()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def ask():
+        deadline = time.monotonic() + 10
+        url = None
+        while url is None and time.monotonic() < deadline:
+            printed.append(capsys.readouterr().out)
+            url = next((line.split("=")[1] for line in "".join(printed).split("\n") if "RECALL_BASE_URL=" in line), None)
+            time.sleep(0.01)
+        with requests.Session() as session:
+            session.headers["X-API-Key"] = "a-key"
+            for name, body in (
+                ("greet", {"name": "Ada"}),
+                ("echo", {"input": 1}),
+                ("count", {}),
+                ("slow", {"seconds": 0}),
+                ("fail", {}),
+                ("draft", {}),
+            ):
+                answer = session.post(f"{url}/api/workflows/{name}/execute", json=body)
+                answers[name] = (answer.status_code, answer.json().get("output"))
+
+    printed = []
+    visitor = threading.Thread(target=visit)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores Ctrl-C
+    try:
+        visitor.start()
+        assert __main__.main(["--port", "0", "--api-key", "a-key"]) == 0
+        visitor.join()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert answers == {
+        "greet": (200, {"content": "Hello Ada"}),
+        "echo": (200, 1),
+        "count": (200, {"content": "One, two, three, four, five"}),
+        "slow": (200, {"content": "That took 0 s"}),
+        "fail": (500, {}),
+        "draft": (403, None),
+    }
+    text = "".join(printed) + capsys.readouterr().out
+    assert "export RECALL_API_KEY=a-key" in text
+    assert "200  POST /api/workflows/greet/execute" in text
+    assert text.endswith("stopped\n")
+
+
+def test_the_command_that_cannot_start(serve, capsys):
+    """A bad setting or a port that is taken ends the command with one line."""
+    assert __main__.main(["--port", "0", "--burst", "5"]) == 2
+    assert "error: burst" in capsys.readouterr().err
+    assert __main__.main(["--port", str(serve().server.port)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_commands_help(capsys, monkeypatch):
+    """--help names the demonstration workflows and every option."""
+    monkeypatch.setattr(sys, "argv", ["recall_sdk.testing", "--help"])
+    monkeypatch.delitem(sys.modules, "recall_sdk.testing.__main__")
+    with pytest.raises(SystemExit) as raised:
+        runpy.run_module("recall_sdk.testing", run_name="__main__")
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("greet", "--port", "--dialect", "--rate-limit", "--burst", "--usage-limit", "--no-retry-after", "--api-key", "--host"):
+        assert word in text
