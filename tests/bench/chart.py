@@ -1,0 +1,85 @@
+"""The chart of a run: bars lying on their sides, as SVG."""
+
+import math
+from html import escape
+from typing import List, NamedTuple, Sequence
+
+from .measure import Row
+from .peers import SDK
+from .report import number
+
+WIDTH = 760
+LABELS = 240  # room for the names at the left
+VALUES = 130  # room for the numbers at the right
+LINE = 22
+OURS, THEIRS, INK = "#0b6e4f", "#a9b4bd", "#1f2933"
+
+
+class Entry(NamedTuple):
+    """One bar of a panel."""
+
+    label: str
+    value: float
+    unit: str
+    ours: bool
+
+
+class Panel(NamedTuple):
+    """Some bars that share a scale. With ``log`` they start at a hundredth of a unit: delays span four orders of magnitude."""
+
+    title: str
+    entries: Sequence[Entry]
+    log: bool = False
+
+
+def panels(rows: Sequence[Row]) -> List[Panel]:
+    """The three pictures that matter, as far as their rows were measured."""
+    by_name = {row.name: row for row in rows}
+    found: List[Panel] = []
+    if "call" in by_name:
+        calls = [one for one in by_name["call"].measured if one.case.startswith("answer with")]
+        entries = [Entry(one.who, one.cpu.median, one.unit, one.who == SDK) for one in calls if one.cpu]
+        found.append(Panel("CPU time of one call (less is better)", entries))
+    if "stream" in by_name:
+        streams = [one for one in by_name["stream"].measured if one.case.startswith("one event")]
+        entries = [Entry(one.who, one.cpu.median, one.unit, one.who == SDK) for one in streams if one.cpu]
+        found.append(Panel("Events per CPU second, one event per HTTP chunk (more is better)", entries))
+    if "delay" in by_name:
+        entries = [
+            Entry(one.case if one.who == SDK else one.who, one.wall.median, one.unit, one.who == SDK)
+            for one in by_name["delay"].measured
+            if one.wall
+        ]
+        found.append(Panel("Server's write to the loop: green here, grey the usual loop (less is better; logarithmic)", entries, log=True))
+    return found
+
+
+def length(value: float, panel: Panel) -> float:
+    """How long the bar of a value is, in pixels."""
+    room = WIDTH - LABELS - VALUES
+    most = max(entry.value for entry in panel.entries)
+    if panel.log:
+        return max(1.0, room * math.log(max(value, 0.01) / 0.01) / math.log(max(most, 0.02) / 0.01))
+    return room * value / most
+
+
+def svg(rows: Sequence[Row]) -> str:
+    """Draw the chart."""
+    parts: List[str] = []
+    y = 10
+    for panel in panels(rows):
+        y += LINE
+        parts.append(f'<text x="16" y="{y}" font-weight="bold">{escape(panel.title)}</text>')
+        for entry in panel.entries:
+            y += LINE
+            bar = length(entry.value, panel)
+            parts.append(f'<text x="{LABELS - 8}" y="{y}" text-anchor="end">{escape(entry.label)}</text>')
+            parts.append(f'<rect x="{LABELS}" y="{y - 12}" width="{bar:.1f}" height="15" rx="2" fill="{OURS if entry.ours else THEIRS}"/>')
+            parts.append(f'<text x="{LABELS + bar + 6:.1f}" y="{y}">{number(entry.value)} {escape(entry.unit)}</text>')
+        y += LINE
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img" '
+        f'font-family="sans-serif" font-size="13" fill="{INK}">'
+    )
+    ground = '<title>recall-sdk beside other libraries</title>\n<rect width="100%" height="100%" fill="white"/>'
+    return "\n".join([head, ground, *parts, "</svg>", ""])

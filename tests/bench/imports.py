@@ -1,0 +1,51 @@
+"""Row 5: what the import costs, each time in a fresh interpreter."""
+
+import os
+import subprocess
+import sys
+from typing import Dict, List, Tuple
+
+from .measure import Bar, Measured, Row, spread
+from .peers import openai
+
+ROUNDS = 15
+PEER_ROUNDS = 3  # openai takes its time
+LIMIT = 10.0  # milliseconds
+CODE = """
+import time
+started = time.perf_counter()
+{first}
+between = time.perf_counter()
+{then}
+print(between - started, time.perf_counter() - between)
+"""
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as pip leaves it: with byte code
+OURS = ("import recall_sdk", "from recall_sdk import RecallClient")
+
+
+def timed(first: str, then: str) -> Tuple[float, float]:
+    """Milliseconds for two statements, one after the other, in a fresh interpreter."""
+    code = CODE.format(first=first, then=then)
+    output = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True, env=ENVIRONMENT).stdout
+    one, two = output.split()
+    return float(one) * 1000, float(two) * 1000
+
+
+def measure(_base_url: str) -> Row:
+    """Measure the import of this library after requests, requests itself, and openai."""
+    row = Row("import", "Import, in fresh interpreters")
+    statements = list(OURS) + (["import openai"] if openai is not None else [])
+    found: Dict[str, List[float]] = {statement: [] for statement in ["import requests", *statements]}
+    for number in range(ROUNDS + 1):
+        for statement in statements if number <= PEER_ROUNDS else OURS:
+            requests_alone, above = timed("import requests", statement)
+            if number:  # the first round writes the byte code
+                found["import requests"].append(requests_alone)
+                found[statement].append(above)
+    for statement, values in found.items():
+        case = "from nothing" if statement == "import requests" else "above `import requests`"
+        row.measured.append(Measured(case, statement, "ms", wall=spread(values)))
+    if openai is None:
+        row.measured.append(Measured("above `import requests`", "import openai", "ms", note="not installed"))
+    row.bars += [Bar(f"`{statement}` above `import requests`", spread(found[statement]), LIMIT, unit="ms") for statement in OURS]
+    return row

@@ -1,0 +1,279 @@
+"""The server that is measured against: canned bytes from raw sockets, in a process of its own.
+
+It needs the standard library alone and knows no more HTTP than it takes. The workflow id in the path names the answer, such as
+``call-length``, ``burst-gzip``, ``paced-close``, ``memory-tokens``, ``slow-body`` or ``bucket-plain-1``.
+
+Run as a script, it prints its port and serves until its standard input ends.
+"""
+
+import gzip
+import json
+import re
+import socket
+import sys
+import threading
+import time
+import zlib
+from functools import lru_cache
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
+
+FRAMINGS = {
+    "chunked": "one event per HTTP chunk",
+    "large": "HTTP chunks of 16 KB",
+    "gzip": "gzip, flushed per event",
+    "close": "Connection: close",
+    "http10": "HTTP/1.0",
+    "onechunk": "one HTTP chunk, over time",
+    "length": "Content-Length",
+}
+
+BURST_EVENTS = 6_000
+PACED_EVENTS = 20
+PACED_PAUSE = 0.02  # seconds between events
+MEMORY_BYTES = 200 * 1024 * 1024
+BUCKET_RATE = 50.0  # tokens per second
+BUCKET_SIZE = 10.0
+DRIP_SECONDS = 4.0
+DRIP_PAUSE = 0.1  # seconds between bytes
+
+ANSWER = json.dumps(
+    {
+        "success": True,
+        "output": {
+            "content": "The order 4711 left the warehouse this morning.",
+            "model": "small",
+            "tokens": {"input": 12, "output": 11, "total": 23},
+        },
+        "logs": [{"blockId": "7b7735b9-19e5-4bd6-818b-46aae2596e9f", "success": True, "durationMs": 3}],
+        "metadata": {"duration": 3.99, "executionId": "0f3e1c7d-1380-434f-bf95-b7114a811948", "startTime": "2026-11-23T21:23:19.593Z"},
+        "totalDuration": 4,
+    }
+).encode()
+TOKEN = b'data: {"blockId":"7b7735b9-19e5-4bd6-818b-46aae2596e9f","chunk":"Hello wor"}\n\n'
+WORDY = TOKEN.replace(b"}", b',"note":"%b"}' % (b"x" * 240))
+OTHER = b'data: {"event":"progress","note":"' + b"x" * 2_000 + b'"}\n\n'
+END = b'data: {"event":"done","success":true,"output":{"content":"Hello"},"metadata":{"duration":1}}\n\ndata: [DONE]\n\n'
+
+
+def head(framing: str, length: int = 0, content_type: str = "text/event-stream", status: str = "200 OK", extra: str = "") -> bytes:
+    """The head of an answer; ``length`` counts only where the framing is ``length``."""
+    version = "HTTP/1.0" if framing == "http10" else "HTTP/1.1"
+    if framing == "length":
+        extra += f"Content-Length: {length}\r\n"
+    elif framing == "close":
+        extra += "Connection: close\r\n"
+    elif framing != "http10":
+        extra += "Transfer-Encoding: chunked\r\n"
+    if framing == "gzip":
+        extra += "Content-Encoding: gzip\r\n"
+    return f"{version} {status}\r\nContent-Type: {content_type}\r\n{extra}\r\n".encode()
+
+
+def chunk(body: bytes) -> bytes:
+    """One HTTP chunk; of nothing, the last one."""
+    return b"%x\r\n%s\r\n" % (len(body), body)
+
+
+def framed(framing: str, events: Iterable[bytes], length: int) -> Iterator[bytes]:
+    """Put events, ``length`` bytes in all, into a framing: one piece of the answer's body for each event."""
+    if framing == "onechunk":
+        yield b"%x\r\n" % length
+    packer = zlib.compressobj(wbits=31)
+    for event in events:
+        if framing == "gzip":
+            yield chunk(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
+        elif framing in ("chunked", "large"):
+            yield chunk(event)
+        else:
+            yield event
+    if framing == "gzip":
+        yield chunk(packer.flush()) + chunk(b"")
+    elif framing in ("chunked", "large"):
+        yield chunk(b"")
+    elif framing == "onechunk":
+        yield b"\r\n" + chunk(b"")
+
+
+@lru_cache(maxsize=None)
+def burst(framing: str) -> bytes:
+    """A whole stream of ``BURST_EVENTS`` tokens, to be sent as fast as it is read."""
+    events: List[bytes] = [TOKEN] * BURST_EVENTS + [END]
+    body = b"".join(events)
+    if framing == "large":  # cut anywhere, as a proxy does
+        events = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
+    return head(framing, len(body)) + b"".join(framed(framing, events, len(body)))
+
+
+def send_paced(connection: socket.socket, framing: str) -> None:
+    """Send events with pauses between them, each with the moment of its sending (CLOCK_MONOTONIC is one for all processes)."""
+    template = b'data: {"blockId":"b","chunk":"Hello","sent":"%020d"}\n\n'
+    length = PACED_EVENTS * len(template % 0) + len(END)
+
+    def events() -> Iterator[bytes]:
+        for _ in range(PACED_EVENTS):
+            time.sleep(PACED_PAUSE)
+            yield template % time.monotonic_ns()
+        time.sleep(PACED_PAUSE)
+        yield END
+
+    connection.sendall(head(framing, length))
+    for piece in framed(framing, events(), length):
+        connection.sendall(piece)
+
+
+def send_memory(connection: socket.socket, kind: str) -> None:
+    """Send ``MEMORY_BYTES`` of events: ``tokens``, each with a bit of text, or ``others``, which are large and carry none."""
+    block = chunk(WORDY) * 3_000 if kind == "tokens" else chunk(OTHER) * 400
+    connection.sendall(head("chunked"))
+    for _ in range(MEMORY_BYTES // len(block)):
+        connection.sendall(block)
+    connection.sendall(chunk(END) + chunk(b""))
+
+
+def send_slowly(connection: socket.socket, phase: str) -> None:
+    """Answer too late: nothing at all, or a head or a body byte by byte, each for ``DRIP_SECONDS``."""
+    drips = int(DRIP_SECONDS / DRIP_PAUSE)
+    if phase == "silence":
+        time.sleep(DRIP_SECONDS)
+        return
+    whole = head("length", len(ANSWER), "application/json") + ANSWER
+    if phase == "head":
+        at_once, dripped, rest = whole[:20], whole[20 : 20 + drips], whole[20 + drips :]
+    elif phase == "half":
+        at_once, dripped, rest = whole[:-100], b"", whole[-100:]
+    elif phase == "body":
+        at_once, dripped, rest = whole[:-drips], whole[-drips:], b""
+    elif phase == "chunked":
+        at_once, dripped, rest = head("chunked", 0, "application/json") + chunk(ANSWER)[:-drips], chunk(ANSWER)[-drips:], chunk(b"")
+    elif phase == "close":
+        at_once, dripped, rest = head("close", 0, "application/json") + ANSWER[:-drips], ANSWER[-drips:], b""
+    else:
+        packed = chunk(gzip.compress(ANSWER))
+        at_once, dripped, rest = head("gzip", 0, "application/json") + packed[:-drips], packed[-drips:], chunk(b"")
+    connection.sendall(at_once)
+    if phase == "half":
+        time.sleep(DRIP_SECONDS)
+    for byte in dripped:
+        time.sleep(DRIP_PAUSE)
+        connection.sendall(bytes([byte]))
+    connection.sendall(rest)
+
+
+class Bucket:
+    """A token bucket, and the count of what it did."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tokens = BUCKET_SIZE
+        self.filled_at = time.monotonic()
+        self.accepted = 0
+        self.rejected = 0
+
+    def take(self) -> bool:
+        """Take a token where there is one."""
+        with self.lock:
+            now = time.monotonic()
+            self.tokens = min(BUCKET_SIZE, self.tokens + (now - self.filled_at) * BUCKET_RATE)
+            self.filled_at = now
+            if self.tokens < 1:
+                self.rejected += 1
+                return False
+            self.tokens -= 1
+            self.accepted += 1
+            return True
+
+
+BUCKETS: Dict[str, Bucket] = {}
+BUCKETS_LOCK = threading.Lock()
+
+
+def from_bucket(workflow: str, counts: bool) -> bytes:
+    """Answer an execution, or tell the counts: the bucket ``bucket-KIND-NUMBER`` comes into being, full, when it is first used."""
+    with BUCKETS_LOCK:
+        bucket = BUCKETS.setdefault(workflow, Bucket())
+    if counts:
+        return whole_answer({"accepted": bucket.accepted, "rejected": bucket.rejected})
+    if bucket.take():
+        return CALLS["length"]
+    extra = "Retry-After: 1\r\n" if "-ordered-" in workflow else ""
+    return whole_answer({"error": "Rate limit exceeded"}, "429 Too Many Requests", extra)
+
+
+def whole_answer(value: Any, status: str = "200 OK", extra: str = "") -> bytes:
+    """A JSON answer with a Content-Length."""
+    body = json.dumps(value).encode()
+    return head("length", len(body), "application/json", status, extra) + body
+
+
+CALLS = {
+    "length": head("length", len(ANSWER), "application/json") + ANSWER,
+    "chunked": head("chunked", 0, "application/json") + chunk(ANSWER) + chunk(b""),
+}
+
+
+def read_request(connection: socket.socket, buffer: bytearray) -> Tuple[str, str]:
+    """Read a whole request and return its method and workflow id; ``("", "")`` where the client is gone."""
+    while b"\r\n\r\n" not in buffer:
+        received = connection.recv(65_536)
+        if not received:
+            return "", ""
+        buffer += received
+    request_head, _, _ = bytes(buffer).partition(b"\r\n\r\n")
+    size = re.search(rb"(?i)\r\ncontent-length: *(\d+)", request_head)
+    end = len(request_head) + 4 + (int(size.group(1)) if size else 0)
+    while len(buffer) < end:
+        received = connection.recv(65_536)
+        if not received:
+            return "", ""
+        buffer += received
+    del buffer[:end]
+    method, path = request_head.split(b" ", 2)[:2]
+    workflow = re.search(rb"/workflows/([^/]+)", path)
+    return method.decode(), workflow.group(1).decode() if workflow else "none"
+
+
+def serve_connection(connection: socket.socket) -> None:
+    """Answer request after request, until either side closes."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    buffer = bytearray()
+    with connection:
+        try:
+            while True:
+                method, workflow = read_request(connection, buffer)
+                kind, _, what = workflow.partition("-")
+                if kind == "call":
+                    connection.sendall(CALLS[what])
+                elif kind == "burst":
+                    connection.sendall(burst(what))
+                elif kind == "paced":
+                    send_paced(connection, what)
+                elif kind == "memory":
+                    send_memory(connection, what)
+                elif kind == "slow":
+                    send_slowly(connection, what)
+                elif kind == "bucket":
+                    connection.sendall(from_bucket(workflow, method == "GET"))
+                else:
+                    return
+                if what in ("close", "http10", "silence"):
+                    return
+        except OSError:
+            return  # the client left early: its right
+
+
+def main() -> None:
+    """Serve on a free port of the loopback address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    print(listener.getsockname()[1], flush=True)
+
+    def accept() -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=serve_connection, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Row 2: how many events of a stream can be read in a second."""
+
+from typing import Callable
+
+from .measure import Bar, Measured, Row, interleaved, ratio, spread
+from .peers import SDK, USUAL, Stream, streams
+from .server import BURST_EVENTS, FRAMINGS
+
+ROUNDS = 7
+HTTPX_SSE_LIMIT = 2.5
+
+
+def reading(stream: Stream, workflow: str) -> Callable[[], int]:
+    """Reading a whole stream as one unit of work."""
+
+    def work() -> int:
+        count = sum(1 for _ in stream(workflow))
+        if count != BURST_EVENTS + 1:  # the end event is one too
+            raise RuntimeError(f"{workflow}: {count} events instead of {BURST_EVENTS + 1}")
+        return count
+
+    return work
+
+
+def measure(base_url: str) -> Row:
+    """Measure all contenders in every framing."""
+    row = Row("stream", "Stream throughput")
+    contenders = streams(base_url)
+    for framing, case in FRAMINGS.items():
+        times = interleaved({who: reading(stream, "burst-" + framing) for who, stream in contenders.items() if stream is not None}, ROUNDS)
+        for who in contenders:
+            if who in times:
+                cpu, wall = (spread([1 / seconds for seconds in clock]) for clock in (times[who].cpu, times[who].wall))
+                row.measured.append(Measured(case, who, "events/s", cpu, wall))
+            else:
+                row.measured.append(Measured(case, who, "events/s", note="not installed"))
+        value = ratio(times[USUAL].cpu, times[SDK].cpu)
+        row.bars.append(Bar(f"stream, events per CPU second against {USUAL} ({case})", value, 1.0, at_least=True, unit="x"))
+        if framing == "chunked":
+            against = ratio(times["httpx-sse"].cpu, times[SDK].cpu) if "httpx-sse" in times else None
+            note = "" if against else "httpx-sse is not installed"
+            what = f"stream, events per CPU second against httpx-sse ({case})"
+            row.bars.append(Bar(what, against, HTTPX_SSE_LIMIT, at_least=True, unit="x", note=note))
+    return row
