@@ -93,21 +93,24 @@ def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
 
 def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
     """Read the envelope around a workflow's output; ``None`` where there is none, and the body is the output."""
-    if not isinstance(body, dict) or not isinstance(body.get("success"), bool):
-        return None
-    if "output" not in body and (body["success"] or "error" not in body):
-        return None
-    metadata = body.get("metadata") if isinstance(body.get("metadata"), dict) else None
-    if "executionId" in body:
-        metadata = {**(metadata or {}), "executionId": body["executionId"]}
+    fields = _dict(body)
+    success = fields.get("success")
+    is_envelope = isinstance(success, bool) and ("output" in fields or (not success and "error" in fields))
+    return _enveloped(fields) if is_envelope else None
+
+
+def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
+    metadata = fields["metadata"] if isinstance(fields.get("metadata"), dict) else None
+    if "executionId" in fields:
+        metadata = {**(metadata or {}), "executionId": fields["executionId"]}
     return WorkflowExecutionResult(
-        success=body["success"],
-        output=body.get("output"),
-        error=None if body.get("error") is None else words(body["error"]),
-        logs=_list(body.get("logs")),
+        success=fields["success"],
+        output=fields.get("output"),
+        error=None if fields.get("error") is None else words(fields["error"]),
+        logs=_list(fields.get("logs")),
         metadata=metadata,
-        trace_spans=_list(body.get("traceSpans")),
-        total_duration=_number(body.get("totalDuration")),
+        trace_spans=_list(fields.get("traceSpans")),
+        total_duration=_number(fields.get("totalDuration")),
     )
 
 
@@ -408,12 +411,13 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; ``None`` is the mark that ends a stream."""
     try:
         payload, end = _raw_decode(data)
-        if end != len(data):
-            payload = json.loads(data)  # which allows white space around it
     except (ValueError, RecursionError):
-        if data.strip() == "[DONE]":
-            return None
-        payload = data
+        payload, end = data, -1
+    if end != len(data):  # there is white space around it, or it is no JSON
+        try:
+            payload = json.loads(data)
+        except (ValueError, RecursionError):
+            payload = "[DONE]" if data.strip() == "[DONE]" else data
     if not isinstance(payload, dict):
         return None if payload == "[DONE]" else StreamEvent("message", None, "", {"data": payload})
     block_id = payload.get("blockId")
@@ -433,13 +437,11 @@ _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "messag
 """Servers' words for an event, and the types that they are handed over as; a chunk without text is none."""
 
 
-def stream_end(event: StreamEvent) -> WorkflowExecutionResult:
-    """Read the result from the event that ends a stream."""
-    said = event.data.get("data")
-    end = said if isinstance(said, dict) else event.data
-    result = envelope({**end, "success": end.get("success") is not False, "output": end.get("output")})
-    assert result is not None  # with these two keys it is an envelope
-    return result
+def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
+    """Read the result from the event that ends a stream; the bare mark says that all went well."""
+    payload = event.data if event else {}
+    end = {**payload, **_dict(payload.get("data"))}
+    return _enveloped({**end, "success": end.get("success") is not False})
 
 
 def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:

@@ -31,9 +31,7 @@ class Call(NamedTuple):
         return headers
 
 
-def execute(
-    workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool
-) -> Call:
+def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Call:
     """Run a workflow: at once, as a stream, or queued."""
     if asynchronous and stream:
         raise ValueError("async_execution=True and stream=True contradict each other: choose one")

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from recall_sdk.errors import InvalidRequestError
 
+
 def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     """Encode the body of an execution.
 

@@ -72,7 +72,9 @@ def wait_for_job(
 
 def _out_of_time(task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]]) -> RecallTimeoutError:
     state = "could not be asked for" if job is None else f"is still {job['status']}"
-    error = RecallTimeoutError(f"job {task_id} {state} after {timeout} s; it goes on: wait for it again with wait_for_job({task_id!r})", "TIMEOUT")
+    error = RecallTimeoutError(
+        f"job {task_id} {state} after {timeout} s; it goes on: wait for it again with wait_for_job({task_id!r})", "TIMEOUT"
+    )
     error.body = job
     error.may_have_executed = True  # the call itself executes nothing, but the run that it waits for may be under way
     return error

@@ -9,13 +9,21 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Literal, Optional, S
 
 from recall_sdk import _decoding, _endpoints
 from recall_sdk._batch import BatchItem, Executor, run_batch
+from recall_sdk._connections import hang_up
 from recall_sdk._endpoints import Call
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._redaction import redacted
 from recall_sdk._settings import ClientTimeout, check_api_key, check_base_url, check_timeout, read_settings
-from recall_sdk._transport import Reply, Route, Session, Transport, hang_up
+from recall_sdk._transport import Reply, Route, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
-from recall_sdk.models import AsyncExecutionResult, RateLimitInfo, StreamedExecutionResult, UsageLimits, WorkflowExecutionResult, WorkflowStatus
+from recall_sdk.models import (
+    AsyncExecutionResult,
+    RateLimitInfo,
+    StreamedExecutionResult,
+    UsageLimits,
+    WorkflowExecutionResult,
+    WorkflowStatus,
+)
 from recall_sdk.retry import Backoff, call_with_retry
 from recall_sdk.streaming import WorkflowStream
 
@@ -24,6 +32,15 @@ __all__ = ["RecallClient"]
 _T = TypeVar("_T")
 _Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
 _Timeout = Union[float, None, ClientTimeout]
+
+
+_revived: "Dict[Tuple[Any, ...], RecallClient]" = {}
+_NOWHERE_ELSE = os.urandom(8).hex()
+
+
+def _process() -> Tuple[str, int]:
+    # The number tells a parent from its forks, the rest one machine from another.
+    return _NOWHERE_ELSE, os.getpid()
 
 
 class RecallClient:
@@ -403,8 +420,8 @@ class RecallClient:
 
         Returns:
             A dict with ``success``, ``taskId``, ``status`` (``queued``, ``processing``, ``completed``, ``failed`` or ``cancelled``),
-            ``output``, ``error`` and ``metadata`` (with ``startedAt``, ``completedAt`` and ``duration``, in milliseconds), each ``None`` where
-            it is not known yet, and whatever else the server sends.
+            ``output``, ``error`` and ``metadata`` (``startedAt``, ``completedAt``, and ``duration`` in milliseconds), each ``None``
+            where it is not known yet, and whatever else the server sends.
 
         Raises:
             ValueError: An id that can't be one.
@@ -543,15 +560,24 @@ class RecallClient:
     def __enter__(self) -> "RecallClient":
         return self
 
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]
-    ) -> None:
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
         self.close()
 
     def __reduce__(self) -> Tuple[Any, ...]:
         if not self._transport.owns_session:
             raise TypeError("a client with a session of your own can't be pickled or copied: make one from the same arguments instead")
-        return _revive, (type(self), *self._constants(), _process())
+        return self._revive, (*self._constants(), _process())
+
+    @classmethod
+    def _revive(cls, api_key: str, base_url: str, timeout: Optional[float], origin: Tuple[str, int]) -> "RecallClient":
+        """Make a copy: one of its own at home; in a worker process one for all that arrive there, so that connections are kept."""
+        constants = (api_key, base_url, timeout)
+        if origin == _process():
+            return cls(api_key, base_url, timeout=timeout)
+        client = _revived.get((cls, *constants))
+        if client is None or client._constants() != constants:  # or its settings were changed since
+            client = _revived[(cls, *constants)] = cls(api_key, base_url, timeout=timeout)
+        return client
 
     # ------------------------------------------------------------------------------------------------------------ inside
 
@@ -589,7 +615,9 @@ class RecallClient:
     def _execute_item(
         self, workflow_id: str, input: Any, *, timeout: Optional[float], asynchronous: bool
     ) -> Tuple[_Result, Optional[RateLimitInfo]]:
-        return self._execute(_endpoints.execute(workflow_id, input, stream=False, selected_outputs=None, asynchronous=asynchronous), timeout)
+        return self._execute(
+            _endpoints.execute(workflow_id, input, stream=False, selected_outputs=None, asynchronous=asynchronous), timeout
+        )
 
     def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T]) -> _T:
         try:
@@ -607,25 +635,3 @@ class RecallClient:
         except RecallError as error:
             self._note(error)
             raise
-
-
-_NOWHERE_ELSE = os.urandom(8).hex()
-_revived: Dict[Tuple[Any, ...], RecallClient] = {}
-
-
-def _process() -> Tuple[str, int]:
-    # The number tells a parent from its forks, the rest one machine from another.
-    return _NOWHERE_ELSE, os.getpid()
-
-
-def _revive(
-    kind: Type[RecallClient], api_key: str, base_url: str, timeout: Optional[float], origin: Tuple[str, int]
-) -> RecallClient:
-    """Make the copy of a client: one of its own at home, in a worker process one for all that arrive, so that connections are kept."""
-    constants = (api_key, base_url, timeout)
-    client = _revived.get((kind, *constants))
-    if origin == _process() or client is None or client._constants() != constants:
-        client = kind(api_key, base_url, timeout=timeout)
-        if origin != _process():
-            _revived[(kind, *constants)] = client
-    return client

@@ -37,6 +37,10 @@ class WorkflowExecutionResult:
     total_duration: Optional[float] = None
 
 
+def _no_text() -> Dict[str, str]:
+    return {}
+
+
 @dataclass
 class StreamedExecutionResult(WorkflowExecutionResult):
     """What one streamed run gave: the result at its end, and the text that came before it.
@@ -47,7 +51,7 @@ class StreamedExecutionResult(WorkflowExecutionResult):
     """
 
     text: str = ""
-    text_by_block: Dict[str, str] = field(default_factory=dict)
+    text_by_block: Dict[str, str] = field(default_factory=_no_text)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from io import StringIO
 from types import TracebackType
-from typing import Dict, Generator, Iterator, List, Optional, Tuple, Type
+from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple, Type
 
 from recall_sdk import _decoding
 from recall_sdk._redaction import redacted
@@ -50,9 +50,7 @@ class WorkflowStream:
     def __enter__(self) -> "WorkflowStream":
         return self
 
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]
-    ) -> None:
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
         self.close()
 
     def text(self) -> Iterator[str]:
@@ -106,16 +104,21 @@ class _Progress:
         self.error: Optional[RecallError] = None
         self.closed = False
 
+    @property
+    def unfinished(self) -> bool:
+        return self.end is None and not self.closed
+
     def snapshot(self) -> StreamedExecutionResult:
         text = self.text.getvalue()
-        ends = [start for _, start in self.turns[1:]] + [len(text)]
+        stops = [start for _, start in self.turns[1:]] + [len(text)]
         pieces: Dict[str, List[str]] = {}
-        for (block_id, start), end in zip(self.turns, ends):
+        for (block_id, start), stop in zip(self.turns, stops):
             if block_id is not None:
-                pieces.setdefault(block_id, []).append(text[start:end])
+                pieces.setdefault(block_id, []).append(text[start:stop])
         by_block = {block_id: "".join(parts) for block_id, parts in pieces.items()}
-        known = vars(self.end) if self.end is not None else {"success": False, "error": "the stream did not reach its end"}
-        return StreamedExecutionResult(**{**known, "text": text, "text_by_block": by_block})
+        end = self.end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
+        facts: Dict[str, Any] = {**vars(end), "text": text, "text_by_block": by_block}
+        return StreamedExecutionResult(**facts)
 
     def result(self) -> StreamedExecutionResult:
         if self.end is not None:
@@ -141,14 +144,14 @@ class _Progress:
 
 def _events(reply: Reply, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
     # Refers to no WorkflowStream, so that a forgotten one is gone at once, and its connection with it.
-    if progress.end is not None:  # the server sent it as a whole
+    if not progress.unfinished:  # the server sent the result as a whole
         return
     try:
         yield from _arriving(reply, progress)
-        if progress.end is None and not progress.closed:
+        if progress.unfinished:
             raise progress.interrupted("the server closed it")
     except RecallError as error:
-        if progress.end is None and not progress.closed:
+        if progress.unfinished:
             progress.error = redacted(_with_partial(error, progress), api_key)
             raise progress.error from error.__cause__
     finally:
@@ -159,9 +162,13 @@ def _arriving(reply: Reply, progress: _Progress) -> Iterator[StreamEvent]:
     write, tell, turns = progress.text.write, progress.text.tell, progress.turns
     turn: Optional[str] = ""
     for name, data, _, _ in iter_events(reply.chunks()):
+        if progress.end is not None:
+            continue  # whatever comes now, the result is here
         event = _decoding.stream_event(name, data)
-        if event is None:
-            progress.end = progress.end or WorkflowExecutionResult(success=True)
+        if event is None or event.type == "done":
+            progress.end = _decoding.stream_end(event)
+            if event is not None:
+                yield event
             reply.finish_within(LINGER)
             continue
         if event.type == "chunk":
@@ -169,10 +176,7 @@ def _arriving(reply: Reply, progress: _Progress) -> Iterator[StreamEvent]:
                 turn = event.block_id
                 turns.append((turn, tell()))
             write(event.chunk)
-        elif event.type == "done":
-            progress.end = _decoding.stream_end(event)
-            reply.finish_within(LINGER)
-        elif event.type == "error" and progress.end is None:
+        elif event.type == "error":
             raise _decoding.stream_failure(event, progress.snapshot())
         yield event
 

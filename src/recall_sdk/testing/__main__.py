@@ -4,21 +4,16 @@ import argparse
 import logging
 import sys
 import threading
-import time
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
-from recall_sdk.testing import RecallServer
+from recall_sdk.testing._workflows import SUMMARY, add_workflows
+from recall_sdk.testing.server import RecallServer
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 A stand-in server on loopback, for a first try of recall-sdk without an account.
 
 It runs these workflows:
-  greet   gives {"content": "Hello NAME"} for the input {"name": NAME}
-  echo    gives its input back
-  count   streams the numbers from one to five
-  slow    takes 3 seconds, or {"seconds": SECONDS}: try it with async_execution=True
-  fail    fails
-  draft   is not deployed
+{SUMMARY}
 """
 
 
@@ -34,7 +29,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         server = RecallServer(**vars(options))
-        _add_workflows(server)
+        add_workflows(server)
         server.start()
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,34 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--usage-limit", type=float, metavar="DOLLARS", help="spending allowed; a run costs 0.01 (default: no limit)")
     return parser
-
-
-def _add_workflows(server: RecallServer) -> None:
-    @server.workflow("greet")
-    def greet(input: Dict[str, Any]) -> Any:
-        return {"content": f"Hello {input['name']}"}
-
-    @server.workflow("echo")
-    def echo(input: Any) -> Any:
-        return input
-
-    @server.workflow("count")
-    def count(_input: Any) -> Iterator[str]:
-        for text in ("One", ", two", ", three", ", four", ", five"):
-            yield text
-            time.sleep(0.3)
-
-    @server.workflow("slow")
-    def slow(input: Dict[str, Any]) -> Any:
-        seconds = float(input.get("seconds", 3))
-        time.sleep(seconds)
-        return {"content": f"That took {seconds:g} s"}
-
-    @server.workflow("fail")
-    def fail(_input: Any) -> Any:
-        raise RuntimeError("this workflow always fails")
-
-    server.workflow("draft", deployed=False)(echo)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Where ``RECALL_API_KEY`` is not set, the import starts a server inside this proc
 at it. Where it is set, the import does nothing.
 """
 
+import logging
 import os
 import sys
 from typing import Optional
@@ -18,6 +19,7 @@ __all__ = ["server"]
 def _start() -> Optional[RecallServer]:
     if os.environ.get("RECALL_API_KEY"):
         return None
+    logging.getLogger("recall_sdk.testing").setLevel(logging.WARNING)  # its log is not the script's
     started = RecallServer(rate_limit=10)
     add_workflows(started)
     started.start()

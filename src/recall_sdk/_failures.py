@@ -1,0 +1,104 @@
+"""What goes wrong in the libraries below, translated into our errors in this one place."""
+
+import http.client
+import socket
+import ssl
+import zlib
+from typing import Iterator, NamedTuple, Optional
+
+from urllib3.exceptions import ConnectTimeoutError, DecodeError, HTTPError, InvalidHeader, NewConnectionError, ReadTimeoutError
+
+from recall_sdk._decoding import one_line
+from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError
+
+FAILURES = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
+"""All that requests, urllib3, http.client, ssl and zlib raise."""
+
+
+class Circumstances(NamedTuple):
+    """What an error's message tells of the call.
+
+    Attributes:
+        where: The server, as scheme and host.
+        executes: Whether the call executes a workflow.
+        timeout: Seconds that it had, or ``None``.
+        streaming: Whether they bounded each silence of a stream, and not the whole call.
+    """
+
+    where: str
+    executes: bool
+    timeout: Optional[float]
+    streaming: bool = False
+
+
+def failure(error: Exception, call: Circumstances) -> RecallError:
+    """Translate an error of the libraries below."""
+    causes = list(_causes(error))
+    unsent = any(map(_is_before_sending, causes))
+    translated: RecallError
+    if any(map(_is_timeout, causes)):
+        translated = RecallTimeoutError(_timeout_message(call, unsent=unsent), "TIMEOUT")
+    elif any(map(_is_unreadable, causes)):
+        message = f"the answer of {call.where} can't be read ({_words(causes[-1])}): check the base_url"
+        translated = InvalidResponseError(one_line(message), "INVALID_RESPONSE")
+    else:
+        translated = RecallConnectionError(one_line(_connection_message(causes[-1], call, unsent=unsent)), "CONNECTION_ERROR")
+    translated.may_have_executed = call.executes and not unsent
+    return translated
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give the errors that an error wraps, outermost first; not those that the caller was handling meanwhile."""
+    yield error
+    wrapped = [error.__cause__, getattr(error, "reason", None), *error.args]
+    if isinstance(error, (NewConnectionError, ReadTimeoutError)):
+        wrapped.append(error.__context__)  # urllib3 1.26 sets no cause
+    inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
+    if inner is not None:
+        yield from _causes(inner)
+
+
+def _is_before_sending(error: BaseException) -> bool:
+    if isinstance(error, (NewConnectionError, ConnectTimeoutError, ssl.SSLCertVerificationError)):
+        return True
+    return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno:
+        return False  # the system's own verdict on the connection, whatever our limit
+    refused = isinstance(error, NewConnectionError)  # counts as a connect time-out in urllib3 1.26
+    return isinstance(error, (socket.timeout, ReadTimeoutError, ConnectTimeoutError)) and not refused
+
+
+def _is_unreadable(error: BaseException) -> bool:
+    if isinstance(error, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
+        return False
+    return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException))
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
+    if unsent:
+        return f"could not connect to {call.where} within {call.timeout:g} s: check the base_url and the network"
+    did = "sent nothing for" if call.streaming else "gave no complete answer within"
+    message = f"{call.where} {did} {call.timeout:g} s"
+    if not call.executes:
+        return message
+    return f"{message}: the workflow may still be running; a longer timeout=, or async_execution=True, gives it more time"
+
+
+def _connection_message(reason: BaseException, call: Circumstances, *, unsent: bool) -> str:
+    if isinstance(reason, socket.gaierror):
+        return f"the host of {call.where} is unknown ({reason.strerror}): check the base_url and the network"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {call.where} can't be verified ({reason.verify_message}): set REQUESTS_CA_BUNDLE to the file of the "
+            "authority that signed it, or verify on a session of your own"
+        )
+    if unsent:
+        return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is up"
+    return f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
