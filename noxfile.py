@@ -1,0 +1,151 @@
+"""The checks of recall-sdk. ``nox`` runs them all, ``nox -l`` lists them, ``nox -s tests-3.12`` runs one.
+
+What runs the library runs it from the wheel, which ``build`` makes once: a file that the wheel lacks is missed here, not by a user.
+Everything that is made goes to ``.build``.
+"""
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # also where CI is set: skipped, and nox says so
+nox.options.sessions = ["lint", "types", "docs", "examples", "package", "oldest", "tests", "coverage"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+NEWEST_HERE = next((python for python in reversed(PYTHONS) if shutil.which(f"python{python}")), PYTHONS[-1])
+FLOORS = [
+    requirement.split(",")[0].replace(">=", "==")
+    for requirement in [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["testing"]]
+]
+
+OUT = Path(".build").resolve()
+DIST = OUT / "dist"
+BUILD = ("python", "-m", "build", "--installer", "uv")
+
+
+def built(pattern: str) -> str:
+    """Find the one built file of this pattern."""
+    (path,) = DIST.glob(pattern)
+    return str(path)
+
+
+def run_tests(session: nox.Session, *requirements: str) -> None:
+    """Run the tests on the wheel, and note what they cover."""
+    session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt", *requirements)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the sdist, and from it the wheel."""
+    session.install("build[uv]")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run(*BUILD, "--outdir", str(DIST), silent=True)
+    for stale in Path().glob(".coverage.*"):  # it tells of another wheel
+        stale.unlink()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the style of all code; ``nox -s lint -- --fix`` mends what can be mended."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session(requires=["build"])
+def types(session: nox.Session) -> None:
+    """Check the types, as mypy and pyright see them, and that every public name has one."""
+    session.install(built("*.whl"), *nox.project.dependency_groups(PYPROJECT, "types"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "recall_sdk", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS, requires=["build"])
+def tests(session: nox.Session) -> None:
+    """Run the tests on one Python, with the newest libraries."""
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS[0], requires=["build"])
+def oldest(session: nox.Session) -> None:
+    """Run the tests on the oldest Python, with the oldest libraries."""
+    run_tests(session, *FLOORS)
+
+
+@nox.session(python=NEWEST_HERE, requires=["build"])
+def newest(session: nox.Session) -> None:
+    """Run the tests on the newest Python that is installed here, with the newest libraries."""
+    run_tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Join what the test runs before covered, and demand all of it."""
+    session.install("coverage[toml]")
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session(requires=["build"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation into ``.build/docs`` and follow the links inside it."""
+    session.install(built("*.whl") + "[testing]", "-r", "docs/requirements.txt")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(OUT / "docs"))
+    links = ["-b", "linkcheck", "-D", "linkcheck_ignore=https?://"]
+    session.run("sphinx-build", "--fail-on-warning", "--quiet", *links, "docs", str(OUT / "linkcheck"))
+
+
+@nox.session(requires=["build"])
+def examples(session: nox.Session) -> None:
+    """Run every example against the stand-in server."""
+    session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
+    for example in sorted(Path("examples").glob("*.py")):
+        session.run("python", "-W", "error", str(example), env={"RECALL_API_KEY": None, "RECALL_BASE_URL": None})
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+def package(session: nox.Session) -> None:
+    """Check what would be published: that it installs alone, is complete, and is the same bytes when built anew."""
+    wheel, sdist = built("*.whl"), built("*.tar.gz")
+
+    session.install(wheel)
+    session.run("python", "-W", "error", "-c", "from recall_sdk import *; print(RecallClient('key'), __version__)")
+    session.install("pytest")
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-m", "pytest", "-VV")  # loads our plugin, here without the extra that it serves
+
+    session.install(*nox.project.dependency_groups(PYPROJECT, "package"))
+    session.run("twine", "check", "--strict", wheel, sdist)
+
+    names = zipfile.ZipFile(wheel).namelist()
+    source = {path.relative_to("src").as_posix() for path in Path("src").rglob("*") if path.suffix in {".py", ".typed"}}
+    assert {name for name in names if ".dist-info/" not in name} == source, "the wheel holds other files than src"
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names), "the wheel lacks the licence"
+
+    again = OUT / "again"
+    shutil.rmtree(again, ignore_errors=True)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(again)  # noqa: S202 -- made by ourselves a moment ago
+    (unpacked,) = again.iterdir()
+    tops = {path.name for path in unpacked.iterdir()}
+    wanted = {"LICENSE", "README.md", "docs", "examples", "noxfile.py", "pyproject.toml", "src", "tests"}
+    assert tops == wanted | {".gitignore", "PKG-INFO"}, f"the sdist holds {sorted(tops)}"
+    session.run(*BUILD, "--outdir", str(again / "dist"), str(unpacked), silent=True)
+    for path in (wheel, sdist):
+        assert (again / "dist" / Path(path).name).read_bytes() == Path(path).read_bytes(), f"{path} differs when built anew"
+
+
+@nox.session(requires=["build"])
+def bench(session: nox.Session) -> None:
+    """Measure us beside our peers; ``nox -s bench -- --check`` fails where a bar is missed."""
+    session.install(built("*.whl"), "-r", "tests/bench/requirements.txt")
+    session.run("python", "-m", "tests.bench", *session.posargs)

@@ -1,0 +1,166 @@
+"""The package as a whole: its public names, its version, its layout."""
+
+import ast
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Dict, Iterator
+
+import pytest
+
+import recall_sdk
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "recall_sdk"
+
+TOP_LEVEL = {"LICENSE", "README.md", "docs", "examples", "noxfile.py", "pyproject.toml", "src", "tests"}
+MADE_BY_TOOLS = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}
+
+PUBLIC = {
+    # the client
+    "RecallClient",
+    "WorkflowStream",
+    "__version__",
+    # the models
+    "AsyncExecutionResult",
+    "BatchItem",
+    "RateLimitInfo",
+    "StreamEvent",
+    "StreamedExecutionResult",
+    "UsageLimits",
+    "WorkflowExecutionResult",
+    "WorkflowStatus",
+    # the errors
+    "AuthenticationError",
+    "ExecutionError",
+    "InvalidRequestError",
+    "InvalidResponseError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RecallConnectionError",
+    "RecallError",
+    "RecallTimeoutError",
+    "RedirectError",
+    "ServerError",
+    "StreamInterruptedError",
+    "UsageLimitError",
+}
+
+LADDER = (
+    "_version",
+    "models",
+    "errors",
+    "sse",
+    "retry",
+    "_inputs",
+    "_endpoints",
+    "_settings",
+    "_decoding",
+    "_redaction",
+    "_connections",
+    "_failures",
+    "_transport",
+    "streaming",
+    "_jobs",
+    "_batch",
+    "client",
+    "__init__",
+    "testing._bucket",
+    "testing._runs",
+    "testing._http",
+    "testing._dialects",
+    "testing._recording",
+    "testing._scripts",
+    "testing._api",
+    "testing.server",
+    "testing._workflows",
+    "testing.__init__",
+    "testing.plugin",
+    "testing.demo",
+    "testing.__main__",
+)
+"""The modules from the bottom up: each imports from those before it alone."""
+
+
+MODULES: Dict[str, ast.Module] = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts): ast.parse(path.read_text("utf-8")) for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Give each import as a dotted name; ``from a import b`` as ``a.b``, which may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_module(name: str) -> str:
+    """Find which module of ours a dotted name ``recall_sdk...`` means, or is defined in."""
+    parts = name.split(".")[1:]
+    candidates = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    for candidate in candidates:
+        for module in (candidate, f"{candidate}.__init__"):
+            if module in MODULES:
+                return module
+    return "__init__"
+
+
+def test_exports_exactly_the_documented_names():
+    """``__all__`` is the documented list, and nothing else is public but the modules."""
+    public = {name for name in dir(recall_sdk) if not name.startswith("_") and not isinstance(getattr(recall_sdk, name), ModuleType)}
+    assert list(recall_sdk.__all__) == sorted(PUBLIC)
+    assert public == PUBLIC - {"__version__"}
+
+
+def test_the_version_is_the_installed_one():
+    """The version in the code is the version in the metadata."""
+    assert recall_sdk.__version__ == version("recall-sdk")
+
+
+def test_the_top_level_is_as_designed():
+    """No file or folder joins the top level unnoticed."""
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert found - MADE_BY_TOOLS == TOP_LEVEL
+
+
+def test_every_module_has_its_place_on_the_ladder():
+    """The ladder names each module once."""
+    assert sorted(LADDER) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module: str):
+    """A module imports from those below it alone, so the package can be read from the bottom up."""
+    below = LADDER[: LADDER.index(module)]
+    needed = {own_module(name) for name in imported_names(MODULES[module]) if name.split(".")[0] == "recall_sdk"}
+    assert needed <= set(below)
+
+
+@pytest.mark.parametrize("library", ["requests", "urllib3"])
+def test_one_module_of_the_client_knows_the_http_library(library: str):
+    """Only the transport knows which library speaks HTTP (the stand-in server is no part of the client)."""
+    users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
+    assert {module for module in users if not module.startswith("testing.")} == {"_connections", "_failures", "_transport"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_hides_in_a_function(module: str):
+    """All imports stand at the top, where a reader and a packager look for them."""
+    functions = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef)]
+    hidden = [name for function in functions for name in imported_names(function)]
+    assert hidden == []
+
+
+def test_every_test_states_its_promise():
+    """Each test has a docstring: one sentence that says what is promised."""
+    silent = [
+        f"{path.name}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
