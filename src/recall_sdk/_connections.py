@@ -218,6 +218,11 @@ class _Adapter(HTTPAdapter):
             pool = self._pools[key] = base.get_connection_with_tls_context(request, verify, proxies, cert)
         return pool
 
+    def close(self) -> None:
+        self._pools.clear()
+        base: Any = super()
+        base.close()
+
     @staticmethod
     def _use_our_pools(manager: Any) -> Any:
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
@@ -252,10 +257,10 @@ def _after_fork() -> None:
     for sock in list(_sockets):
         os.close(sock.detach())
     for session in list(_sessions):
-        adapters: Iterable[Any] = session.adapters.values()
+        adapters: List[Any] = list(session.adapters.values())
         for adapter in adapters:
             if hasattr(adapter, "poolmanager"):  # of the kind that requests has
-                _inherited.append(vars(adapter).copy())
+                _inherited.append({**adapter.__dict__})
                 adapter.__setstate__(adapter.__getstate__())  # as after pickling: set up alike, with no connections
 
 

@@ -69,7 +69,7 @@ class Answer(NamedTuple):
 def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionResult]:
     """Read the answer to an execution."""
     check(answer)
-    if answer.status == 204:
+    if answer.status == 204 and not answer.call.asynchronous:
         return WorkflowExecutionResult(success=True)
     body = parse(answer)
     if answer.call.asynchronous or answer.status == 202:
@@ -117,8 +117,8 @@ def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
 def _ticket(body: Any) -> Optional[AsyncExecutionResult]:
     if not isinstance(body, dict):
         return None
-    task_id = body.get("taskId") or body.get("jobId")
-    if not isinstance(task_id, str) or not task_id:
+    task_id = _str(body.get("taskId")) or _str(body.get("jobId"))
+    if not task_id:
         return None
     links = {name: link for name, link in _dict(body.get("links")).items() if isinstance(link, str)}
     links.setdefault("status", _str(body.get("statusUrl")) or f"/api/jobs/{task_id}")
@@ -200,8 +200,8 @@ def usage_limits(answer: Answer) -> UsageLimits:
 def _with_limit(value: Any) -> Any:
     if not isinstance(value, dict) or "limit" in value:
         return value
-    limit = value.get("maxBurst", value.get("requestsPerMinute"))
-    return value if limit is None else {"limit": limit, **value}
+    known = [value[name] for name in ("maxBurst", "requestsPerMinute") if value.get(name) is not None]
+    return {"limit": known[0], **value} if known else value
 
 
 # ---------------------------------------------------------------------------------------------------- rate limits
@@ -224,7 +224,7 @@ def rate_limit(answer: Answer, retry_after: Optional[float] = None) -> Optional[
     if until is None:
         until = answer.received + (retry_after or 0.0)
     wait = None if retry_after is None else math.ceil(retry_after)
-    return RateLimitInfo(_count(limit), _count(remaining), math.ceil(until), wait)
+    return RateLimitInfo(_count(limit), _count(remaining), math.ceil(min(until, _END_OF_TIME)), wait)
 
 
 def _count(text: Optional[str]) -> int:
@@ -247,7 +247,7 @@ def _epoch(text: str, now: float) -> Optional[float]:
 def _iso_date(text: str) -> Optional[float]:
     try:
         date = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
-        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        return max((date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp(), 0.0)
     except (ValueError, OverflowError):
         return None
 
@@ -278,8 +278,8 @@ _OPEN_CLASSES: Dict[int, Tuple[Type[RecallError], str]] = {
 }
 """Statuses with a class of their own, and the code where the server sends none."""
 
-_MAY_HAVE_STARTED = (303, 408, 409, 422)
-"""Refusals after which the workflow may have run all the same; beside them, every 5xx."""
+_MAY_HAVE_STARTED = (408, 409, 422)
+"""The only 4xx after which the workflow may have run all the same."""
 
 _LONGEST_MESSAGE = 600
 """Characters: a line that a person still reads."""
@@ -298,11 +298,12 @@ def error_of(answer: Answer) -> RecallError:
     server_words, server_code = _words_and_code(body)
     kind, code = _class_and_code(answer, server_code)
     advice = _advice(status, server_words, body)
-    message = f"{server_words or 'the server gave no reason'} (HTTP {status})"
-    error = kind(one_line(f"{message}: {advice}" if advice else message), code, status)
+    message = f"{one_line(server_words) or 'the server gave no reason'} (HTTP {status})"
+    error = kind(f"{message}: {advice}" if advice else message, code, status)
     error.body = body
     error.server_code = server_code
-    error.may_have_executed = answer.call.executes and (status in _MAY_HAVE_STARTED or status >= 500)
+    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED
+    error.may_have_executed = answer.call.executes and not refused
     error.retry_after = answer.retry_after
     if error.retry_after is None and isinstance(body, dict):
         error.retry_after = _wait(body.get("retryAfterSeconds"))
@@ -392,7 +393,8 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     if inner is not body:
         said.append(_str(body.get("message")))
     text = ": ".join(dict.fromkeys(part for part in said if part))
-    faults = [f"{fault.get('path')}: {fault.get('message')}" for fault in _list(body.get("details")) or [] if isinstance(fault, dict)]
+    details = _list(body.get("details")) or []
+    faults = [f"{words(fault.get('path'))}: {words(fault.get('message'))}" for fault in details if isinstance(fault, dict)]
     if faults:
         text = f"{text} [{'; '.join(faults)}]"
     return text, _str(inner.get("code")) or _str(body.get("code"))
@@ -470,9 +472,15 @@ def words(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Fold white space and control characters, and cut what is too long for a message."""
-    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
-    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
+    """Fold white space, control characters and halves of surrogate pairs, and cut what is too long for a message."""
+    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
+    if len(line) <= _LONGEST_MESSAGE:
+        return line
+    # Not within a word: half an API key would not be known for one any more, and go unmasked.
+    return line[: _LONGEST_MESSAGE - 3].rstrip(_KEY_CHARACTERS) + "..."
+
+
+_KEY_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def _wait(value: Any) -> Optional[float]:

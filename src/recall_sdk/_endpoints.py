@@ -23,7 +23,10 @@ class Call(NamedTuple):
 
     @property
     def headers(self) -> Dict[str, str]:
-        headers = {"Accept": "text/event-stream, application/json" if self.stream else "application/json"}
+        headers = {"Accept": "application/json"}
+        if self.stream:
+            # Only encodings of which each piece can be decoded as it comes.
+            headers = {"Accept": "text/event-stream, application/json", "Accept-Encoding": "gzip, deflate"}
         if self.body is not None:
             headers["Content-Type"] = "application/json"
         if self.asynchronous:

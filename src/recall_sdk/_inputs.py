@@ -3,11 +3,13 @@
 Nothing but strict JSON may leave: the server takes a body that it can't read for an empty one, and runs the workflow with that.
 """
 
+import io
 import json
 import math
 import mimetypes
 import os
 from base64 import b64encode
+from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from recall_sdk.errors import InvalidRequestError
@@ -76,8 +78,8 @@ def _encode_file(value: Any) -> Dict[str, str]:
     if not callable(getattr(value, "read", None)):
         raise TypeError(f"{type(value).__name__} is not JSON serializable")
     content = _content(value)
-    given = getattr(value, "name", None)
-    name = os.path.basename(given) if isinstance(given, str) else ""
+    given = getattr(value, "name", None)  # of one made from a file descriptor, this is a number
+    name = Path(os.fsdecode(given)).name if isinstance(given, (str, bytes, os.PathLike)) else ""
     mime, compression = mimetypes.guess_type(name)
     if compression or not mime:  # of a.tar.gz, the type is that of the tar within
         mime = "application/octet-stream"
@@ -87,15 +89,21 @@ def _encode_file(value: Any) -> Dict[str, str]:
 def _content(file: Any) -> bytes:
     if hasattr(file, "readable") and not file.readable():
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
-    position = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+    if isinstance(file, io.TextIOBase):
+        raise TypeError(_TEXT_MODE)
+    # A SpooledTemporaryFile can't be asked before Python 3.11.
+    position = file.tell() if (file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")) else None
     try:
         content = file.read()
     finally:
         if position is not None:
             file.seek(position)
     if not isinstance(content, bytes):
-        raise TypeError("a file in text mode is not JSON serializable; open it with mode 'rb'")
+        raise TypeError(_TEXT_MODE)
     return content
+
+
+_TEXT_MODE = "a file in text mode is not JSON serializable; open it with mode 'rb'"
 
 
 _ENCODER = json.JSONEncoder(default=_encode_file, allow_nan=False, separators=(",", ":"))

@@ -1,7 +1,6 @@
 """Keeping the API key out of errors, also where a server echoes it."""
 
-import json
-from typing import Any, TypeVar
+from typing import Any, Dict, TypeVar
 from urllib.parse import quote
 
 from recall_sdk.errors import RecallError
@@ -15,25 +14,45 @@ SHORTEST_SECRET = 4
 
 
 def redacted(error: _E, api_key: str) -> _E:
-    """Replace the key in all that an error holds, and return the error."""
-    if len(api_key) < SHORTEST_SECRET:
-        return error
-    for secret in {api_key, quote(api_key, safe="")}:
-        error.args = _mask(error.args, secret)
-        for name, value in vars(error).items():
-            setattr(error, name, _mask(value, secret))
-        if isinstance(error.__cause__, json.JSONDecodeError):
-            error.__cause__.doc = _mask(error.__cause__.doc, secret)
+    """Mask the key in all that an error holds, and in the errors behind it; return the error."""
+    if len(api_key) >= SHORTEST_SECRET:
+        chain: Dict[int, BaseException] = {}
+        _collect(error, chain)
+        for each in chain.values():
+            for secret in {api_key, quote(api_key, safe="")}:
+                _redact(each, secret)
     return error
+
+
+def _collect(error: BaseException, chain: Dict[int, BaseException]) -> None:
+    chain[id(error)] = error
+    for each in (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args):
+        if isinstance(each, BaseException) and id(each) not in chain:
+            _collect(each, chain)
+
+
+def _redact(error: BaseException, secret: str) -> None:
+    error.args = _mask(error.args, secret)
+    for name, value in vars(error).items():
+        try:
+            masked = _mask(value, secret)
+        except RecursionError:
+            masked = None  # nested too deeply to be looked through, and so not kept
+        setattr(error, name, masked)
+    if isinstance(error, UnicodeDecodeError):
+        error.object = _mask(error.object, secret)
 
 
 def _mask(value: Any, secret: str) -> Any:
     if isinstance(value, str):
         return value.replace(secret, _MASK)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mask(item, secret) for item in value)
-    if isinstance(value, dict):
+    if isinstance(value, bytes):
+        return value.replace(secret.encode(), _MASK.encode())
+    kind: Any = type(value)
+    if kind in (list, tuple):
+        return kind(_mask(item, secret) for item in value)
+    if kind is dict:
         return {_mask(key, secret): _mask(item, secret) for key, item in value.items()}
-    if hasattr(type(value), "__dataclass_fields__"):
-        return type(value)(**_mask(vars(value), secret))
+    if hasattr(kind, "__dataclass_fields__"):
+        return kind(**_mask(vars(value), secret))
     return value

@@ -14,9 +14,10 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from urllib3.exceptions import InvalidHeader
+from requests.utils import requote_uri
+from urllib3.exceptions import InvalidHeader, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
-from urllib3.util import Retry
+from urllib3.util import Retry, parse_url
 
 from recall_sdk._connections import Deadline, no_longer_in_use, own_session, part_after_fork, timed_reader
 from recall_sdk._decoding import Answer, one_line
@@ -201,6 +202,8 @@ class Transport:
                 return Reply(call, response, circumstances, until)
             response.close()
             request.url = _redirected(request.url, response.status_code, location, call, route)
+            request.headers.pop("Cookie", None)
+            request.prepare_cookies(self._session.cookies)  # the redirect may have set some
             redirects += 1
             if redirects > MOST_REDIRECTS:
                 message = f"the server redirects without end, at last to {request.url}: check the base_url"
@@ -216,14 +219,13 @@ class Transport:
             template.headers.pop("Cookie", None)
             route.templates[kind] = template
         request: Any = requests.PreparedRequest()
-        attributes: Dict[str, Any] = vars(template)
-        vars(request).update(attributes)
+        request.__dict__.update(template.__dict__)
         request.headers = template.headers.copy()
         request.url = route.base_url + call.path
         if call.body is not None:
             request.body = call.body
             request.headers["Content-Length"] = str(len(call.body))
-        if len(self._session.cookies):
+        if self._session.cookies._cookies:  # noqa: SLF001 -- to count them is not safe while another thread adds one
             request.prepare_cookies(self._session.cookies)
         return request
 
@@ -277,18 +279,22 @@ def _leave_as_it_is(request: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ redirects
 
 
-def _origin(url: str) -> Tuple[str, str, Optional[int]]:
+def _origin(url: str) -> Tuple[str, str, int]:
+    """Give scheme, host and port; refuse a URL of which the parser of urllib3, which connects, and that of Python have another view."""
     parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    seen: Any = parse_url(url)
+    if (seen.scheme, seen.auth, (seen.host or "").strip("[]"), seen.port) != (parts.scheme, None, parts.hostname, parts.port):
+        raise ValueError(f"ambiguous URL: {url!r}")
+    return parts.scheme, str(parts.hostname), parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
 def _redirected(url: str, status: int, location: str, call: Call, route: Route) -> str:
     """Give the URL to follow to; refuse where the key would leave its origin, or the call would not arrive as it is."""
     try:
-        target = urljoin(url, location)
+        target = urljoin(url, requote_uri(location.encode("latin-1").decode("utf-8", "replace")))
         origin = _origin(target)
-    except ValueError:
-        raise _redirect_error(f"the server redirects to {location!r}, which is no URL: check the base_url", call, status) from None
+    except (ValueError, LocationParseError):
+        raise _redirect_error(f"the server redirects to {location!r}, which is no clear URL: check the base_url", call, status) from None
     parts = urlsplit(target)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown

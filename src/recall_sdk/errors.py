@@ -100,7 +100,7 @@ class RateLimitError(RecallError):
 
 
 class InvalidRequestError(RecallError, ValueError):
-    """The request is wrong: refused by the server (other 4xx, its code or ``INVALID_REQUEST``), or before it was sent (``INVALID_JSON``)."""
+    """The request is wrong: the server refuses it (other 4xx, its code or ``INVALID_REQUEST``), or it can't be sent (``INVALID_JSON``)."""
 
 
 class RecallTimeoutError(RecallError):

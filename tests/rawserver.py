@@ -1,0 +1,296 @@
+"""A server of raw sockets, where each fault is a handler of a few lines.
+
+A handler is a function of a :class:`Connection`, run in a thread of its own for each connection that a client opens. It reads requests and
+sends whatever bytes it likes; when it returns, the connection is closed. Nothing here sleeps: a handler that has to wait does so
+on the server, and the server's end wakes it up.
+"""
+
+import json
+import os
+import socket
+import struct
+import threading
+
+import pytest
+
+from recall_sdk import RecallClient
+
+KEY = "key-0123456789-secret"
+OF_THE_MACHINE = {
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NETRC", "RECALL_API_KEY", "RECALL_BASE_URL"),
+}
+"""Variables of the environment that change where requests go and what they trust."""
+
+PATIENCE = 10.0
+"""Seconds until a test that waits in vain fails."""
+
+
+class Ended(Exception):  # noqa: N818 -- no fault, only the server's end
+    """The server ends, or the client has hung up."""
+
+
+class Request:
+    """One request, as its bytes came."""
+
+    def __init__(self, head, body):
+        self.head = head
+        self.body = body
+        self.method, self.path, _ = head.split(b"\r\n")[0].decode().split(" ")
+        lines = head.decode("latin-1").split("\r\n")[1:]
+        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines if line)}
+
+    @property
+    def json(self):
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+class Connection:
+    """One connection that a client opened."""
+
+    def __init__(self, server, sock, number):
+        self.server = server
+        self.sock = sock
+        self.number = number
+        self.buffer = b""
+
+    def receive(self):
+        """Receive some bytes; raise at the end."""
+        try:
+            data = self.sock.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            raise Ended
+        self.buffer += data
+
+    def request(self):
+        """Read one request, body and all, and note it."""
+        while b"\r\n\r\n" not in self.buffer:
+            self.receive()
+        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+        request = Request(head + b"\r\n", b"")
+        length = int(request.headers.get("content-length", 0))
+        while len(self.buffer) < length:
+            self.receive()
+        request.body, self.buffer = self.buffer[:length], self.buffer[length:]
+        self.server.requests.append(request)
+        return request
+
+    def send(self, data):
+        """Send bytes."""
+        try:
+            self.sock.sendall(data)
+        except OSError as error:
+            raise Ended from error
+
+    def drip(self, data, pause=0.03):
+        """Send bytes one by one."""
+        for byte in data:
+            self.send(bytes([byte]))
+            self.pause(pause)
+
+    def pause(self, seconds):
+        """Wait, unless the server ends."""
+        if self.server.ended.wait(seconds):
+            raise Ended
+
+    def idle(self):
+        """Send nothing until the client hangs up or the server ends."""
+        while True:
+            self.receive()
+
+    def wait_for_go(self):
+        """Wait for the test's word."""
+        assert self.server.words.acquire(timeout=PATIENCE), "the test never said go"
+        if self.server.ended.is_set():
+            raise Ended
+
+    def wait_for_hang_up(self):
+        """Wait until the client closes the connection, and tell the test."""
+        try:
+            self.idle()
+        except Ended:
+            self.server.hung_up.release()
+            raise
+
+    def reset(self):
+        """Break the connection without a word of goodbye."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise Ended
+
+
+class RawServer:
+    """A server on a free port of loopback; ``with`` ends it.
+
+    Attributes:
+        requests: The requests that handlers read, in order.
+        connections: How many connections clients opened.
+    """
+
+    def __init__(self, handler, *, tls=None):
+        self.requests = []
+        self.connections = 0
+        self.words = threading.Semaphore(0)
+        self.hung_up = threading.Semaphore(0)
+        self.ended = threading.Event()
+        self._handler = handler
+        self._tls = tls
+        self._faults = []
+        self._socks = []
+        self._threads = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.origin = f"127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{self.origin}"
+        self._start(self._accept)
+
+    def go(self):
+        """Let a handler that waits for the test's word go on."""
+        self.words.release()
+
+    def wait_for_hang_up(self):
+        """Wait until a handler has seen its client hang up."""
+        assert self.hung_up.acquire(timeout=PATIENCE), "the client kept the connection"
+
+    def close(self):
+        """End: nothing of it is left running. A fault of a handler shows here."""
+        self.ended.set()
+        for _ in range(100):
+            self.words.release()
+        for sock in [self._listener, *self._socks]:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._listener.close()
+        assert not self._faults, self._faults
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _start(self, target, *args):
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._socks.append(sock)
+            self._start(self._serve, sock, self.connections)
+
+    def _serve(self, sock, number):
+        try:
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                self._socks.append(sock)
+            self._handler(Connection(self, sock, number))
+        except (Ended, OSError):
+            pass
+        except BaseException as fault:  # noqa: BLE001 -- shown to the test at the end
+            self._faults.append(fault)
+        finally:
+            sock.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ bytes to send
+
+
+def head(*headers, status="200 OK", version="1.1"):
+    """Make the head of an answer."""
+    return "\r\n".join([f"HTTP/{version} {status}", *headers, "", ""]).encode("latin-1")
+
+
+def http(body=b"", *headers, status="200 OK"):
+    """Make a whole answer; a body that is no bytes goes as JSON."""
+    if not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+        headers = ("Content-Type: application/json", *headers)
+    return head(f"Content-Length: {len(body)}", *headers, status=status) + body
+
+
+def chunk(data):
+    """Make one HTTP chunk."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def envelope(output="hello"):
+    """Make the envelope of a good run."""
+    return {"success": True, "output": output}
+
+
+# ----------------------------------------------------------------------------------------------------------------- handlers
+
+
+def answers(*messages):
+    """Make a handler that answers each request of a connection with the next of these messages, and the last one over and over."""
+
+    def handler(connection):
+        left = list(messages)
+        while True:
+            connection.request()
+            connection.send(left.pop(0) if len(left) > 1 else left[0])
+
+    return handler
+
+
+def echo(connection):
+    """Answer each execution with its own input."""
+    while True:
+        connection.send(http(envelope(connection.request().json)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    """Keep the proxies, certificates and keys of this machine out of the tests."""
+    for name in list(os.environ):
+        if name.upper() in OF_THE_MACHINE:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def serve():
+    """Start a server for a handler; it ends with the test."""
+    servers = []
+
+    def start(handler, **settings):
+        servers.append(RawServer(handler, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def connect():
+    """Make a client of a server or of a URL; it is closed with the test."""
+    clients = []
+
+    def make(server, **settings):
+        client = RecallClient(KEY, getattr(server, "url", server), **{"timeout": PATIENCE, **settings})
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+        if "session" in vars(client):
+            client.session.close()

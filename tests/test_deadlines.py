@@ -1,0 +1,434 @@
+"""A timeout is seconds of wall clock for the whole call, in every phase, however slowly bytes drip."""
+
+import gzip
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import requests
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
+
+from recall_sdk import RecallError, RecallTimeoutError
+
+TIMEOUT = 0.2
+"""Seconds. Every server here would take more than ten times that."""
+
+SLACK = 1.0
+"""Seconds beyond it that a busy machine may need."""
+
+JSON = b'{"success": true, "output": "' + b"o" * 400 + b'"}'
+GZIPPED = gzip.compress(JSON)
+NO_DELAY = {"initial_delay": 0, "max_delay": 0}
+
+CALLS = {
+    "execute_workflow": lambda client, **timeout: client.execute_workflow("w", {"a": 1}, **timeout),
+    "asynchronous": lambda client, **timeout: client.execute_workflow("w", async_execution=True, **timeout),
+    "execute_with_retry": lambda client, **timeout: client.execute_with_retry("w", {"a": 1}, **timeout),
+    "stream=True": lambda client, **timeout: client.execute_workflow("w", stream=True, **timeout),
+    "stream_workflow": lambda client, **timeout: client.stream_workflow("w", **timeout),
+}
+QUESTIONS = {
+    "get_workflow_status": lambda client: client.get_workflow_status("w"),
+    "validate_workflow": lambda client: client.validate_workflow("w"),
+    "get_job_status": lambda client: client.get_job_status("t"),
+    "get_usage_limits": lambda client: client.get_usage_limits(),
+}
+
+
+@contextmanager
+def times_out(timeout=TIMEOUT, *, may_have_executed=True):
+    """Check that what stands inside ends with the right error at the right time."""
+    start = time.monotonic()
+    with pytest.raises(RecallTimeoutError) as caught:
+        yield caught
+    took = time.monotonic() - start
+    assert timeout - 0.01 <= took <= timeout + SLACK
+    assert caught.value.code == "TIMEOUT"
+    assert caught.value.may_have_executed is may_have_executed
+    assert caught.value.__cause__ is not None
+
+
+def drips(start, rest):
+    """Make a handler that sends the start of an answer at once and the rest a byte at a time."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(start)
+        connection.drip(rest)
+
+    return handler
+
+
+def stalls(start):
+    """Make a handler that sends the start of an answer, and then nothing more."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(start)
+        connection.idle()
+
+    return handler
+
+
+def never_reads(connection):
+    """Accept, and do nothing at all."""
+    connection.server.ended.wait()
+
+
+LENGTH = head(f"Content-Length: {len(JSON)}", "Content-Type: application/json")
+ZIPPED_LENGTH = head(f"Content-Length: {len(GZIPPED)}", "Content-Encoding: gzip", "Content-Type: application/json")
+CHUNKED = head("Transfer-Encoding: chunked", "Content-Type: application/json")
+ZIPPED_CHUNKED = head("Transfer-Encoding: chunked", "Content-Encoding: gzip", "Content-Type: application/json")
+UNTIL_CLOSE = head("Connection: close", "Content-Type: application/json")
+HTTP_1_0 = head("Content-Type: application/json", version="1.0")
+
+BODIES = {
+    "length": (LENGTH, JSON),
+    "length, gzip": (ZIPPED_LENGTH, GZIPPED),
+    "one chunk": (CHUNKED, chunk(JSON) + LAST_CHUNK),
+    "many chunks": (CHUNKED, b"".join(chunk(JSON[at : at + 1]) for at in range(len(JSON)))),
+    "chunked, gzip": (ZIPPED_CHUNKED, chunk(GZIPPED) + LAST_CHUNK),
+    "endless chunk size": (CHUNKED, b"0" * 500),
+    "endless trailers": (CHUNKED + chunk(JSON) + b"0\r\n", b"a: b\r\n" * 100),
+    "until close": (UNTIL_CLOSE, JSON),
+    "until close, gzip": (UNTIL_CLOSE.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"), GZIPPED),
+    "http/1.0": (HTTP_1_0, JSON),
+    "error": (head("Content-Length: 400", status="500 Oh"), b"x" * 400),
+}
+HEADS = {
+    "nothing": (b"", LENGTH),
+    "status line": (b"HTTP/1.1 2", LENGTH[10:] + b"x: y\r\n" * 99),
+    "headers": (LENGTH[:-2], b"x: y\r\n" * 99),
+    "endless 100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 99),
+}
+
+
+@pytest.mark.parametrize("phase", HEADS)
+def test_a_dripping_head(phase, serve, connect):
+    """A head that comes a byte at a time does not stretch the call."""
+    client = connect(serve(drips(*HEADS[phase])))
+    with times_out():
+        client.execute_workflow("w", timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("phase", HEADS)
+def test_a_head_that_stalls(phase, serve, connect):
+    """A server that falls silent before its head is complete does not stretch the call."""
+    client = connect(serve(stalls(HEADS[phase][0])))
+    with times_out():
+        client.execute_workflow("w", timeout=TIMEOUT)
+
+
+EVERY_BODY = [(framing, False) for framing in BODIES] + [(framing, True) for framing in ("length", "chunked, gzip", "until close", "error")]
+
+
+@pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
+def test_a_dripping_body(framing, own_session, serve, connect):
+    """A body that comes a byte at a time does not stretch the call, with a session of the user's own neither."""
+    with requests.Session() as session:
+        client = connect(serve(drips(*BODIES[framing])), session=session if own_session else None)
+        with times_out():
+            client.execute_workflow("w", timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
+def test_half_a_body_then_silence(framing, own_session, serve, connect):
+    """A body that stops half way does not stretch the call."""
+    start, rest = BODIES[framing]
+    with requests.Session() as session:
+        client = connect(serve(stalls(start + rest[: len(rest) // 2])), session=session if own_session else None)
+        with times_out():
+            client.execute_workflow("w", timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_every_execution_of_a_silent_server(call, own_session, serve, connect):
+    """Each way to execute ends when its own timeout is over, and says that the workflow may have run."""
+    with requests.Session() as session:
+        client = connect(serve(stalls(b"")), session=session if own_session else None)
+        with times_out():
+            CALLS[call](client, timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_execution_of_a_dripping_server(call, serve, connect):
+    """Each way to execute ends in time while a body drips that is no stream."""
+    client = connect(serve(drips(LENGTH, JSON)))
+    with times_out():
+        CALLS[call](client, timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("phase", ["silent", "dripping"])
+@pytest.mark.parametrize("call", QUESTIONS)
+def test_every_question_has_the_clients_timeout(call, phase, serve, connect):
+    """Calls without a timeout of their own end with the client's, and have executed nothing."""
+    client = connect(serve(stalls(b"") if phase == "silent" else drips(LENGTH, JSON)), timeout=TIMEOUT)
+    with times_out(may_have_executed=False):
+        QUESTIONS[call](client)
+
+
+def test_an_execution_without_a_timeout_has_the_clients(serve, connect):
+    """What is not said with the call is taken from the client."""
+    client = connect(serve(stalls(b"")), timeout=TIMEOUT)
+    with times_out():
+        client.execute_workflow("w")
+
+
+def test_a_poll_ends_when_the_wait_does(serve, connect):
+    """wait_for_job ends in time although its poll is never answered."""
+    client = connect(serve(stalls(b"")))
+    with times_out(TIMEOUT):
+        client.wait_for_job("t", timeout=TIMEOUT)
+
+
+@contextmanager
+def full_backlog():
+    """Give a port of loopback that swallows all that is sent to it, as a firewall does."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = []
+        try:
+            for _ in range(4):
+                waiting.append(socket.socket())
+                waiting[-1].setblocking(False)
+                waiting[-1].connect_ex(listener.getsockname())
+            yield listener.getsockname()[1]
+        finally:
+            for sock in waiting:
+                sock.close()
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_connect_that_is_swallowed(own_session, connect):
+    """An address that swallows packets does not stretch the call, and nothing can have been executed."""
+    with full_backlog() as port, requests.Session() as session:
+        client = connect(f"http://127.0.0.1:{port}", session=session if own_session else None)
+        with times_out(may_have_executed=False) as caught:
+            client.execute_workflow("w", timeout=TIMEOUT)
+        assert "could not connect" in str(caught.value)
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_tls_handshake_that_is_never_answered(own_session, serve, connect):
+    """A server that accepts and never speaks TLS does not stretch the call."""
+    server = serve(never_reads)
+    with requests.Session() as session:
+        client = connect(f"https://{server.origin}", session=session if own_session else None)
+        with times_out(may_have_executed=False):
+            client.execute_workflow("w", timeout=TIMEOUT)
+
+
+def test_a_proxy_that_drips(serve, connect, monkeypatch):
+    """A proxy that drips its consent to a tunnel does not stretch the call; the request never left."""
+    proxy = serve(drips(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n" * 99))
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    client = connect("https://recall.invalid")
+    with times_out(may_have_executed=False):
+        client.execute_workflow("w", timeout=TIMEOUT)
+    assert proxy.requests[0].method == "CONNECT"
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_request_that_is_never_read(own_session, serve, connect):
+    """A body larger than all buffers that the server never reads does not stretch the call."""
+    with requests.Session() as session:
+        client = connect(serve(never_reads), session=session if own_session else None)
+        with times_out():
+            client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=TIMEOUT)
+
+
+def test_a_request_that_is_read_slowly(serve, connect):
+    """A server that reads the request in small sips does not stretch the call."""
+
+    def sips(connection):
+        while True:
+            connection.receive()
+            connection.pause(0.05)
+
+    client = connect(serve(sips))
+    with times_out():
+        client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=TIMEOUT)
+
+
+def test_a_request_on_a_kept_connection_that_is_never_read(serve, connect):
+    """Sending on a kept connection has this call's time, not what was left of the call before."""
+
+    def reads_once(connection):
+        connection.request()
+        connection.send(http(envelope()))
+        connection.server.ended.wait()
+
+    server = serve(reads_once)
+    client = connect(server)
+    client.execute_workflow("w", timeout=None)
+    with times_out():
+        client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=TIMEOUT)
+    assert server.connections == 1
+
+
+def test_the_time_left_of_one_call_does_not_shorten_the_next(serve, connect):
+    """A large body on a kept connection has all of its time, although the call before nearly ran out of its own."""
+
+    def handler(connection):
+        connection.request()
+        connection.pause(TIMEOUT * 0.8)
+        connection.send(http(envelope()))
+        connection.pause(TIMEOUT)
+        connection.request()
+        connection.send(http(envelope("second")))
+
+    server = serve(handler)
+    client = connect(server)
+    client.execute_workflow("w", timeout=TIMEOUT)
+    assert client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=PATIENCE).output == "second"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_chain_of_slow_redirects(own_session, serve, connect):
+    """Each redirect is in time, all of them are not: the call ends."""
+
+    def handler(connection):
+        while True:
+            request = connection.request()
+            connection.pause(TIMEOUT * 0.6)
+            connection.send(http(b"", f"Location: {request.path}", status="307 Elsewhere"))
+
+    with requests.Session() as session:
+        client = connect(serve(handler), session=session if own_session else None)
+        with times_out():
+            client.execute_workflow("w", timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_redirect_with_a_dripping_body(own_session, serve, connect):
+    """The body of a redirect is of no interest: it may drip as long as it likes."""
+
+    def handler(connection):
+        request = connection.request()
+        if request.path.endswith("/moved"):
+            connection.send(http(envelope()))
+        else:
+            connection.send(head("Content-Length: 999", "Location: /moved", status="307 Elsewhere"))
+            connection.drip(b"x" * 999)
+
+    start = time.monotonic()
+    with requests.Session() as session:
+        client = connect(serve(handler), session=session if own_session else None)
+        assert client.execute_workflow("w", timeout=PATIENCE).output == "hello"
+    assert time.monotonic() - start < SLACK
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_none_waits(own_session, serve, connect):
+    """None waits as long as it takes, whatever the client's timeout or that of all sockets is."""
+
+    def handler(connection):
+        connection.request()
+        connection.pause(TIMEOUT)
+        connection.send(LENGTH)
+        connection.pause(TIMEOUT)
+        connection.send(JSON)
+
+    with requests.Session() as session:
+        client = connect(serve(handler), timeout=TIMEOUT / 3, session=session if own_session else None)
+        assert client.execute_workflow("w", timeout=None).success
+
+
+def test_a_slow_answer_in_time_is_an_answer(serve, connect):
+    """What drips to its end within the timeout is no error."""
+    client = connect(serve(drips(LENGTH + JSON[:-9], JSON[-9:])))
+    assert client.execute_workflow("w", timeout=PATIENCE).output == "o" * 400
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("start", [b"", LENGTH[:-2], LENGTH + JSON[:9], CHUNKED + chunk(JSON)])
+def test_the_connection_of_a_call_that_ran_out_of_time_is_closed(start, own_session, serve, connect):
+    """The server sees the end at once, and the next call has a connection and an answer of its own."""
+
+    def handler(connection):
+        connection.request()
+        if connection.number > 1:
+            connection.send(http(envelope("second")))
+        else:
+            connection.send(start)
+            connection.wait_for_hang_up()
+
+    server = serve(handler)
+    with requests.Session() as session:
+        client = connect(server, session=session if own_session else None)
+        with pytest.raises(RecallTimeoutError):
+            client.execute_workflow("w", timeout=TIMEOUT)
+        server.wait_for_hang_up()
+        assert client.execute_workflow("w").output == "second"
+    assert server.connections == 2
+
+
+def test_a_timeout_is_sent_once(serve, connect):
+    """A call that ran out of time is not repeated, not even by execute_with_retry."""
+    server = serve(stalls(b""))
+    client = connect(server)
+    with times_out():
+        client.execute_with_retry("w", timeout=TIMEOUT, **NO_DELAY)
+    assert len(server.requests) == 1
+
+
+def test_each_try_has_the_whole_timeout(serve, connect):
+    """The timeout of execute_with_retry is that of each attempt."""
+
+    def handler(connection):
+        while True:
+            connection.request()
+            connection.pause(TIMEOUT * 0.6)
+            many = len(connection.server.requests) < 4
+            connection.send(http({"error": "slow down"}, status="429 Too Many") if many else http(envelope()))
+
+    client = connect(serve(handler))
+    assert client.execute_with_retry("w", timeout=TIMEOUT, **NO_DELAY).success
+
+
+def test_threads_time_out_side_by_side(serve, connect):
+    """Calls of many threads end each at its own time."""
+    client = connect(serve(drips(LENGTH, JSON)))
+    took = []
+
+    def call():
+        start = time.monotonic()
+        try:
+            client.execute_workflow("w", timeout=TIMEOUT)
+        except RecallError:
+            took.append(time.monotonic() - start)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(took) == 8
+    assert all(TIMEOUT - 0.01 <= seconds <= TIMEOUT + SLACK for seconds in took)
+
+
+def test_a_timeout_in_the_middle_of_a_gzip_body_leaves_nothing_behind(serve, connect):
+    """The next call after a broken one on a kept connection is answered by its own answer."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(http(envelope("first")))
+        connection.request()
+        connection.send(ZIPPED_CHUNKED + chunk(GZIPPED[:50]))
+        connection.wait_for_hang_up()
+
+    def dispatch(connection):
+        return handler(connection) if connection.number == 1 else answers(http(envelope("third")))(connection)
+
+    server = serve(dispatch)
+    client = connect(server)
+    assert client.execute_workflow("w").output == "first"
+    with times_out():
+        client.execute_workflow("w", timeout=TIMEOUT)
+    server.wait_for_hang_up()
+    assert client.execute_workflow("w").output == "third"

@@ -1,0 +1,785 @@
+"""A live stream: events as they arrive, an end that counts only when it is one, and connections given up or used again."""
+
+import copy
+import gc
+import gzip
+import json
+import pickle
+import threading
+import time
+import zlib
+from contextlib import contextmanager
+
+import pytest
+import requests
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
+
+from recall_sdk import (
+    AsyncExecutionResult,
+    AuthenticationError,
+    ExecutionError,
+    InvalidResponseError,
+    RateLimitError,
+    RecallConnectionError,
+    RecallTimeoutError,
+    StreamedExecutionResult,
+    StreamEvent,
+    StreamInterruptedError,
+    WorkflowStream,
+)
+
+SILENCE = 0.2
+"""Seconds that a stream may be silent where a test waits for the error."""
+
+SLACK = 1.0
+"""Seconds beyond it that a busy machine may need."""
+
+STREAM = "Content-Type: text/event-stream"
+CHUNKED = head("Transfer-Encoding: chunked", STREAM)
+UNTIL_CLOSE = head("Connection: close", STREAM)
+
+
+def sse(payload):
+    """Make one event; a payload that is no text goes as JSON."""
+    return f"data: {payload if isinstance(payload, str) else json.dumps(payload)}\n\n".encode()
+
+
+def text(chunk, block_id="a"):
+    """Make an event with a piece of text."""
+    return sse({"blockId": block_id, "chunk": chunk})
+
+
+DONE = sse({"event": "done", "success": True, "output": {"content": "One, two"}, "metadata": {"duration": 7}})
+FINAL = sse({"event": "final", "data": {"success": True, "output": {"content": "One, two"}}})
+MARK = sse("[DONE]")
+ONE_TWO = [text("One"), text(", two")]
+
+
+def streams(*events):
+    """Make a handler that answers each request with a properly ended stream of these events, one to an HTTP chunk."""
+    return answers(CHUNKED + b"".join(map(chunk, events)) + LAST_CHUNK)
+
+
+# ------------------------------------------------------------------------------------------------------------- promptness
+
+
+class Framing:
+    """A way to put a stream of events on the wire: how it starts, how each event is wrapped, how it ends."""
+
+    def __init__(self, start, wrap, end=b""):
+        self.start = start
+        self.wrap = wrap
+        self.end = end
+
+
+def zipped(start, wrap, end, bits):
+    """Give a framing that flushes the compression at each event."""
+    compressor = zlib.compressobj(wbits=bits)
+
+    def squeeze(data):
+        return wrap(compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))
+
+    return Framing(start, squeeze, end)
+
+
+def same(data):
+    """Send an event as it is."""
+    return data
+
+
+def in_pieces(data):
+    """Send each event in many HTTP chunks."""
+    return b"".join(chunk(data[at : at + 5]) for at in range(0, len(data), 5))
+
+
+def framings(size):
+    """Give all framings, for a stream of so many bytes."""
+    return {
+        "chunked": Framing(CHUNKED, chunk, LAST_CHUNK),
+        "many chunks to an event": Framing(CHUNKED, in_pieces, LAST_CHUNK),
+        "one chunk over time": Framing(CHUNKED + b"%x;proxy=yes\r\n" % size, same, b"\r\n" + LAST_CHUNK),
+        "chunked, with trailers": Framing(CHUNKED, chunk, b"0\r\nX-Trailer: yes\r\n\r\n"),
+        "until close": Framing(UNTIL_CLOSE, same),
+        "http/1.0": Framing(head(STREAM, version="1.0"), same),
+        "length": Framing(head(f"Content-Length: {size}", STREAM), same),
+        "chunked, gzip": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: gzip", STREAM), chunk, LAST_CHUNK, 31),
+        "until close, gzip": zipped(head("Connection: close", "Content-Encoding: gzip", STREAM), same, b"", 31),
+        "chunked, x-gzip": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: X-GZIP", STREAM), chunk, LAST_CHUNK, 31),
+        "chunked, deflate": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: deflate", STREAM), chunk, LAST_CHUNK, 15),
+        "chunked, raw deflate": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: deflate", STREAM), chunk, LAST_CHUNK, -15),
+    }
+
+
+FRAMINGS = list(framings(0))
+
+
+def paced(framing, events):
+    """Make a handler that waits for the test's word before each event, and before the end."""
+
+    def handler(connection):
+        connection.request()
+        way = framings(sum(map(len, events)))[framing]
+        connection.send(way.start)
+        for event in events:
+            connection.wait_for_go()
+            connection.send(way.wrap(event))
+        connection.wait_for_go()
+        connection.send(way.end)
+
+    return handler
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_each_event_is_here_before_the_next_is_sent(framing, own_session, serve, connect):
+    """An event is handed over as soon as its bytes are here: the server sends the next one only after the loop had it."""
+    server = serve(paced(framing, [*ONE_TWO, text(" three"), DONE, MARK]))
+    with requests.Session() as session:
+        client = connect(server, session=session if own_session else None)
+        with client.stream_workflow("w", timeout=3.0) as stream:
+            for expected in ("One", ", two", " three"):
+                server.go()
+                assert next(stream).chunk == expected
+            server.go()
+            assert next(stream).type == "done"
+            server.go()
+            server.go()
+            assert stream.result.output == {"content": "One, two"}
+            assert stream.result.text == "One, two three"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_each_line_end_is_prompt(end, serve, connect):
+    """The blank line that ends an event is enough, whichever line ends the server likes."""
+    events = [event.decode().replace("\n", end).encode() for event in [*ONE_TWO, DONE]]
+    server = serve(paced("until close", events))
+    with connect(server).stream_workflow("w", timeout=3.0) as stream:
+        for event_type in ("chunk", "chunk", "done"):
+            server.go()
+            assert next(stream).type == event_type
+
+
+def test_the_stream_is_here_before_its_first_event(serve, connect):
+    """The head of the answer is enough to get the stream."""
+    server = serve(paced("chunked", [text("One"), DONE]))
+    with connect(server).stream_workflow("w", timeout=3.0) as stream:
+        assert isinstance(stream, WorkflowStream)
+        assert iter(stream) is not None
+
+
+# ------------------------------------------------------------------------------------------------------- both ends, both words
+
+ENDS = {
+    "documented": [DONE, MARK],
+    "observed": [FINAL, sse('"[DONE]"')],
+    "documented, no mark": [DONE],
+    "observed, no mark": [FINAL],
+    "named by the event field": [b"event: done\n" + sse({"success": True, "output": {"content": "One, two"}})],
+}
+
+
+@pytest.mark.parametrize("framing", ["chunked", "until close"])
+@pytest.mark.parametrize("end", ENDS)
+def test_both_dialects_of_the_end(end, framing, serve, connect):
+    """Whichever words end it, the user gets one done event and one result."""
+    events = [*ONE_TWO, *ENDS[end]]
+    way = framings(0)[framing]
+    server = serve(lambda connection: connection.request() and connection.send(way.start + b"".join(map(way.wrap, events)) + way.end))
+    stream = connect(server).stream_workflow("w")
+    assert [event.type for event in stream] == ["chunk", "chunk", "done"]
+    assert stream.result.success is True
+    assert stream.result.output == {"content": "One, two"}
+    assert stream.result.text == "One, two"
+
+
+@pytest.mark.parametrize("mark", ["[DONE]", '"[DONE]"', " [DONE] ", ' "[DONE]" '])
+def test_a_mark_alone_ends_a_stream(mark, serve, connect):
+    """The mark without an end event is a success, and no event of its own."""
+    stream = connect(serve(streams(*ONE_TWO, sse(mark)))).stream_workflow("w")
+    assert [event.chunk for event in stream] == ["One", ", two"]
+    assert stream.result == StreamedExecutionResult(success=True, text="One, two", text_by_block={"a": "One, two"})
+
+
+def test_the_documented_end_carries_all_of_the_result(serve, connect):
+    """Everything that the end event tells is in the result."""
+    end = {"event": "done", "success": True, "output": 5, "metadata": {"duration": 7}, "logs": [1], "traceSpans": [2], "totalDuration": 3}
+    result = connect(serve(streams(*ONE_TWO, sse(end), MARK))).stream_workflow("w").result
+    assert result == StreamedExecutionResult(True, 5, None, [1], {"duration": 7}, [2], 3, "One, two", {"a": "One, two"})
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"event": "done", "success": False, "error": "no luck"}, {"event": "final", "data": {"success": False, "error": "no luck", "output": {}}}],
+)
+def test_an_end_without_success_is_a_result(end, serve, connect):
+    """A run that ended without success gives a result that says so."""
+    stream = connect(serve(streams(text("One"), sse(end), MARK))).stream_workflow("w")
+    assert [event.type for event in stream] == ["chunk", "done"]
+    assert (stream.result.success, stream.result.error, stream.result.text) == (False, "no luck", "One")
+
+
+# ------------------------------------------------------------------------------------------------------------------ events
+
+
+def test_what_a_chunk_event_holds(serve, connect):
+    """A piece of text comes with its block and with the payload as received."""
+    events = list(connect(serve(streams(text("One"), sse({"chunk": "two"}), DONE))).stream_workflow("w"))
+    assert events[0] == StreamEvent("chunk", "a", "One", {"blockId": "a", "chunk": "One"})
+    assert events[1] == StreamEvent("chunk", None, "two", {"chunk": "two"})
+    assert events[2].block_id is None
+    assert events[2].chunk == ""
+
+
+def test_a_block_error_does_not_end_the_stream(serve, connect):
+    """A block that failed is an event; the run goes on."""
+    failed = {"event": "stream_error", "blockId": "b", "error": "model crashed"}
+    stream = connect(serve(streams(text("One"), sse(failed), text(", two"), FINAL, MARK))).stream_workflow("w")
+    events = list(stream)
+    assert [event.type for event in events] == ["chunk", "block_error", "chunk", "done"]
+    assert events[1] == StreamEvent("block_error", "b", "", failed)
+    assert stream.result.success
+
+
+@pytest.mark.parametrize(
+    ("payload", "value"), [("no JSON {", "no JSON {"), ("[1, 2]", [1, 2]), ('"words"', "words"), ("7", 7), ("null", None), ("", "")]
+)
+def test_a_payload_of_another_kind_is_passed_on(payload, value, serve, connect):
+    """What is no JSON object comes as a message, and never kills the stream."""
+    stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
+    assert next(stream) == StreamEvent("message", None, "", {"data": value})
+    assert stream.result.success
+
+
+@pytest.mark.parametrize("space", [" ", "  ", "\t"])
+def test_white_space_around_a_payload(space, serve, connect):
+    """JSON may stand between white space."""
+    payload = space + json.dumps({"blockId": "a", "chunk": "One"}) + space
+    stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
+    assert next(stream).chunk == "One"
+
+
+def test_unknown_events_keep_the_servers_word(serve, connect):
+    """An event that nobody documented comes under its own name, from the payload or from the event field."""
+    stream = connect(serve(streams(sse({"event": "progress", "at": 3}), b"event: ping\n" + sse({}), b": heartbeat\n\n", DONE))).stream_workflow("w")
+    assert [event.type for event in stream] == ["progress", "ping", "done"]
+
+
+def test_text_gives_the_pieces_alone(serve, connect):
+    """text() leaves out what is no text."""
+    failed = sse({"event": "stream_error", "blockId": "b", "error": "x"})
+    stream = connect(serve(streams(text("One"), failed, sse("?"), text(", two"), DONE))).stream_workflow("w")
+    assert list(stream.text()) == ["One", ", two"]
+    assert stream.result.text == "One, two"
+
+
+def test_text_by_block(serve, connect):
+    """The text of each block is kept apart, however the blocks take turns; text of no block is in the whole alone."""
+    turns = [text("a1", "a"), text("b1", "b"), text("a2", "a"), text("a3", "a"), sse({"chunk": "?"}), text("b2", "b"), text("", "c")]
+    result = connect(serve(streams(*turns, DONE))).stream_workflow("w").result
+    assert result.text == "a1b1a2a3?b2"
+    assert result.text_by_block == {"a": "a1a2a3", "b": "b1b2", "c": ""}
+
+
+def test_the_result_reads_the_rest_first(serve, connect):
+    """Asked for in the middle, the result waits for the end and holds all of the text."""
+    stream = connect(serve(streams(*ONE_TWO, text(" three"), DONE, MARK))).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    assert stream.result.text == "One, two three"
+    assert list(stream) == []
+    assert stream.result == stream.result
+
+
+def test_one_event_of_many_megabytes(serve, connect):
+    """A line far longer than any buffer is one event."""
+    stream = connect(serve(streams(text("x" * 5_000_000), DONE))).stream_workflow("w")
+    assert len(next(stream).chunk) == 5_000_000
+
+
+def test_two_streams_at_once(serve, connect):
+    """Streams of one client do not mix."""
+
+    def handler(connection):
+        name = connection.request().json["name"]
+        connection.send(CHUNKED)
+        for number in range(3):
+            connection.send(chunk(text(f"{name}{number}")))
+        connection.send(chunk(DONE) + LAST_CHUNK)
+
+    client = connect(serve(handler))
+    with client.stream_workflow("w", {"name": "x"}) as one, client.stream_workflow("w", {"name": "y"}) as other:
+        pairs = list(zip(one.text(), other.text()))
+    assert pairs == [("x0", "y0"), ("x1", "y1"), ("x2", "y2")]
+
+
+def test_the_request_of_a_stream(serve, connect):
+    """A stream is asked for in the body and in the Accept header."""
+    server = serve(streams(DONE))
+    with connect(server).stream_workflow("w", {"a": 1}, selected_outputs=["agent1.content"]):
+        pass
+    (request,) = server.requests
+    assert request.json == {"a": 1, "stream": True, "selectedOutputs": ["agent1.content"]}
+    assert request.headers["accept"].startswith("text/event-stream")
+
+
+def test_a_stream_tells_the_rate_limit(serve, connect):
+    """The headers of a stream are read like those of any answer."""
+    client = connect(serve(answers(CHUNKED[:-2] + b"X-RateLimit-Limit: 9\r\nX-RateLimit-Remaining: 8\r\n\r\n" + chunk(DONE) + LAST_CHUNK)))
+    client.stream_workflow("w").close()
+    assert client.get_rate_limit_info().limit == 9
+
+
+# ---------------------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("tail", [[], [MARK], [text("never"), DONE]])
+def test_an_error_event_is_an_execution_error(tail, serve, connect):
+    """A failed run raises, with the text so far in the result, and again where the result is asked for."""
+    payload = {"event": "error", "error": "boom at line 1"}
+    stream = connect(serve(streams(*ONE_TWO, sse(payload), *tail))).stream_workflow("w")
+    got = []
+    with pytest.raises(ExecutionError, match="boom at line 1") as caught:
+        got.extend(event.chunk for event in stream)
+    assert caught.value.code == "EXECUTION_ERROR"
+    assert caught.value.may_have_executed is True
+    assert caught.value.body == payload
+    assert (caught.value.result.success, caught.value.result.error, caught.value.result.text) == (False, "boom at line 1", "One, two")
+    with pytest.raises(ExecutionError, match="boom at line 1"):
+        _ = stream.result
+
+
+def cut(*parts):
+    """Make a handler that answers with these bytes and closes."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(b"".join(parts))
+
+    return handler
+
+
+def broken_by_reset(connection):
+    """Send half a stream, and break the connection when the test has read it."""
+    connection.request()
+    connection.send(CHUNKED + chunk(text("One")))
+    connection.wait_for_go()
+    connection.reset()
+
+
+_ZIPPED = gzip.compress(text("One") + text("x" * 999) * 3)
+BREAKS = {
+    "chunked, cut between chunks": cut(CHUNKED, chunk(text("One"))),
+    "chunked, cut within a chunk": cut(CHUNKED, chunk(text("One")), chunk(text(", two"))[:-9]),
+    "chunked, cut within a size": cut(CHUNKED, chunk(text("One")), b"1"),
+    "chunked, ended without an end": cut(CHUNKED, chunk(text("One")), LAST_CHUNK),
+    "chunked, nonsense for a size": cut(CHUNKED, chunk(text("One")), b"zz\r\n", text("two")),
+    "until close": cut(UNTIL_CLOSE, text("One")),
+    "until close, an unfinished event": cut(UNTIL_CLOSE, text("One"), text(", two")[:-1]),
+    "until close, an unfinished end": cut(UNTIL_CLOSE, text("One"), DONE[:-1]),
+    "length, too short": cut(head("Content-Length: 999", STREAM), text("One")),
+    "length, ended without an end": cut(head(f"Content-Length: {len(text('One'))}", STREAM), text("One")),
+    "gzip, until close": cut(head("Content-Encoding: gzip", "Connection: close", STREAM), gzip.compress(text("One"))),
+    "reset": broken_by_reset,
+}
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
+    """Every end but a told one is a break, and all that had arrived is in partial."""
+    server = serve(BREAKS[kind])
+    with requests.Session() as session:
+        stream = connect(server, session=session if own_session else None).stream_workflow("w")
+        got = []
+        with pytest.raises(StreamInterruptedError) as caught:
+            for event in stream:
+                got.append(event.chunk)
+                server.go()
+    error = caught.value
+    assert got == ["One"]
+    assert error.code == "STREAM_INTERRUPTED"
+    assert error.may_have_executed is True
+    assert isinstance(error, RecallConnectionError)
+    assert error.partial.text == "One"
+    assert error.partial.text_by_block == {"a": "One"}
+    assert error.partial.success is False
+    with pytest.raises(StreamInterruptedError):
+        _ = stream.result
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert twin.partial == error.partial
+        assert str(twin) == str(error)
+
+
+@pytest.mark.parametrize("call", ["execute_workflow", "execute_with_retry"])
+def test_a_broken_stream_that_is_read_to_its_end(call, serve, connect):
+    """stream=True raises the same error, and nothing is sent twice."""
+    server = serve(BREAKS["chunked, cut between chunks"])
+    with pytest.raises(StreamInterruptedError) as caught:
+        getattr(connect(server), call)("w", stream=True)
+    assert caught.value.partial.text == "One"
+    assert len(server.requests) == 1
+
+
+def test_gzip_that_goes_bad(serve, connect):
+    """Bytes that can't be decompressed end the stream with an error of ours."""
+    server = serve(cut(head("Content-Encoding: gzip", "Connection: close", STREAM), b"no gzip at all" * 9))
+    with pytest.raises(InvalidResponseError) as caught:
+        list(connect(server).stream_workflow("w"))
+    assert caught.value.may_have_executed is True
+
+
+@pytest.mark.parametrize("after", [b"", chunk(b"data: half an ev"), b"zz\r\n"])
+def test_a_break_after_the_end_is_no_break(after, serve, connect):
+    """Once the end event is here, nothing that follows can take the result away."""
+    stream = connect(serve(cut(CHUNKED, chunk(text("One")), chunk(DONE), after))).stream_workflow("w")
+    assert [event.type for event in stream] == ["chunk", "done"]
+    assert stream.result.success
+
+
+@pytest.mark.parametrize("more", [b": tick\n\n", DONE, MARK, text("more")])
+def test_a_server_that_goes_on_after_the_end(more, serve, connect):
+    """A server that does not stop after the end does not keep its reader."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(CHUNKED + chunk(DONE))
+        while True:
+            connection.send(chunk(more))
+            connection.pause(0.02)
+
+    start = time.monotonic()
+    assert connect(serve(handler)).execute_workflow("w", stream=True).success
+    assert time.monotonic() - start < SLACK
+
+
+def test_a_server_that_stays_silent_after_the_end(serve, connect):
+    """The result does not wait for a server that leaves its answer open."""
+    server = serve(lambda connection: connection.request() and (connection.send(CHUNKED + chunk(DONE)), connection.wait_for_hang_up()))
+    start = time.monotonic()
+    assert connect(server).execute_workflow("w", stream=True).success
+    assert time.monotonic() - start < SLACK
+    server.wait_for_hang_up()
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("framing", ["chunked", "until close", "chunked, gzip", "one chunk over time"])
+def test_silence_is_a_timeout(framing, own_session, serve, connect):
+    """A stream that falls silent for longer than the timeout raises, with what had arrived, and its connection is closed."""
+
+    def handler(connection):
+        connection.request()
+        way = framings(9999)[framing]
+        connection.send(way.start + way.wrap(text("One")))
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    with requests.Session() as session:
+        stream = connect(server, session=session if own_session else None).stream_workflow("w", timeout=SILENCE)
+        assert next(stream).chunk == "One"
+        start = time.monotonic()
+        with pytest.raises(RecallTimeoutError) as caught:
+            next(stream)
+        assert SILENCE - 0.05 <= time.monotonic() - start <= SILENCE + SLACK
+        server.wait_for_hang_up()
+    assert caught.value.code == "TIMEOUT"
+    assert caught.value.partial.text == "One"
+    assert caught.value.may_have_executed is True
+
+
+def test_a_stream_may_run_longer_than_its_timeout(serve, connect):
+    """The timeout bounds each silence, not the stream: bytes that keep coming keep it alive, half events too."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(CHUNKED)
+        for piece in (text("One")[:9], text("One")[9:], text(", two"), DONE):
+            connection.pause(SILENCE * 0.6)
+            connection.send(chunk(piece))
+        connection.send(LAST_CHUNK)
+
+    assert connect(serve(handler)).stream_workflow("w", timeout=SILENCE).result.text == "One, two"
+
+
+def test_a_slow_reader_loses_nothing(serve, connect):
+    """Time that the user takes between events does not count as the server's silence."""
+    stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w", timeout=SILENCE)
+    assert next(stream).chunk == "One"
+    time.sleep(SILENCE * 1.5)
+    assert stream.result.text == "One, two"
+
+
+def test_none_waits_in_a_stream_too(serve, connect):
+    """Without a timeout a silence may last."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(CHUNKED)
+        connection.pause(SILENCE * 2)
+        connection.send(chunk(DONE) + LAST_CHUNK)
+
+    assert connect(serve(handler), timeout=SILENCE).stream_workflow("w", timeout=None).result.success
+
+
+# -------------------------------------------------------------------------------------------------- giving the connection up
+
+
+def unfinished(connection):
+    """Start a stream on the first connection, and see the client hang up; answer everything else at once."""
+    if connection.number > 1:
+        answers(http(envelope("second")))(connection)
+    connection.request()
+    connection.send(CHUNKED + chunk(text("One")) + chunk(text(", two")))
+    connection.wait_for_hang_up()
+
+
+def closed_before_the_first_event(client):
+    client.stream_workflow("w").close()
+
+
+def closed_after_an_event(client):
+    stream = client.stream_workflow("w")
+    next(stream)
+    stream.close()
+    stream.close()
+
+
+def left_by_with(client):
+    with client.stream_workflow("w") as stream:
+        next(stream)
+
+
+def left_by_an_exception(client):
+    with pytest.raises(KeyError), client.stream_workflow("w") as stream:
+        for _ in stream:
+            raise KeyError
+
+
+def forgotten_before_the_first_event(client):
+    client.stream_workflow("w")
+
+
+def forgotten_after_an_event(client):
+    stream = client.stream_workflow("w")
+    next(stream)
+    del stream
+
+
+def forgotten_by_a_loop(client):
+    for _ in client.stream_workflow("w"):
+        break
+
+
+def forgotten_text(client):
+    pieces = client.stream_workflow("w").text()
+    next(pieces)
+    del pieces
+
+
+LEFT = [
+    closed_before_the_first_event,
+    closed_after_an_event,
+    left_by_with,
+    left_by_an_exception,
+    forgotten_before_the_first_event,
+    forgotten_after_an_event,
+    forgotten_by_a_loop,
+    forgotten_text,
+]
+
+
+@contextmanager
+def without_collector():
+    """Let nothing be freed but by its last reference."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
+def test_a_stream_that_is_left_gives_its_connection_up(leave, own_session, serve, connect):
+    """The server sees the end at once, without the garbage collector, and the next call never sees the rest of the stream."""
+    server = serve(unfinished)
+    with requests.Session() as session, without_collector():
+        client = connect(server, session=session if own_session else None)
+        leave(client)
+        server.wait_for_hang_up()
+        assert client.execute_workflow("w").output == "second"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("tail", [[sse({"event": "error", "error": "boom"})], [b"event: error\n" + sse({"error": "boom"})]])
+def test_a_failed_stream_gives_its_connection_up(tail, serve, connect):
+    """After an error event nobody waits for the rest."""
+
+    def handler(connection):
+        if connection.number > 1:
+            answers(http(envelope("second")))(connection)
+        connection.request()
+        connection.send(CHUNKED + b"".join(map(chunk, tail)))
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    client = connect(server)
+    stream = client.stream_workflow("w")
+    with pytest.raises(ExecutionError):
+        next(stream)
+    server.wait_for_hang_up()
+    assert client.execute_workflow("w").output == "second"
+
+
+def test_a_closed_stream_has_no_more_events(serve, connect):
+    """After close, a loop ends at once, and the result says that it was not waited for."""
+    stream = connect(serve(unfinished)).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    stream.close()
+    assert list(stream) == []
+    with pytest.raises(StreamInterruptedError) as caught:
+        _ = stream.result
+    assert caught.value.partial.text == "One"
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("framing", ["chunked", "length", "chunked, gzip", "one chunk over time", "chunked, with trailers"])
+def test_the_connection_of_a_stream_that_ended_is_used_again(framing, own_session, serve, connect):
+    """A stream that was read to its end leaves a connection that serves the next call."""
+    events = [*ONE_TWO, DONE, MARK]
+
+    def handler(connection):
+        while True:
+            connection.request()
+            way = framings(sum(map(len, events)))[framing]
+            connection.send(way.start + b"".join(map(way.wrap, events)) + way.end)
+
+    server = serve(handler)
+    with requests.Session() as session:
+        client = connect(server, session=session if own_session else None)
+        for _ in range(3):
+            assert client.stream_workflow("w").result.text == "One, two"
+    assert server.connections == 1
+
+
+def test_a_slow_reader_of_the_end_keeps_the_connection(serve, connect):
+    """Time that the user takes over the last event does not cost the connection: its proper end has long been there."""
+
+    def handler(connection):
+        while True:
+            connection.request()
+            connection.send(CHUNKED + chunk(DONE))
+            connection.wait_for_go()
+            connection.send(chunk(MARK) + LAST_CHUNK)
+
+    server = serve(handler)
+    client = connect(server)
+    for _ in range(2):
+        for event in client.stream_workflow("w"):
+            assert event.type == "done"
+            server.go()
+            time.sleep(0.3)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("framing", ["chunked", "until close", "length"])
+def test_another_thread_may_close(framing, serve, connect):
+    """A close from another thread ends the wait of the one that iterates, without an error."""
+
+    def handler(connection):
+        connection.request()
+        way = framings(9999)[framing]
+        connection.send(way.start + way.wrap(text("One")))
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    stream = connect(server).stream_workflow("w")
+    first = threading.Event()
+    got = []
+
+    def read():
+        for event in stream:
+            got.append(event.chunk)
+            first.set()
+        got.append("the end")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert first.wait(PATIENCE)
+    stream.close()
+    reader.join(PATIENCE)
+    assert got == ["One", "the end"]
+    server.wait_for_hang_up()
+
+
+# --------------------------------------------------------------------------------------------------- when it is not a stream
+
+
+def test_json_instead_of_a_stream(serve, connect):
+    """A server that knows no streams gives a stream with a result and no events, on a connection that is kept."""
+    server = serve(answers(http(envelope("whole"))))
+    client = connect(server)
+    for _ in range(2):
+        with client.stream_workflow("w") as stream:
+            assert list(stream) == []
+        assert stream.result == StreamedExecutionResult(True, "whole")
+    assert server.connections == 1
+
+
+def test_json_instead_of_a_stream_that_is_read_to_its_end(serve, connect):
+    """stream=True gives the streamed form of the result also then."""
+    result = connect(serve(answers(http(envelope("whole"))))).execute_workflow("w", stream=True)
+    assert result == StreamedExecutionResult(True, "whole")
+
+
+def test_html_instead_of_a_stream(serve, connect):
+    """A page is no answer to a stream request."""
+    with pytest.raises(InvalidResponseError, match="HTML"):
+        connect(serve(answers(http(b"<!DOCTYPE html><p>hi", "Content-Type: text/html")))).stream_workflow("w")
+
+
+def test_a_ticket_instead_of_a_stream(serve, connect):
+    """Work that was queued is not lost: the error names the task."""
+    ticket = http({"success": True, "taskId": "task-7"}, status="202 Accepted")
+    with pytest.raises(InvalidResponseError, match="task-7") as caught:
+        connect(serve(answers(ticket))).stream_workflow("w")
+    assert caught.value.may_have_executed is True
+    result = connect(serve(answers(ticket))).execute_workflow("w", stream=True)
+    assert isinstance(result, AsyncExecutionResult)
+    assert result.task_id == "task-7"
+
+
+def test_an_error_instead_of_a_stream(serve, connect):
+    """What goes wrong before the stream starts is raised by the call that asks for it."""
+    with pytest.raises(AuthenticationError):
+        connect(serve(answers(http({"error": "Invalid API key"}, status="401 No")))).stream_workflow("w")
+
+
+def test_an_event_stream_with_the_status_of_an_error(serve, connect):
+    """The status counts, whatever the content type says."""
+    with pytest.raises(RateLimitError):
+        connect(serve(answers(http(DONE, STREAM, status="429 Too Many Requests")))).stream_workflow("w")
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "TEXT/Event-Stream; charset=utf-8"])
+def test_a_stream_that_nobody_asked_for(content_type, serve, connect):
+    """A plain call that is answered by a stream reads it to its end."""
+    body = b"".join([*ONE_TWO, DONE, MARK])
+    result = connect(serve(answers(http(body, f"Content-Type: {content_type}")))).execute_workflow("w")
+    assert isinstance(result, StreamedExecutionResult)
+    assert (result.text, result.output) == ("One, two", {"content": "One, two"})
+
+
+def test_retries_end_where_the_stream_begins(serve, connect):
+    """A 429 before the stream is retried, and the stream then read."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(http({"error": "slow down"}, status="429 Too Many Requests"))
+        connection.request()
+        connection.send(CHUNKED + b"".join(map(chunk, [*ONE_TWO, DONE])) + LAST_CHUNK)
+
+    server = serve(handler)
+    result = connect(server).execute_with_retry("w", stream=True, initial_delay=0)
+    assert result.text == "One, two"
+    assert len(server.requests) == 2

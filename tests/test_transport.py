@@ -1,0 +1,934 @@
+"""Each phase of a call and each way in which it fails: what is raised, what it says, and what is never sent twice or elsewhere."""
+
+import copy
+import gzip
+import logging
+import os
+import pickle
+import re
+import socket
+import ssl
+import traceback
+
+import pytest
+import requests
+import trustme
+from rawserver import KEY, LAST_CHUNK, answers, chunk, echo, envelope, head, http
+
+from recall_sdk import (
+    ExecutionError,
+    InvalidResponseError,
+    NotFoundError,
+    RecallClient,
+    RecallConnectionError,
+    RecallError,
+    RedirectError,
+    ServerError,
+    StreamInterruptedError,
+    __version__,
+)
+
+BODY = b'{"success": true, "output": "hello"}'
+OK = http(envelope())
+
+
+@pytest.fixture(params=["session of the client", "session of the user"])
+def session(request):
+    """Either of the two kinds of session: None for the client's own."""
+    if request.param == "session of the client":
+        yield None
+    else:
+        with requests.Session() as own:
+            yield own
+
+
+def cut(*parts):
+    """Make a handler that answers each connection's first request with these bytes, and closes."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(b"".join(parts))
+
+    return handler
+
+
+def resets(connection):
+    """Break the connection once the request is here."""
+    connection.request()
+    connection.reset()
+
+
+def free_port():
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+# -------------------------------------------------------------------------------------------------------------- connections
+
+
+def test_refused(session, connect):
+    """A port that nobody listens on: nothing was executed, and the message says what to check."""
+    client = connect(f"http://127.0.0.1:{free_port()}", session=session)
+    with pytest.raises(RecallConnectionError, match="could not connect to http://127.0.0.1.*check the base_url") as caught:
+        client.execute_workflow("w")
+    assert caught.value.code == "CONNECTION_ERROR"
+    assert caught.value.status is None
+    assert caught.value.may_have_executed is False
+    assert isinstance(caught.value.__cause__, requests.RequestException)
+
+
+def test_an_unknown_host(session, connect):
+    """A host that does not exist: the same, and the message names it."""
+    client = connect("http://nosuch.invalid", session=session)
+    with pytest.raises(RecallConnectionError, match="nosuch.invalid.*check the base_url") as caught:
+        client.execute_workflow("w")
+    assert caught.value.code == "CONNECTION_ERROR"
+    assert caught.value.may_have_executed is False
+
+
+BROKEN = {
+    "reset": resets,
+    "closed without an answer": cut(),
+    "short of its length": cut(head("Content-Length: 999"), BODY),
+    "short of its length, empty": cut(head("Content-Length: 999")),
+    "short of its length, of an error": cut(head("Content-Length: 999", status="404 Gone"), BODY),
+    "short of its length, gzip": cut(head("Content-Length: 999", "Content-Encoding: gzip"), gzip.compress(BODY)),
+    "cut between chunks": cut(head("Transfer-Encoding: chunked"), chunk(BODY)),
+    "cut within a chunk": cut(head("Transfer-Encoding: chunked"), chunk(BODY)[:-9]),
+    "cut within a chunk size": cut(head("Transfer-Encoding: chunked"), b"1"),
+    "cut before the first chunk": cut(head("Transfer-Encoding: chunked")),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_connection_that_breaks(kind, session, serve, connect):
+    """A break after sending is reported with its cause, and the execution is not sent again."""
+    server = serve(BROKEN[kind])
+    with pytest.raises(RecallConnectionError) as caught:
+        connect(server, session=session).execute_with_retry("w")
+    assert caught.value.code == "CONNECTION_ERROR"
+    assert caught.value.may_have_executed is True
+    assert caught.value.__cause__ is not None
+    assert not isinstance(caught.value, StreamInterruptedError)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]])
+def test_a_head_that_is_cut_short(start, session, serve, connect):
+    """Half a head is no answer, whether it is taken for a break or for nonsense."""
+    server = serve(cut(start))
+    with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
+        connect(server, session=session).execute_with_retry("w")
+    assert caught.value.may_have_executed is True
+    assert len(server.requests) == 1
+
+
+def test_a_question_that_breaks_executes_nothing(session, serve, connect):
+    """A broken connection is no danger where nothing is executed."""
+    with pytest.raises(RecallConnectionError) as caught:
+        connect(serve(resets), session=session).get_workflow_status("w")
+    assert caught.value.may_have_executed is False
+
+
+UNREADABLE = {
+    "a garbage status line": cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+    "a status that is no number": cut(b"HTTP/1.1 two hundred\r\n\r\n"),
+    "a header line of a megabyte": cut(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n"),
+    "a thousand headers": cut(head(*[f"x{number}: y" for number in range(1000)]), BODY),
+    "bad gzip": cut(http(b"no gzip at all", "Content-Encoding: gzip")),
+    "gzip that is cut": cut(http(gzip.compress(BODY)[:-12], "Content-Encoding: gzip")),
+    "gzip that is flipped": cut(http(gzip.compress(BODY * 9)[:-20] + b"\xff" * 20, "Content-Encoding: gzip")),
+    "an unknown encoding": cut(http(b"\x01\x02", "Content-Encoding: zip-it")),
+    "two lengths": cut(head("Content-Length: 36", "Content-Length: 35"), BODY),
+    "no text at all": cut(http(b"\xff\xfe\x00\xd8\xff")),
+    "an empty body": cut(http(b"")),
+    "white space": cut(http(b"  \n")),
+    "an HTML page": cut(http(b"<html>hi</html>", "Content-Type: text/html")),
+    "NUL bytes": cut(http(b"\0" * 40)),
+    "a status of no meaning here": cut(http(b"", status="304 Not Modified")),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_answer_that_can_not_be_read(kind, session, serve, connect):
+    """An answer that is none is an error of its own kind; the run may have happened."""
+    server = serve(UNREADABLE[kind])
+    with pytest.raises(InvalidResponseError) as caught:
+        connect(server, session=session).execute_with_retry("w")
+    assert caught.value.code == "INVALID_RESPONSE"
+    assert caught.value.may_have_executed is True
+    assert "\n" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [b"zz", b"-5", b"", b"0x10", b"99999999999999999999999999"])
+def test_chunk_sizes_that_are_none(size, session, serve, connect):
+    """A chunk size that is no number is an error, whatever it is taken for."""
+    server = serve(cut(head("Transfer-Encoding: chunked"), size, b"\r\n", BODY))
+    with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
+        connect(server, session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is True
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        head("Content-Length: 36") + BODY,
+        head("Connection: close") + BODY,
+        head(version="1.0") + BODY,
+        head("Transfer-Encoding: chunked") + b"".join(chunk(BODY[at : at + 1]) for at in range(len(BODY))) + LAST_CHUNK,
+        head("Transfer-Encoding: chunked") + b"24;name=value\r\n" + BODY + b"\r\n0\r\nTrailer: x\r\n\r\n",
+        http(gzip.compress(BODY), "Content-Encoding: gzip"),
+        http(gzip.compress(BODY), "Content-Encoding: GZip"),
+        head("Content-Length: nonsense", "Connection: close") + BODY,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 200\r\nContent-Length: 36\r\n\r\n" + BODY,
+        head("Content-Length: 36", "X-Odd: \xff\xfe", "No colon here") + BODY,
+        http("\ufeff".encode() + BODY),
+    ],
+)
+def test_answers_that_are_odd_but_right(answer, session, serve, connect):
+    """Every framing that HTTP allows, and slips that harm nothing."""
+    assert connect(serve(cut(answer)), session=session).execute_workflow("w").output == "hello"
+
+
+# ---------------------------------------------------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """A certificate authority that nobody trusts."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def secure(serve, authority):
+    """Start a server that speaks TLS."""
+
+    def start(handler, name="127.0.0.1"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        return serve(handler, tls=context)
+
+    return start
+
+
+def test_a_certificate_of_an_unknown_authority(session, secure, connect):
+    """A certificate that can't be verified: nothing was sent, and the message says what to do."""
+    server = secure(echo)
+    with pytest.raises(RecallConnectionError, match="REQUESTS_CA_BUNDLE") as caught:
+        connect(server, session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+    assert server.requests == []
+
+
+def test_a_certificate_of_another_host(session, secure, connect, authority, tmp_path, monkeypatch):
+    """A certificate for another name is refused as well."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
+        connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_ca_bundle_of_the_environment(variable, session, secure, connect, authority, tmp_path, monkeypatch):
+    """The authority that the environment names is trusted, and the connection is kept."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+    server = secure(echo)
+    client = connect(server, session=session)
+    for _ in range(2):
+        assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+    assert server.connections == 1
+
+
+def test_verify_of_the_users_session(secure, connect, authority, tmp_path):
+    """A session of one's own brings its own authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with requests.Session() as own:
+        own.verify = str(tmp_path / "ca.pem")  # which counts as long as the environment names no other
+        assert connect(secure(echo), session=own).execute_workflow("w", {"a": 1}).output == {"a": 1}
+
+
+def test_a_stream_over_tls(session, secure, connect, authority, tmp_path, monkeypatch):
+    """Events are prompt over TLS too."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+
+    def handler(connection):
+        connection.request()
+        connection.send(head("Content-Type: text/event-stream", "Connection: close"))
+        for event in (b'data: {"chunk": "One"}\n\n', b'data: {"event": "done", "success": true}\n\n'):
+            connection.wait_for_go()
+            connection.send(event)
+
+    server = secure(handler)
+    with connect(server, session=session).stream_workflow("w", timeout=3.0) as stream:
+        server.go()
+        assert next(stream).chunk == "One"
+        server.go()
+        assert next(stream).type == "done"
+
+
+def test_https_to_a_port_that_speaks_http(serve, connect):
+    """The wrong scheme: an error of ours, and nothing was sent."""
+
+    def plain(connection):
+        connection.receive()
+        connection.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    server = serve(plain)
+    with pytest.raises(RecallConnectionError) as caught:
+        connect(f"https://{server.origin}").execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
+def test_http_to_a_port_that_speaks_https(session, secure, connect):
+    """The wrong scheme the other way round."""
+    server = secure(echo)
+    with pytest.raises((RecallConnectionError, InvalidResponseError)):
+        connect(f"http://{server.origin}", session=session).execute_workflow("w")
+
+
+# ---------------------------------------------------------------------------------------------------------------- redirects
+
+
+def moving(status, location="/elsewhere", *, body=b""):
+    """Make a handler that redirects everything but ``/elsewhere``."""
+
+    def handler(connection):
+        while True:
+            request = connection.request()
+            if request.path.startswith("/elsewhere"):
+                connection.send(http({**envelope(request.method), "isDeployed": True, "sent": request.body.decode()}))
+            else:
+                connection.send(http(body, f"Location: {location}", status=f"{status} Moved"))
+
+    return handler
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirect_that_keeps_the_method_is_followed(status, session, serve, connect):
+    """Within the origin, an execution follows with its method, its body, its key."""
+    server = serve(moving(status))
+    assert connect(server, session=session).execute_workflow("w", {"a": 1}).output == "POST"
+    first, second = server.requests
+    assert second.body == first.body == b'{"a":1}'
+    assert second.headers["x-api-key"] == KEY
+    assert second.headers["content-type"] == "application/json"
+    assert second.headers["content-length"] == "7"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_any_redirect_of_a_question_is_followed(status, session, serve, connect):
+    """Within the origin, a GET may go anywhere."""
+    server = serve(moving(status))
+    assert connect(server, session=session).get_workflow_status("w").is_deployed is True
+    assert [request.method for request in server.requests] == ["GET", "GET"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_redirect_that_would_lose_the_body_is_refused(status, session, serve, connect):
+    """A POST that would arrive as a GET is not sent on."""
+    server = serve(moving(status))
+    with pytest.raises(RedirectError, match="base_url=") as caught:
+        connect(server, session=session).execute_workflow("w", {"a": 1})
+    assert caught.value.code == "REDIRECT_REFUSED"
+    assert caught.value.status == status
+    assert "/elsewhere" in str(caught.value)
+    assert caught.value.may_have_executed is (status == 303)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status", "stream_workflow"])
+def test_the_key_stays_within_its_origin(ask, status, session, serve, connect):
+    """A redirect to another port is refused, naming the target and the base URL to set; nothing arrives there."""
+    other = serve(echo)
+    server = serve(moving(status, f"{other.url}/api/workflows/w/{'status' if ask == 'get_workflow_status' else 'execute'}?x=1"))
+    with pytest.raises(RedirectError, match=re.escape(f"base_url='{other.url}'")) as caught:
+        getattr(connect(server, session=session), ask)("w")
+    assert other.url in str(caught.value)
+    assert other.connections == 0
+
+
+TARGETS = [
+    "http://localhost:{port}/x",
+    "https://127.0.0.1:{port}/x",
+    "http://127.0.0.1/x",
+    "//other.invalid/x",
+    "http://127.0.0.1:{port}@{other}/x",
+    "http://{other}\\@127.0.0.1:{port}/x",
+    "http://{other}#@127.0.0.1:{port}/x",
+    "http://{other}?@127.0.0.1:{port}/x",
+    "\\\\{other}/x",
+    "/\\{other}/x",
+    "ftp://127.0.0.1:{port}/x",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "http://[::1/x",
+    "http://127.0.0.1:99999/x",
+    "http://127.0.0.1:abc/x",
+    "http://",
+    "http:///x",
+    "\x00",
+    "http://{other}\t@127.0.0.1:{port}/x",
+    "HTTP:\\\\{other}\\x",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_trick_sends_the_key_elsewhere(target, session, serve, connect):
+    """Whatever the Location, another server never hears of the key, and the user gets an error of ours."""
+    other = serve(echo)
+    servers = []
+
+    def handler(connection):
+        while True:
+            connection.request()
+            location = target.format(port=servers[0].port, other=other.origin)
+            connection.send(http(b"", f"Location: {location}", status="307 Moved"))
+
+    servers.append(serve(handler))
+    with pytest.raises(RecallError) as caught:
+        connect(servers[0], session=session).execute_workflow("w", {"a": 1})
+    assert other.connections == 0
+    assert caught.value.code in ("REDIRECT_REFUSED", "INVALID_RESPONSE")
+
+
+@pytest.mark.parametrize("target", ["/a b/ü?x=ä", "/a%20b?x=%C3%A4", "elsewhere", "./elsewhere", "../../../elsewhere", "?x=1", "/x#fragment"])
+def test_odd_targets_within_the_origin(target, session, serve, connect):
+    """A Location within the origin is followed, however it is written."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(http(b"", f"Location: {target.encode().decode('latin-1')}", status="307 Moved"))
+        answers(OK)(connection)
+
+    server = serve(handler)
+
+    def dispatch(connection):
+        if server.requests:
+            answers(OK)(connection)
+        handler(connection)
+
+    server._handler = dispatch
+    assert connect(server, session=session).execute_workflow("w").output == "hello"
+    assert re.fullmatch(r"/[!-~]*", server.requests[1].path)
+
+
+@pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status"])
+def test_a_loop_of_redirects_ends(ask, session, serve, connect):
+    """A server that redirects for ever is left after a while."""
+    server = serve(moving(307, "/loop"))
+    with pytest.raises(RedirectError) as caught:
+        getattr(connect(server, session=session), ask)("w")
+    assert caught.value.code == "REDIRECT_REFUSED"
+    assert 2 < len(server.requests) <= 31
+
+
+@pytest.mark.parametrize("status", [300, 304, 305, 306])
+def test_other_3xx_are_no_redirects(status, session, serve, connect):
+    """What is no redirect is an answer that can't be read."""
+    with pytest.raises(InvalidResponseError):
+        connect(serve(cut(http(b"", "Location: /elsewhere", status=f"{status} Hm"))), session=session).execute_workflow("w")
+
+
+def test_a_redirect_without_a_target(session, serve, connect):
+    """A redirect that names no place is an answer that can't be read."""
+    with pytest.raises(InvalidResponseError):
+        connect(serve(cut(http(b"", status="307 Hm"))), session=session).execute_workflow("w")
+
+
+def test_the_cookies_of_a_redirect_are_kept(session, serve, connect):
+    """A load balancer's cookie that comes with a redirect goes out with what follows."""
+
+    def handler(connection):
+        while True:
+            request = connection.request()
+            if "cookie" in request.headers:
+                connection.send(OK)
+            else:
+                connection.send(http(b"", "Location: /elsewhere", "Set-Cookie: node=7; Path=/", status="307 Moved"))
+
+    server = serve(handler)
+    assert connect(server, session=session).execute_workflow("w").output == "hello"
+    assert server.requests[1].headers["cookie"] == "node=7"
+
+
+# ----------------------------------------------------------------------------------------------------------------- requests
+
+
+def test_the_headers_of_a_request(session, serve, connect):
+    """Every request says who asks, for what, with which key."""
+    server = serve(answers(OK, http({"isDeployed": True})))
+    client = connect(server, session=session)
+    client.execute_workflow("w", {"a": "ü"}, async_execution=False)
+    client.get_workflow_status("w")
+    execute, status = server.requests
+    for request in (execute, status):
+        assert request.headers["x-api-key"] == KEY
+        assert re.match(rf"recall-sdk/{re.escape(__version__)}( |$)", request.headers["user-agent"])
+        assert request.headers["accept"] == "application/json"
+        assert request.headers["host"] == server.origin
+        assert request.head.lower().count(b"\r\nx-api-key:") == 1
+    assert execute.method == "POST"
+    assert execute.path == "/api/workflows/w/execute"
+    assert execute.headers["content-type"] == "application/json"
+    assert int(execute.headers["content-length"]) == len(execute.body)
+    assert "content-type" not in status.headers
+    assert status.body == b""
+
+
+def test_a_new_key_is_sent_from_the_next_call_on(session, serve, connect):
+    """set_api_key and set_base_url work at once, and back."""
+    one, two = serve(echo), serve(echo)
+    client = connect(one, session=session)
+    client.execute_workflow("w")
+    client.set_api_key("another-key")
+    client.execute_workflow("w")
+    client.set_base_url(two.url + "/prefix/")
+    client.execute_workflow("w")
+    assert [request.headers["x-api-key"] for request in one.requests] == [KEY, "another-key"]
+    assert [(request.path, request.headers["host"]) for request in two.requests] == [("/prefix/api/workflows/w/execute", two.origin)]
+
+
+@pytest.mark.parametrize("workflow_id", ["a/b", "a b", "ü", "%2e", "a?b#c", "..a", "a\\b", "a;b", "a+b", "\n"])
+def test_ids_arrive_as_one_segment(workflow_id, session, serve, connect):
+    """Whatever stands in an id, it stays one segment of the path, and nothing unquotes it on its way."""
+    server = serve(echo)
+    connect(server, session=session).execute_workflow(workflow_id)
+    assert server.requests[0].path == f"/api/workflows/{requests.utils.quote(workflow_id, safe='')}/execute"
+
+
+def test_connections_are_kept(session, serve, connect):
+    """Calls of all kinds share one connection."""
+    server = serve(answers(OK, http({"isDeployed": True}), http({"error": "no"}, status="404 No"), http(b"", status="204 No Content"), OK))
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    client.get_workflow_status("w")
+    with pytest.raises(NotFoundError):
+        client.get_job_status("t")
+    assert client.execute_workflow("w").output is None
+    client.execute_workflow("w")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999), "Content-Encoding: gzip")])
+def test_connections_are_kept_after_long_answers_of_failed_calls(answer, session, serve, connect):
+    """An error's body is read to its end, so its connection serves the next call."""
+    server = serve(answers(answer, OK))
+    client = connect(server, session=session)
+    with pytest.raises(RecallError):
+        client.execute_workflow("w")
+    client.execute_workflow("w")
+    assert server.connections == 1
+
+
+def test_a_closed_client_works_again(serve, connect):
+    """close() gives the connections up; a later call opens a new one."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(OK)
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    client = connect(server)
+    client.execute_workflow("w")
+    client.close()
+    server.wait_for_hang_up()
+    client.execute_workflow("w")
+    assert server.connections == 2
+
+
+def test_close_leaves_the_users_session_alone(serve, connect):
+    """A session that the client did not create stays open."""
+    server = serve(echo)
+    with requests.Session() as own:
+        with RecallClient(KEY, server.url, session=own) as client:
+            client.execute_workflow("w")
+        own.post(f"{server.url}/x", json={})
+        assert server.connections == 1
+
+
+def test_a_stale_connection_is_replaced(session, serve, connect):
+    """A kept connection that the server closed while idle is no error, and nothing is sent twice."""
+
+    def once(connection):
+        connection.request()
+        connection.send(OK)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.server.hung_up.release()
+
+    server = serve(once)
+    client = connect(server, session=session)
+    for _ in range(3):
+        assert client.execute_workflow("w").output == "hello"
+        server.wait_for_hang_up()
+    assert server.connections == 3
+    assert len(server.requests) == 3
+
+
+def test_a_connection_that_the_server_closes_as_the_request_comes(session, serve, connect):
+    """Where it can't be known whether the request was taken, it is reported and not repeated."""
+
+    def twice(connection):
+        connection.request()
+        connection.send(OK)
+        connection.request()
+        connection.reset()
+
+    server = serve(twice)
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    with pytest.raises(RecallConnectionError) as caught:
+        client.execute_with_retry("w")
+    assert caught.value.may_have_executed is True
+    assert server.connections == 1
+    assert len(server.requests) == 2
+
+
+STRAY = [b"0\r\n\r\n", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnot yours"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("stray", STRAY)
+def test_stray_bytes_are_nobodys_answer(stray, together, session, serve, connect):
+    """What a server sends beyond an answer is not taken for the next one."""
+
+    def handler(connection):
+        connection.request()
+        empty = http(b"", status="204 No Content")
+        if together:
+            connection.send(empty + stray)
+        else:
+            connection.send(empty)
+            connection.pause(0.02)
+            connection.send(stray)
+        connection.server.hung_up.release()
+        answers(OK)(connection)
+
+    server = serve(handler)
+    client = connect(server, session=session)
+    assert client.execute_workflow("w").output is None
+    server.wait_for_hang_up()
+    assert client.execute_workflow("w").output in ("hello", None)
+
+
+# ------------------------------------------------------------------------------------------------- what requests users count on
+
+
+def test_a_proxy_of_the_environment(session, serve, connect, monkeypatch):
+    """Requests go through the proxy that the environment names; hosts in no_proxy do not."""
+    proxy, server = serve(echo), serve(echo)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    connect("http://recall.invalid", session=session).execute_workflow("w")
+    assert proxy.requests[0].head.startswith(b"POST http://recall.invalid/api/workflows/w/execute HTTP/1.1\r\n")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(server, session=session).execute_workflow("w")
+    assert len(proxy.requests) == len(server.requests) == 1
+
+
+def test_a_proxy_that_is_down(session, connect, monkeypatch):
+    """A proxy that nobody listens on: nothing was sent."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(RecallConnectionError) as caught:
+        connect("http://recall.invalid", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
+def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
+    """A proxy that wants another login: nothing was sent to the server."""
+    proxy = serve(cut(http(b"", status="407 Proxy Authentication Required")))
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with pytest.raises(RecallConnectionError, match="407") as caught:
+        connect("https://recall.invalid").execute_workflow("w")
+    assert caught.value.may_have_executed is False
+    assert KEY.encode() not in b"".join(request.head for request in proxy.requests)
+
+
+def test_a_tunnel(session, secure, serve, connect, authority, tmp_path, monkeypatch):
+    """An https server is reached through a proxy's tunnel, and the proxy never sees the key."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    server = secure(echo, "recall.invalid")
+
+    def tunnel(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
+            connection.server._socks.append(beyond)
+            connection.server._start(pump, beyond, connection.sock)
+            pump(connection.sock, beyond)
+
+    def pump(source, target):
+        try:
+            while True:
+                data = source.recv(65536)
+                if not data:
+                    return
+                target.sendall(data)
+        except OSError:
+            return
+
+    proxy = serve(tunnel)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    client = connect("https://recall.invalid", session=session)
+    for _ in range(2):
+        assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+    assert server.connections == proxy.connections == 1
+    assert server.requests[0].headers["x-api-key"] == KEY
+    assert KEY.encode() not in proxy.requests[0].head
+    client.close()
+
+
+def test_netrc_is_not_consulted(session, serve, connect, tmp_path, monkeypatch):
+    """A password that lies around for the host is not sent."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ada password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    server = serve(answers(OK, http(b"", "Location: /elsewhere", status="307 Moved"), OK))
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    client.execute_workflow("w")
+    assert all("authorization" not in request.headers for request in server.requests)
+
+
+def test_auth_headers_and_parameters_of_the_users_session(serve, connect):
+    """What a session adds to every request is added to ours, but our own headers win."""
+    server = serve(echo)
+    with requests.Session() as own:
+        own.auth = ("ada", "secret")
+        own.headers["X-Team"] = "blue"
+        own.headers["X-API-Key"] = "another"
+        own.headers["User-Agent"] = "mine/1.0"
+        own.params = {"tenant": "7"}
+        connect(server, session=own).execute_workflow("w")
+    (request,) = server.requests
+    assert request.headers["authorization"].startswith("Basic ")
+    assert request.headers["x-team"] == "blue"
+    assert request.headers["x-api-key"] == KEY
+    assert request.path == "/api/workflows/w/execute?tenant=7"
+    assert own.headers["X-API-Key"] == "another"
+
+
+def test_cookies_are_kept(session, serve, connect):
+    """A cookie of the server comes back with the next call, and leaves when it is taken away."""
+    server = serve(answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK))
+    client = connect(server, session=session)
+    for _ in range(4):
+        client.execute_workflow("w")
+    assert [request.headers.get("cookie") for request in server.requests] == [None, "node=7", "node=7", None]
+
+
+@pytest.mark.parametrize("kind", ["json", "stream"])
+def test_a_hook_that_reads_the_body(kind, serve, connect):
+    """A hook that reads the answer first takes nothing away, and the connection is kept."""
+    seen = []
+    stream = b'data: {"chunk": "One"}\n\ndata: {"event": "done", "success": true, "output": "hello"}\n\n'
+    server = serve(answers(OK if kind == "json" else http(stream, "Content-Type: text/event-stream")))
+    with requests.Session() as own:
+        own.hooks["response"].append(lambda response, **_: seen.append(response.content))
+        client = connect(server, session=own)
+        for _ in range(2):
+            assert client.execute_workflow("w").output == "hello"
+            assert client.stream_workflow("w").result.output == "hello"
+    assert len(seen) == 4
+    assert server.connections == 1
+
+
+def test_a_hook_that_raises(serve, connect):
+    """An error of the user's own hook is the user's own."""
+    with requests.Session() as own:
+        own.hooks["response"].append(lambda response, **_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            connect(serve(echo), session=own).execute_workflow("w")
+
+
+def test_an_adapter_of_the_user(serve, connect):
+    """An adapter that the user mounts carries the calls."""
+    sent = []
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def send(self, request, **settings):
+            sent.append(request.url)
+            return super().send(request, **settings)
+
+    server = serve(echo)
+    with requests.Session() as own:
+        own.mount(server.url, Adapter())
+        connect(server, session=own).execute_workflow("w")
+    assert sent == [f"{server.url}/api/workflows/w/execute"]
+
+
+def test_what_is_no_session_is_refused():
+    """Anything but a session is the caller's mistake."""
+    with pytest.raises(TypeError, match="requests.Session"):
+        RecallClient(KEY, session=object())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs the name of the option")
+def test_sockets_are_kept_alive(serve, connect):
+    """An idle connection is probed after a minute, so that it survives a NAT."""
+    server = serve(echo)
+    client = connect(server)
+    client.execute_workflow("w")
+    for line in open_sockets(server.port):
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def open_sockets(port):
+    """Give copies of this process's sockets that lead to a port."""
+    found = []
+    for descriptor in range(3, 256):
+        try:
+            copied = socket.socket(fileno=os.dup(descriptor))
+        except OSError:
+            continue
+        try:
+            leads_there = copied.getpeername()[1] == port
+        except (OSError, IndexError):
+            leads_there = False
+        if leads_there:
+            found.append(copied)
+        else:
+            copied.close()
+    assert found
+    try:
+        yield from found
+    finally:
+        for copied in found:
+            copied.close()
+
+
+# ------------------------------------------------------------------------------------------------------------------ logging
+
+
+def test_each_request_is_one_debug_line(session, serve, connect, caplog):
+    """Method, path, status and milliseconds, and nothing that is secret."""
+    caplog.set_level(logging.DEBUG, "recall_sdk")
+    client = connect(serve(answers(OK, http({"error": "no"}, status="404 No"))), session=session)
+    client.execute_workflow("w", {"password": "hidden"})
+    with pytest.raises(NotFoundError):
+        client.get_workflow_status("w")
+    lines = [record.getMessage() for record in caplog.records if record.name == "recall_sdk"]
+    assert len(lines) == 2
+    assert re.fullmatch(r"POST /api/workflows/w/execute 200 \d+ ms", lines[0])
+    assert re.fullmatch(r"GET /api/workflows/w/status 404 \d+ ms", lines[1])
+
+
+def test_a_failed_request_is_one_debug_line_too(session, serve, connect, caplog):
+    """A request without an answer is logged as well."""
+    caplog.set_level(logging.DEBUG, "recall_sdk")
+    with pytest.raises(RecallConnectionError):
+        connect(serve(resets), session=session).execute_workflow("w")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "recall_sdk"]
+    assert re.fullmatch(r"POST /api/workflows/w/execute failed \d+ ms", line)
+
+
+def test_a_retry_is_one_info_line(serve, connect, caplog):
+    """Waiting for the rate limit is told."""
+    caplog.set_level(logging.INFO, "recall_sdk")
+    client = connect(serve(answers(http({"error": "slow"}, status="429 No"), OK)))
+    client.execute_with_retry("w", initial_delay=0)
+    (record,) = [record for record in caplog.records if record.name == "recall_sdk"]
+    assert record.levelname == "INFO"
+
+
+def test_silent_by_default(serve, connect, capfd, monkeypatch):
+    """Without logging set up, nothing is printed, not even a warning."""
+    monkeypatch.setattr(logging.getLogger("recall_sdk"), "propagate", False)
+    with pytest.raises(ServerError):
+        connect(serve(answers(http({"error": "x"}, status="503 Busy")))).execute_workflow("w")
+    assert capfd.readouterr() == ("", "")
+
+
+# -------------------------------------------------------------------------------------------------------- the key is a secret
+
+
+def told(error):
+    """Give all that an error shows: as text, in a traceback, pickled, in its attributes and in its causes."""
+    yield from traceback.format_exception(type(error), error, error.__traceback__)
+    yield repr(pickle.dumps(error))
+    while error is not None:
+        yield repr(error)
+        yield str(error)
+        yield repr({name: value for name, value in vars(error).items() if name not in ("request", "response")})
+        error = error.__cause__ or error.__context__
+
+
+ECHOES = {
+    "json": http({"error": f"bad key {KEY}", "code": KEY, "details": [{"path": KEY, "message": {KEY: [KEY]}}]}, status="401 No"),
+    "text": http(f"bad key {KEY}".encode(), status="500 Oh"),
+    "html": http(f"<html>{KEY}</html>".encode(), status="404 No"),
+    "escaped json": http(b'{"error": "' + "".join(f"\\u{ord(letter):04x}" for letter in KEY).encode() + b'"}', status="400 No"),
+    "broken json": http(f'{{"error": "{KEY}"'.encode()),
+    "bad utf-8": http(b"\xff" + KEY.encode()),
+    "result of a failed run": http({"success": False, "output": {KEY: KEY}, "error": KEY, "logs": [KEY]}, status="500 Oh"),
+    "result of a run out of time": http({"success": False, "output": {KEY: KEY}, "error": KEY}, status="408 Late"),
+    "reason": http({}, status=f"500 {KEY}"),
+    "status line": f"{KEY} garbage\r\n\r\n".encode(),
+    "status": f"HTTP/1.1 {KEY} OK\r\n\r\n".encode(),
+    "header": http({"error": "x"}, f"Retry-After: {KEY}", f"X-RateLimit-Reset: {KEY}", status="429 Slow"),
+    "content length": head(f"Content-Length: {KEY}, 7"),
+    "content encoding": http(b"x", f"Content-Encoding: {KEY}"),
+    "chunk size": head("Transfer-Encoding: chunked") + f"{KEY}\r\n".encode(),
+    "location": http(b"", f"Location: https://other.invalid/?key={KEY}#{KEY}", status="302 Moved"),
+    "location host": http(b"", f"Location: https://{KEY}.invalid/{KEY}", status="307 Moved"),
+    "location user": http(b"", f"Location: https://{KEY}:{KEY}@other.invalid/", status="307 Moved"),
+    "location that is none": http(b"", f"Location: http://[{KEY}", status="307 Moved"),
+    "location port": http(b"", f"Location: http://127.0.0.1:{KEY}/", status="307 Moved"),
+}
+
+
+@pytest.mark.parametrize("kind", ECHOES)
+def test_an_echoed_key_is_not_told(kind, session, serve, connect):
+    """Wherever a server echoes the key, no error shows it."""
+    with pytest.raises(RecallError) as caught:
+        connect(serve(cut(ECHOES[kind])), session=session).execute_workflow("w")
+    assert [line for line in told(caught.value) if KEY in line] == []
+
+
+STREAMED = "Content-Type: text/event-stream"
+STREAM_ECHOES = {
+    "error event": [f'{{"blockId": "{KEY}", "chunk": "{KEY}"}}', f'{{"event": "error", "error": "{KEY}"}}'],
+    "partial": [f'{{"blockId": "{KEY}", "chunk": "x{KEY}y"}}'],
+    "partial, over two events": [f'{{"blockId": "a", "chunk": "x{KEY[:9]}"}}', f'{{"blockId": "a", "chunk": "{KEY[9:]}y"}}'],
+}
+
+
+@pytest.mark.parametrize("kind", STREAM_ECHOES)
+def test_a_key_echoed_in_a_stream_is_not_told(kind, session, serve, connect):
+    """The errors of a stream hold what had arrived, but for the key."""
+    body = "".join(f"data: {payload}\n\n" for payload in STREAM_ECHOES[kind]).encode()
+    server = serve(cut(head("Connection: close", STREAMED), body))
+    with pytest.raises((ExecutionError, StreamInterruptedError)) as caught:
+        list(connect(server, session=session).stream_workflow("w"))
+    assert [line for line in told(caught.value) if KEY in line] == []
+
+
+def test_the_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
+    """Neither the client nor a stream shows the key, nor do the logs of the libraries below."""
+    caplog.set_level(logging.DEBUG)
+    server = serve(answers(OK, http(b'data: {"event": "done"}\n\n', STREAMED), http({"error": KEY}, status="401 No")))
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    stream = client.stream_workflow("w")
+    assert KEY not in repr(client) + str(client) + repr(stream) + repr(stream.result)
+    with pytest.raises(RecallError):
+        client.execute_workflow("w")
+    assert KEY not in caplog.text
+    if session is None:
+        assert KEY not in repr(copy.copy(client))
+
+
+def test_the_key_in_a_wrong_base_url_is_not_needed(connect):
+    """An error about a server that is down does not tell the key."""
+    with pytest.raises(RecallConnectionError) as caught:
+        connect(f"http://127.0.0.1:{free_port()}").execute_workflow("w")
+    assert [line for line in told(caught.value) if KEY in line] == []
