@@ -153,7 +153,7 @@ def job_status(answer: Answer) -> Dict[str, Any]:
     job = {
         **body,
         "success": body.get("success", True),
-        "taskId": body.get("taskId") or body.get("jobId") or answer.call.task_id,
+        "taskId": body.get("taskId") or body.get("jobId") or answer.call.id,
         "status": _job_state(state),
         "metadata": {"startedAt": None, "completedAt": None, "duration": None, **_dict(body.get("metadata"))},
         "output": body.get("output"),
@@ -257,9 +257,11 @@ def _iso_date(text: str) -> Optional[float]:
 _ADVICE = {
     401: "check the API key, given as api_key= or in RECALL_API_KEY",
     402: "raise the limit or the plan; get_usage_limits() shows both",
-    404: "check the id and the base_url",
+    407: "the proxy wants credentials: put them into HTTPS_PROXY, or on a session of your own",
     408: "the workflow takes longer than the server allows; async_execution=True gives it more",
     429: "execute_with_retry() waits and tries again",
+    502: "a gateway could not reach the server; try again later",
+    503: "the server is overloaded or down; try again later",
     504: "a gateway gave up waiting and the workflow may still be running; async_execution=True does not wait",
 }
 
@@ -297,8 +299,9 @@ def error_of(answer: Answer) -> RecallError:
     body = _error_body(answer)
     server_words, server_code = _words_and_code(body)
     kind, code = _class_and_code(answer, server_code)
-    advice = _advice(status, server_words, body)
-    message = f"{one_line(server_words) or 'the server gave no reason'} (HTTP {status})"
+    advice = _advice(answer, server_words, body)
+    said = one_line(server_words) or "the server gave no reason"
+    message = f"the workflow failed: {said} (HTTP {status})" if kind is ExecutionError else f"{said} (HTTP {status})"
     error = kind(f"{message}: {advice}" if advice else message, code, status)
     error.body = body
     error.server_code = server_code
@@ -333,12 +336,13 @@ def _class_and_code(answer: Answer, server_code: Optional[str]) -> Tuple[Type[Re
     return kind, server_code or code
 
 
-def _advice(status: int, server_words: str, body: Any) -> str:
+def _advice(answer: Answer, server_words: str, body: Any) -> str:
+    status = answer.status
     if status == 403:
         deploy = "deployed" in server_words.lower()
         return "deploy it in Recall first" if deploy else "check that the API key may do this, and that the workflow is deployed"
-    if status == 404 and not isinstance(body, dict):
-        return "this does not look like the API; check the base_url"
+    if status == 404:
+        return f"check the id {answer.call.id!r} and the base_url" if isinstance(body, dict) else "this is not the API: check the base_url"
     return _ADVICE.get(status, "")
 
 

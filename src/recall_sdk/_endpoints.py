@@ -14,7 +14,7 @@ class Call(NamedTuple):
     body: Optional[bytes] = None
     stream: bool = False
     asynchronous: bool = False
-    task_id: str = ""
+    id: str = ""
 
     @property
     def executes(self) -> bool:
@@ -44,17 +44,17 @@ def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Opt
         control["stream"] = True
     if selected_outputs is not None:
         control["selectedOutputs"] = _names("selected_outputs", selected_outputs)
-    return Call("POST", path, encode_body(input, control), stream, asynchronous)
+    return Call("POST", path, encode_body(input, control), stream, asynchronous, workflow_id)
 
 
 def workflow_status(workflow_id: str) -> Call:
     """Ask whether a workflow is deployed."""
-    return Call("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status")
+    return Call("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status", id=workflow_id)
 
 
 def job_status(task_id: str) -> Call:
     """Ask for the state of a queued run."""
-    return Call("GET", f"/api/jobs/{_segment('task_id', task_id)}", task_id=task_id)
+    return Call("GET", f"/api/jobs/{_segment('task_id', task_id)}", id=task_id)
 
 
 def usage_limits() -> Call:

@@ -88,7 +88,7 @@ def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
     message = f"{call.where} {did} {call.timeout:g} s"
     if not call.executes:
         return message
-    return f"{message}: the workflow may still be running; a longer timeout=, or async_execution=True, gives it more time"
+    return f"{message}: the workflow may still be running; a longer timeout= or async_execution=True gives it more time"
 
 
 def _connection_message(reason: BaseException, call: Circumstances, *, unsent: bool) -> str:
@@ -99,6 +99,9 @@ def _connection_message(reason: BaseException, call: Circumstances, *, unsent: b
             f"the certificate of {call.where} can't be verified ({reason.verify_message}): set REQUESTS_CA_BUNDLE to the file of the "
             "authority that signed it, or verify on a session of your own"
         )
+    if isinstance(reason, ssl.SSLError) and unsent:
+        return f"could not agree on TLS with {call.where} ({_words(reason)}): check the base_url; the server may speak http:// only"
     if unsent:
         return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is up"
-    return f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
+    message = f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
+    return f"{message}: the workflow may have run" if call.executes else message

@@ -32,7 +32,7 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     body = {**fields, **control} if control else fields
     try:
         return _ENCODER.encode(body).encode()
-    except (TypeError, ValueError, RecursionError, OSError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(_refusal(input, error), "INVALID_JSON") from error
 
 
@@ -42,6 +42,8 @@ def _refusal(input: Any, error: Exception) -> str:
         place, reason = next(_faults(input, "input", ()), ("input", str(error)))
     except RecursionError:
         return "input: nested too deeply for JSON"
+    except ValueError:  # an int of thousands of digits as a key can't be shown
+        return f"input: {error}"
     return f"{place}: {reason}"
 
 
@@ -61,7 +63,7 @@ def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[st
     else:
         try:
             _ENCODER.encode(value)
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError) as error:
             yield place, str(error)
 
 
@@ -91,16 +93,23 @@ def _content(file: Any) -> bytes:
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
     if isinstance(file, io.TextIOBase):
         raise TypeError(_TEXT_MODE)
-    # A SpooledTemporaryFile can't be asked before Python 3.11.
-    position = file.tell() if (file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")) else None
     try:
-        content = file.read()
-    finally:
-        if position is not None:
-            file.seek(position)
+        content = _read(file)
+    except Exception as error:  # a file-like object may raise anything, a damaged archive an EOFError
+        raise ValueError(f"the file can't be read ({error})") from error
     if not isinstance(content, bytes):
         raise TypeError(_TEXT_MODE)
     return content
+
+
+def _read(file: Any) -> Any:
+    seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")  # a SpooledTemporaryFile tells since Python 3.11
+    position = file.tell() if seekable else None
+    try:
+        return file.read()
+    finally:
+        if position is not None:
+            file.seek(position)
 
 
 _TEXT_MODE = "a file in text mode is not JSON serializable; open it with mode 'rb'"

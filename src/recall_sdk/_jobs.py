@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from recall_sdk._decoding import job_failure
 from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, RecallTimeoutError, ServerError
-from recall_sdk.retry import checked_number
+from recall_sdk.retry import LONGEST_SLEEP, checked_number
 
 TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError)
 """What says nothing about the job: the next poll may well succeed."""
@@ -66,7 +66,7 @@ def wait_for_job(
         left = until - clock()
         if left <= 0:
             raise _out_of_time(task_id, timeout, job) from trouble
-        sleep(min(max(interval, retry_after or 0.0), left))
+        sleep(min(max(interval, retry_after or 0.0), left, LONGEST_SLEEP))
         interval = min(interval * GROWTH, longest)
 
 

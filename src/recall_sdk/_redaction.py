@@ -1,8 +1,10 @@
 """Keeping the API key out of errors, also where a server echoes it."""
 
+import json
 from typing import Any, Dict, TypeVar
 from urllib.parse import quote
 
+from recall_sdk import models
 from recall_sdk.errors import RecallError
 
 _E = TypeVar("_E", bound=RecallError)
@@ -19,7 +21,7 @@ def redacted(error: _E, api_key: str) -> _E:
         chain: Dict[int, BaseException] = {}
         _collect(error, chain)
         for each in chain.values():
-            for secret in {api_key, quote(api_key, safe="")}:
+            for secret in {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}:
                 _redact(each, secret)
     return error
 
@@ -32,13 +34,16 @@ def _collect(error: BaseException, chain: Dict[int, BaseException]) -> None:
 
 
 def _redact(error: BaseException, secret: str) -> None:
-    error.args = _mask(error.args, secret)
+    # Past any __setattr__ of its own: it may be what the caller was handling meanwhile, and frozen.
+    BaseException.__setattr__(error, "args", _mask(error.args, secret))
     for name, value in vars(error).items():
         try:
             masked = _mask(value, secret)
         except RecursionError:
             masked = None  # nested too deeply to be looked through, and so not kept
-        setattr(error, name, masked)
+        vars(error)[name] = masked
+    headers: Any = getattr(getattr(error, "request", None), "headers", {})  # requests' errors bring along what was sent
+    headers.update(_mask(dict(headers), secret))
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)
 
@@ -53,6 +58,6 @@ def _mask(value: Any, secret: str) -> Any:
         return kind(_mask(item, secret) for item in value)
     if kind is dict:
         return {_mask(key, secret): _mask(item, secret) for key, item in value.items()}
-    if hasattr(kind, "__dataclass_fields__"):
+    if kind.__module__ == models.__name__:
         return kind(**_mask(vars(value), secret))
     return value

@@ -299,7 +299,7 @@ def _redirected(url: str, status: int, location: str, call: Call, route: Route) 
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
     if origin != route.origin:
-        reason = "the API key goes to the origin of the base_url alone; if you trust the other"
+        reason = "the API key goes to the base_url's own origin alone; if you trust the other"
     elif call.method != "GET" and status not in _REDIRECTS_AS_IT_IS:
         reason = "a POST would arrive there as a GET, and execute nothing; if that is the API"
     else:

@@ -14,6 +14,9 @@ __all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry", "checked_seconds
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds. A server that asks for a longer wait gets none: the error is raised at once."""
 
+LONGEST_SLEEP = 2_000_000.0
+"""Seconds (23 days): about the longest that every platform can sleep."""
+
 JITTER = 0.25
 """Part of a delay by which it is drawn shorter or longer, so that clients that failed together do not return together."""
 
@@ -44,7 +47,7 @@ class Backoff:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         self.max_retries = max_retries
         self.initial_delay = checked_seconds("initial_delay", initial_delay)
-        self.max_delay = checked_seconds("max_delay", max_delay)
+        self.max_delay = min(checked_seconds("max_delay", max_delay), LONGEST_SLEEP)
         self.multiplier = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:

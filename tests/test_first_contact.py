@@ -1,0 +1,166 @@
+"""The common mistakes: each gives a message that says what happened and what to do next, as the how-to on errors shows it."""
+
+import errno
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Tuple, Type
+
+import pytest
+
+from recall_sdk import (
+    AuthenticationError,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RecallClient,
+    RecallConnectionError,
+    RecallTimeoutError,
+    RedirectError,
+)
+from recall_sdk.testing import RecallServer
+from recall_sdk.testing._workflows import add_workflows
+
+HOW_TO = Path(__file__).parent.parent / "docs" / "howto" / "errors.md"
+
+SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the stand-in server's, as the how-to has it
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecallServer]:
+    """A server with the demonstration workflows; nothing in the environment."""
+    for name in ("RECALL_API_KEY", "RECALL_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    with RecallServer() as server:
+        add_workflows(server)
+        yield server
+
+
+def execute(server: RecallServer, workflow_id: str = "greet", input: Any = None, **settings: Any) -> None:
+    server.client(**settings).execute_workflow(workflow_id, input)
+
+
+def with_a_wrong_key(server: RecallServer) -> None:
+    with RecallClient("a-wrong-key", server.base_url) as client:
+        client.execute_workflow("greet")
+
+
+def on_a_server_that_is_down(server: RecallServer) -> None:
+    client = server.client()
+    server.stop()
+    client.execute_workflow("greet")
+
+
+def of_an_unknown_host(server: RecallServer) -> None:
+    with RecallClient("a-key", "https://recall.invalid") as client:
+        client.execute_workflow("greet")
+
+
+def behind_a_proxy(server: RecallServer) -> None:
+    server.respond_next(headers={"Content-Type": "text/html"}, body="<!doctype html><title>Please log in</title>")
+    execute(server)
+
+
+def redirected(server: RecallServer) -> None:
+    server.respond_next(308, headers={"Location": "https://www.example.com/api/workflows/greet/execute"})
+    execute(server)
+
+
+MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str]] = {
+    "no key": (
+        lambda server: RecallClient(),
+        ValueError,
+        "no API key: pass api_key=..., or set the environment variable RECALL_API_KEY",
+    ),
+    "a key with a newline": (
+        lambda server: RecallClient("a-key\n"),
+        ValueError,
+        "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
+        "pass the key alone, for instance with .strip()",
+    ),
+    "a wrong key": (
+        with_a_wrong_key,
+        AuthenticationError,
+        "Invalid API key (HTTP 401): check the API key, given as api_key= or in RECALL_API_KEY",
+    ),
+    "a wrong id": (
+        lambda server: execute(server, "greeet"),
+        NotFoundError,
+        "Workflow not found (HTTP 404): check the id 'greeet' and the base_url",
+    ),
+    "a workflow that is not deployed": (
+        lambda server: execute(server, "draft"),
+        PermissionDeniedError,
+        "Workflow is not deployed (HTTP 403): deploy it in Recall first",
+    ),
+    "a server that is down": (
+        on_a_server_that_is_down,
+        RecallConnectionError,
+        "could not connect to http://127.0.0.1:8787 ([Errno 111] Connection refused): check the base_url, and that the server is up",
+    ),
+    "an unknown host": (
+        of_an_unknown_host,
+        RecallConnectionError,
+        "the host of https://recall.invalid is unknown (Name or service not known): check the base_url and the network",
+    ),
+    "a proxy that answers with a page": (
+        behind_a_proxy,
+        InvalidResponseError,
+        "the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+    ),
+    "a time-out": (
+        lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),
+        RecallTimeoutError,
+        "http://127.0.0.1:8787 gave no complete answer within 0.5 s: the workflow may still be running; "
+        "a longer timeout= or async_execution=True gives it more time",
+    ),
+    "a redirect to another host": (
+        redirected,
+        RedirectError,
+        "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's own "
+        "origin alone; if you trust the other, set base_url='https://www.example.com'",
+    ),
+    "an input that is no JSON": (
+        lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24)}}),
+        InvalidRequestError,
+        "input.user.created_at: datetime is not JSON serializable",
+    ),
+}
+
+
+def of_this_system(text: str) -> str:
+    """Put this system's words in the place of those that the how-to shows."""
+    text = text.replace("[Errno 111] Connection refused", f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}")
+    if "Name or service not known" in text:
+        with pytest.raises(socket.gaierror) as caught:
+            socket.getaddrinfo("recall.invalid", 443)
+        text = text.replace("Name or service not known", str(caught.value.strerror))
+    return text
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_message_of_a_mistake(mistake: str, server: RecallServer):
+    """The message is the one that is written here, word for word."""
+    make, kind, text = MISTAKES[mistake]
+    base_url = server.base_url
+    with pytest.raises(kind) as caught:
+        make(server)
+    assert type(caught.value) is kind
+    assert str(caught.value).replace(base_url, SHOWN_ADDRESS) == of_this_system(text)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_how_to_shows_the_message(mistake: str):
+    """Who meets a message finds it in the how-to on errors."""
+    assert f"\n> `{MISTAKES[mistake][2]}`\n" in HOW_TO.read_text("utf-8")
+
+
+def test_the_how_to_shows_no_other_messages():
+    """No message of the how-to has gone out of use."""
+    quoted = [line[3:-1] for line in HOW_TO.read_text("utf-8").splitlines() if line.startswith("> `")]
+    assert sorted(quoted) == sorted(text for _, _, text in MISTAKES.values())
