@@ -1,0 +1,215 @@
+"""Whatever bytes a server sends, a call gives a model or raises an error of ours, and ends in time."""
+
+import gzip
+import json
+import socket
+import threading
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rawserver import KEY, LAST_CHUNK, chunk, head, http
+
+from recall_sdk import (
+    AsyncExecutionResult,
+    RecallClient,
+    RecallError,
+    StreamEvent,
+    UsageLimits,
+    WorkflowExecutionResult,
+    WorkflowStatus,
+)
+
+TIMEOUT = 2.0
+"""Seconds for a call. The server closes after its bytes, so no call should need any of it."""
+
+CALLS = {
+    "execute": (lambda client: client.execute_workflow("w"), (WorkflowExecutionResult, AsyncExecutionResult)),
+    "async": (lambda client: client.execute_workflow("w", async_execution=True), AsyncExecutionResult),
+    "stream": (lambda client: client.execute_workflow("w", stream=True), (WorkflowExecutionResult, AsyncExecutionResult)),
+    "live": (lambda client: list(client.stream_workflow("w")), list),
+    "status": (lambda client: client.get_workflow_status("w"), WorkflowStatus),
+    "job": (lambda client: client.get_job_status("t"), dict),
+    "usage": (lambda client: client.get_usage_limits(), UsageLimits),
+}
+
+
+class Parrot:
+    """A server that answers every request with the same bytes, and closes."""
+
+    def __init__(self):
+        self.answer = b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        """Serve one connection after the other."""
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            with sock:
+                try:
+                    sock.recv(65536)
+                    sock.sendall(self.answer)
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(65536):
+                        pass
+                except OSError:
+                    pass
+
+    def close(self):
+        """End."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(10)
+        self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def parrot():
+    """The server, once for all examples."""
+    server = Parrot()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(parrot):
+    """A client of the server, once for all examples."""
+    with RecallClient(KEY, "http://127.0.0.1:{}".format(parrot.listener.getsockname()[1]), timeout=TIMEOUT) as client:
+        yield client
+
+
+KEYS = st.sampled_from(
+    """success output error code message status taskId jobId statusUrl links createdAt isDeployed deployedAt needsRedeployment metadata logs
+    traceSpans totalDuration executionId workflowId rateLimit usage sync async limit maxBurst requestsPerMinute details path retryAfterSeconds
+    event data chunk blockId""".split()
+) | st.text(max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20), lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)
+)
+OBJECTS = st.dictionaries(KEYS, JSON, max_size=8)
+STATUS = st.sampled_from([200, 201, 202, 204, 206, 299, 300, 304, 307, 400, 401, 402, 403, 404, 408, 409, 418, 422, 429, 500, 502, 503, 504, 599, 999])
+HEADER_NAMES = st.sampled_from(
+    """Content-Type Content-Encoding Content-Length Transfer-Encoding Connection Location Retry-After X-RateLimit-Limit X-RateLimit-Remaining
+    X-RateLimit-Reset Set-Cookie Date Trailer X""".split()
+)
+HEADER_VALUES = st.sampled_from(
+    """text/event-stream application/json text/html gzip deflate br identity chunked close keep-alive 0 7 -1 1e999 nan inf 99999999999999999999
+    2026-11-23T21:23:35Z /elsewhere http://[ // 1_0 Mon,""".split()
+) | st.text(st.characters(max_codepoint=255), max_size=12).map(lambda text: text.replace("\r", "").replace("\n", ""))
+HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES).map(": ".join), max_size=4)
+
+fuzz = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def check(client, parrot, call, answer):
+    """Make a call that is answered so, and see what comes of it."""
+    parrot.answer = answer
+    make, models = CALLS[call]
+    start = time.monotonic()
+    try:
+        got = make(client)
+    except RecallError as error:
+        assert "\n" not in str(error)
+        assert error.code
+    else:
+        assert isinstance(got, models)
+        if isinstance(got, list):
+            assert all(isinstance(event, StreamEvent) for event in got)
+    assert time.monotonic() - start < TIMEOUT + 1
+
+
+@fuzz
+@given(call=st.sampled_from(list(CALLS)), answer=st.binary(max_size=300))
+def test_arbitrary_bytes(client, parrot, call, answer):
+    """Noise instead of an answer."""
+    check(client, parrot, call, answer)
+
+
+@fuzz
+@given(call=st.sampled_from(list(CALLS)), status=STATUS, headers=HEADERS, body=st.binary(max_size=200))
+def test_arbitrary_heads_and_bodies(client, parrot, call, status, headers, body):
+    """Any status with any headers over any bytes."""
+    check(client, parrot, call, head(*headers, status=f"{status} Odd") + body)
+
+
+@fuzz
+@given(call=st.sampled_from(list(CALLS)), status=STATUS, body=OBJECTS | JSON, headers=HEADERS)
+def test_arbitrary_json(client, parrot, call, status, body, headers):
+    """Any JSON under any status, properly framed."""
+    check(client, parrot, call, http(body, *headers, status=f"{status} Odd"))
+
+
+@fuzz
+@given(
+    call=st.sampled_from(["execute", "stream", "live"]),
+    payloads=st.lists(OBJECTS | JSON, max_size=5),
+    tail=st.binary(max_size=20),
+    zipped=st.booleans(),
+)
+def test_arbitrary_streams(client, parrot, call, payloads, tail, zipped):
+    """Any events, and some noise at the end."""
+    body = b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads) + tail
+    encoding = ["Content-Encoding: gzip"] if zipped else []
+    answer = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked", *encoding)
+    check(client, parrot, call, answer + chunk(gzip.compress(body) if zipped else body or b"\n") + LAST_CHUNK)
+
+
+GOOD = [
+    http({"success": True, "output": {"a": 1}, "metadata": {"duration": 3}}),
+    http({"success": True, "taskId": "t"}, status="202 Accepted"),
+    http({"isDeployed": True, "deployedAt": None}),
+    http({"error": "Too many", "retryAfterSeconds": 5}, "Retry-After: 5", "X-RateLimit-Reset: 99", status="429 Too Many"),
+    head("Transfer-Encoding: chunked", "Content-Encoding: gzip") + chunk(gzip.compress(b'{"success": true, "output": 1}')) + LAST_CHUNK,
+    head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
+    + chunk(b'data: {"blockId": "a", "chunk": "x"}\n\n')
+    + chunk(b'data: {"event": "done", "success": true}\n\ndata: [DONE]\n\n')
+    + LAST_CHUNK,
+]
+
+
+@fuzz
+@given(
+    call=st.sampled_from(list(CALLS)),
+    answer=st.sampled_from(GOOD),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=4),
+)
+def test_mutations_of_good_answers(client, parrot, call, answer, edits):
+    """A good answer with a few bytes changed, lost or added."""
+    for place, removed, added in edits:
+        at = int(place * len(answer))
+        answer = answer[:at] + added + answer[at + removed :]
+    check(client, parrot, call, answer)
+
+
+DEEP = [b"[" * depth + b"]" * depth for depth in (400, 900, 3_000, 100_000)]
+
+
+@pytest.mark.parametrize("form", [b"%s", b'{"success": true, "output": %s}', b'{"success": false, "error": %s}', b'{"error": %s}', b'{"status": "failed", "error": %s}'])
+@pytest.mark.parametrize("deep", DEEP, ids=len)
+@pytest.mark.parametrize("status", [200, 202, 400, 500])
+def test_json_that_is_nested_deeply(status, deep, form, client, parrot):
+    """However deep an answer is nested, it ends in a model or an error of ours."""
+    for call in ("execute", "job"):
+        check(client, parrot, call, http(form % deep, "Content-Type: application/json", status=f"{status} Odd"))
+
+
+@pytest.mark.parametrize("form", [b'{"event": "error", "error": %s}', b'{"event": "done", "success": false, "error": %s}', b"%s", b'{"data": %s}'])
+@pytest.mark.parametrize("deep", DEEP, ids=len)
+def test_events_that_are_nested_deeply(deep, form, client, parrot):
+    """The same for the events of a stream."""
+    check(client, parrot, "live", http(b"data: " + form % deep + b"\n\n", "Content-Type: text/event-stream"))
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "1" * 4000, "1" * 5000, "-" + "9" * 400])
+def test_numbers_that_no_float_holds(number, client, parrot):
+    """Numbers beyond all bounds break nothing, in the body or in a header."""
+    body = '{{"success": true, "output": {0}, "totalDuration": {0}, "error": "x", "retryAfterSeconds": {0}, "status": "x"}}'.format(number).encode()
+    for status in (200, 429):
+        answer = http(body, f"Retry-After: {number}", f"X-RateLimit-Reset: {number}", f"X-RateLimit-Limit: {number}", status=f"{status} Odd")
+        for call in ("execute", "job"):
+            check(client, parrot, call, answer)
