@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Tuple, Type
 
@@ -29,13 +29,8 @@ SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the stand-in server's, as the how-to 
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecallServer]:
-    """A server with the demonstration workflows; nothing in the environment."""
-    for name in ("RECALL_API_KEY", "RECALL_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+def server() -> Iterator[RecallServer]:
+    """A server with the demonstration workflows."""
     with RecallServer() as server:
         add_workflows(server)
         yield server
@@ -80,8 +75,10 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a key with a newline": (
         lambda server: RecallClient("a-key\n"),
         ValueError,
-        "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
-        "pass the key alone, for instance with .strip()",
+        (
+            "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
+            "pass the key alone, for instance with .strip()"
+        ),
     ),
     "a wrong key": (
         with_a_wrong_key,
@@ -116,17 +113,21 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a time-out": (
         lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),
         RecallTimeoutError,
-        "http://127.0.0.1:8787 gave no complete answer within 0.5 s: the workflow may still be running; "
-        "a longer timeout= or async_execution=True gives it more time",
+        (
+            "http://127.0.0.1:8787 gave no complete answer within 0.5 s: the workflow may still be running; "
+            "a longer timeout= or async_execution=True gives it more time"
+        ),
     ),
     "a redirect to another host": (
         redirected,
         RedirectError,
-        "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's own "
-        "origin alone; if you trust the other, set base_url='https://www.example.com'",
+        (
+            "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's own "
+            "origin alone; if you trust the other, set base_url='https://www.example.com'"
+        ),
     ),
     "an input that is no JSON": (
-        lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24)}}),
+        lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24, tzinfo=timezone.utc)}}),
         InvalidRequestError,
         "input.user.created_at: datetime is not JSON serializable",
     ),

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
-from blocks import run
 
 import recall_sdk
+from blocks import run
 from recall_sdk import RecallClient, RecallError
 from recall_sdk.testing import RecallServer
 
@@ -104,7 +104,7 @@ def received(server: RecallServer) -> List[Any]:
 def test_no_line_of_code_is_left_out():
     """Every line of the page that looks like code belongs to one of the blocks."""
     inside = {number for first, last in BLOCKS.values() for number in range(first, last + 1)}
-    code = re.compile(r"(import|from|class|def|@|if|for|while|try:|except|print|pip|data:|client|result|[a-z_]+ = |[a-z_]+\(\)$)|[{}()\]]+$| {4}")
+    code = re.compile(r"(import|from|class|def|@|if|for|try:|except|print|pip|data:|client|result|[a-z_]+ = |[a-z_]+\(\)$)|[{}()\]]+$| {4}")
     prose = re.compile(r"[a-z_]+\(\)$")  # the headings of the methods
     outside = [
         (number, line)
@@ -163,7 +163,8 @@ def test_validate_workflow(server: RecallServer, names: Dict[str, Any]):
 )
 def test_get_job_status(sent: Any, printed: str, server: RecallServer, names: Dict[str, Any]):
     """A job's state is shown, and its output once there is one."""
-    server.respond_next(json={"success": True, "taskId": "task-id-from-async-execution", **sent}, path="/api/jobs/task-id-from-async-execution")
+    task_id = "task-id-from-async-execution"
+    server.respond_next(json={"success": True, "taskId": task_id, **sent}, path=f"/api/jobs/{task_id}")
     assert show("get_job_status", server, names) == printed
     assert {"startedAt", "completedAt", "duration"} <= names["status"]["metadata"].keys()
 
@@ -181,7 +182,7 @@ def test_get_rate_limit_info(server: RecallServer, names: Dict[str, Any]):
     assert show("get_rate_limit_info", server, names) == ""
     server.respond_next(headers={"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59", "X-RateLimit-Reset": "1790000000"}, json={})
     names["client"].execute_workflow("workflow-id")
-    reset = datetime.fromtimestamp(1790000000)
+    reset = datetime.fromtimestamp(1790000000)  # noqa: DTZ006 -- as the page does it
     assert show("get_rate_limit_info", server, names) == f"Limit: 60\nRemaining: 59\nReset: {reset}\n"
 
 

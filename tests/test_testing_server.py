@@ -944,9 +944,8 @@ def test_the_command_that_cannot_start(serve, capsys):
 def test_the_commands_help(capsys, monkeypatch):
     """--help names the demonstration workflows and every option."""
     monkeypatch.setattr(sys, "argv", ["recall_sdk.testing", "--help"])
-    monkeypatch.delitem(sys.modules, "recall_sdk.testing.__main__")
     with pytest.raises(SystemExit) as raised:
-        runpy.run_module("recall_sdk.testing", run_name="__main__")
+        runpy.run_path(__main__.__file__, run_name="__main__")
     assert raised.value.code == 0
     text = capsys.readouterr().out
     for word in ("greet", "--port", "--dialect", "--rate-limit", "--burst", "--usage-limit", "--no-retry-after", "--api-key", "--host"):

@@ -33,6 +33,10 @@ from recall_sdk.models import (
     WorkflowStatus,
 )
 
+_OBJECT: Any = dict
+_ARRAY: Any = list
+"""The forms of JSON, without a word on what is in them: a type checker would take it for unknown, where it may be anything."""
+
 JOB_STATES = {
     "pending": "queued",
     "running": "processing",
@@ -100,7 +104,7 @@ def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
 
 
 def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
-    metadata = fields["metadata"] if isinstance(fields.get("metadata"), dict) else None
+    metadata: Optional[Dict[str, Any]] = fields["metadata"] if isinstance(fields.get("metadata"), _OBJECT) else None
     if "executionId" in fields:
         metadata = {**(metadata or {}), "executionId": fields["executionId"]}
     return WorkflowExecutionResult(
@@ -115,7 +119,7 @@ def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
 
 
 def _ticket(body: Any) -> Optional[AsyncExecutionResult]:
-    if not isinstance(body, dict):
+    if not isinstance(body, _OBJECT):
         return None
     task_id = _str(body.get("taskId")) or _str(body.get("jobId"))
     if not task_id:
@@ -150,7 +154,7 @@ def job_status(answer: Answer) -> Dict[str, Any]:
     state = body.get("status")
     if not isinstance(state, str):
         raise unreadable(answer, "has no status")
-    job = {
+    job: Dict[str, Any] = {
         **body,
         "success": body.get("success", True),
         "taskId": body.get("taskId") or body.get("jobId") or answer.call.id,
@@ -160,7 +164,7 @@ def job_status(answer: Answer) -> Dict[str, Any]:
         "error": body.get("error"),
     }
     record = job["output"]
-    if isinstance(record, dict) and {"success", "output", "workflowId", "executionId"} <= record.keys():
+    if isinstance(record, _OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
         job["run"] = record
         job["output"] = record["output"]
         if record["success"] is False and job["status"] == "completed":
@@ -188,7 +192,7 @@ def job_failure(job: Dict[str, Any]) -> ExecutionError:
 def usage_limits(answer: Answer) -> UsageLimits:
     """Read the answer about the account's limits."""
     body = _object(answer)
-    if not isinstance(body.get("rateLimit"), dict) or not isinstance(body.get("usage"), dict):
+    if not isinstance(body.get("rateLimit"), _OBJECT) or not isinstance(body.get("usage"), _OBJECT):
         raise unreadable(answer, "has no rateLimit and usage")
     return UsageLimits(
         success=body.get("success") is not False,
@@ -198,7 +202,7 @@ def usage_limits(answer: Answer) -> UsageLimits:
 
 
 def _with_limit(value: Any) -> Any:
-    if not isinstance(value, dict) or "limit" in value:
+    if not isinstance(value, _OBJECT) or "limit" in value:
         return value
     known = [value[name] for name in ("maxBurst", "requestsPerMinute") if value.get(name) is not None]
     return {"limit": known[0], **value} if known else value
@@ -308,8 +312,8 @@ def error_of(answer: Answer) -> RecallError:
     refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED
     error.may_have_executed = answer.call.executes and not refused
     error.retry_after = answer.retry_after
-    if error.retry_after is None and isinstance(body, dict):
-        error.retry_after = _wait(body.get("retryAfterSeconds"))
+    if error.retry_after is None:
+        error.retry_after = _wait(_dict(body).get("retryAfterSeconds"))
     if isinstance(error, RateLimitError):
         error.rate_limit = rate_limit(answer, error.retry_after)
     elif isinstance(error, (RecallTimeoutError, ExecutionError)):
@@ -342,7 +346,9 @@ def _advice(answer: Answer, server_words: str, body: Any) -> str:
         deploy = "deployed" in server_words.lower()
         return "deploy it in Recall first" if deploy else "check that the API key may do this, and that the workflow is deployed"
     if status == 404:
-        return f"check the id {answer.call.id!r} and the base_url" if isinstance(body, dict) else "this is not the API: check the base_url"
+        return (
+            f"check the id {answer.call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
+        )
     return _ADVICE.get(status, "")
 
 
@@ -374,9 +380,9 @@ def _what_it_is(answer: Answer) -> str:
 def _object(answer: Answer) -> Dict[str, Any]:
     check(answer)
     body = parse(answer)
-    if not isinstance(body, dict):
+    if not isinstance(body, _OBJECT):
         raise unreadable(answer, "is no JSON object")
-    return body
+    return _dict(body)
 
 
 def _error_body(answer: Answer) -> Any:
@@ -390,15 +396,15 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     """Find the server's own words and code, in whichever of the known forms they come."""
     if isinstance(body, str):
         return ("the server answered with an HTML page" if _is_html(body) else body), None
-    if not isinstance(body, dict):
+    if not isinstance(body, _OBJECT):
         return "", None
-    inner = body["error"] if isinstance(body.get("error"), dict) else body
+    inner: Dict[str, Any] = body["error"] if isinstance(body.get("error"), _OBJECT) else body
     said = [_str(inner.get("error")), _str(inner.get("message"))]
     if inner is not body:
         said.append(_str(body.get("message")))
     text = ": ".join(dict.fromkeys(part for part in said if part))
     details = _list(body.get("details")) or []
-    faults = [f"{words(fault.get('path'))}: {words(fault.get('message'))}" for fault in details if isinstance(fault, dict)]
+    faults = [f"{words(fault.get('path'))}: {words(fault.get('message'))}" for fault in details if isinstance(fault, _OBJECT)]
     if faults:
         text = f"{text} [{'; '.join(faults)}]"
     return text, _str(inner.get("code")) or _str(body.get("code"))
@@ -415,16 +421,14 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; ``None`` is the mark that ends a stream."""
+    payload: Any = None
     try:
         payload, end = _raw_decode(data)
     except (ValueError, RecursionError):
-        payload, end = data, -1
-    if end != len(data):  # there is white space around it, or it is no JSON
-        try:
-            payload = json.loads(data)
-        except (ValueError, RecursionError):
-            payload = "[DONE]" if data.strip() == "[DONE]" else data
-    if not isinstance(payload, dict):
+        end = -1
+    if end != len(data):
+        payload = _json_or_text(data)
+    if not isinstance(payload, _OBJECT):
         return None if payload == "[DONE]" else StreamEvent("message", None, "", {"data": payload})
     block_id = payload.get("blockId")
     if not isinstance(block_id, str):
@@ -437,6 +441,13 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     if not isinstance(word, str):
         word = name
     return StreamEvent(_EVENT_TYPES.get(word, word), block_id, "", payload)
+
+
+def _json_or_text(data: str) -> Any:
+    try:
+        return json.loads(data)  # which allows white space around it
+    except (ValueError, RecursionError):
+        return "[DONE]" if data.strip() == "[DONE]" else data
 
 
 _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
@@ -467,7 +478,7 @@ def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> Execu
 
 def words(value: Any) -> str:
     """Give a server's reason as text, also where it comes as an object."""
-    if isinstance(value, dict):
+    if isinstance(value, _OBJECT):
         value = value.get("message") or value.get("error") or value
     try:
         return value if isinstance(value, str) else json.dumps(value)
@@ -501,8 +512,8 @@ def _str(value: Any) -> Optional[str]:
 
 
 def _list(value: Any) -> Optional[List[Any]]:
-    return value if isinstance(value, list) else None
+    return value if isinstance(value, _ARRAY) else None
 
 
 def _dict(value: Any) -> Dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, _OBJECT) else {}

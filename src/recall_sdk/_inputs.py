@@ -15,6 +15,12 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 from recall_sdk.errors import InvalidRequestError
 
 
+_OBJECT: Any = dict
+_ARRAYS: Any = (list, tuple)
+_PATHS: Any = (str, bytes, os.PathLike)
+"""Types without a word on what is in them, which a type checker would take for unknown."""
+
+
 def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     """Encode the body of an execution.
 
@@ -28,7 +34,7 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message names the place.
     """
-    fields = input if isinstance(input, dict) else {} if input is None else {"input": input}
+    fields: Dict[str, Any] = input if isinstance(input, _OBJECT) else {} if input is None else {"input": input}
     body = {**fields, **control} if control else fields
     try:
         return _ENCODER.encode(body).encode()
@@ -50,12 +56,12 @@ def _refusal(input: Any, error: Exception) -> str:
 def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
     if id(value) in above:
         yield place, "contains itself; JSON has no form for a cycle"
-    elif isinstance(value, dict):
+    elif isinstance(value, _OBJECT):
         for key, item in value.items():
             if not _is_key(key):
                 yield place, f"the key {key!r} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
             yield from _faults(item, _place(place, key), (*above, id(value)))
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, _ARRAYS):
         for index, item in enumerate(value):
             yield from _faults(item, f"{place}[{index}]", (*above, id(value)))
     elif isinstance(value, float) and not math.isfinite(value):
@@ -80,8 +86,8 @@ def _encode_file(value: Any) -> Dict[str, str]:
     if not callable(getattr(value, "read", None)):
         raise TypeError(f"{type(value).__name__} is not JSON serializable")
     content = _content(value)
-    given = getattr(value, "name", None)  # of one made from a file descriptor, this is a number
-    name = Path(os.fsdecode(given)).name if isinstance(given, (str, bytes, os.PathLike)) else ""
+    given: Any = getattr(value, "name", "")  # of one made from a file descriptor, this is a number
+    name = Path(os.fsdecode(given)).name if isinstance(given, _PATHS) else ""
     mime, compression = mimetypes.guess_type(name)
     if compression or not mime:  # of a.tar.gz, the type is that of the tar within
         mime = "application/octet-stream"

@@ -48,13 +48,16 @@ def _redact(error: BaseException, secret: str) -> None:
         error.object = _mask(error.object, secret)
 
 
+_SEQUENCES: Any = (list, tuple)
+
+
 def _mask(value: Any, secret: str) -> Any:
     if isinstance(value, str):
         return value.replace(secret, _MASK)
     if isinstance(value, bytes):
         return value.replace(secret.encode(), _MASK.encode())
-    kind: Any = type(value)
-    if kind in (list, tuple):
+    kind: Any = value.__class__
+    if kind in _SEQUENCES:
         return kind(_mask(item, secret) for item in value)
     if kind is dict:
         return {_mask(key, secret): _mask(item, secret) for key, item in value.items()}

@@ -3,9 +3,8 @@
 import re
 import threading
 import time
-from collections import Counter
 from math import ceil
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union, cast
+from typing import Any, Counter, Dict, Iterator, List, Mapping, Optional, Union, cast
 from urllib.parse import unquote, urlsplit
 
 from werkzeug import Response

@@ -24,7 +24,7 @@ def _start() -> Optional[RecallServer]:
     add_workflows(started)
     started.start()
     os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url)
-    print(f"RECALL_API_KEY is not set: running on a stand-in server at {started.base_url}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"RECALL_API_KEY is not set: running on a stand-in server at {started.base_url}\n")
     return started
 
 

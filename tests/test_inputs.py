@@ -1,0 +1,366 @@
+"""The caller's input on its way to JSON."""
+
+import array
+import copy
+import enum
+import gzip
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+from base64 import b64decode
+from collections import OrderedDict, namedtuple
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from recall_sdk import InvalidRequestError
+from recall_sdk._inputs import encode_body
+
+texts = st.text(st.characters(), max_size=8)  # lone surrogates too
+keys = st.one_of(texts, st.integers(), st.floats(), st.booleans(), st.none())
+leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts)
+good_leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts)
+
+
+def nested(leaves, keys):
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4),
+            st.lists(inner, max_size=3).map(tuple),
+            st.dictionaries(keys, inner, max_size=4),
+        ),
+        max_leaves=12,
+    )
+
+
+good_values = nested(good_leaves, texts)
+
+
+def encoded(value, control=None):
+    """Encode, and read as a strict parser does."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(encode_body(value, control or {}), parse_constant=refuse)
+
+
+def refusal(value):
+    with pytest.raises(InvalidRequestError) as caught:
+        encode_body(value, {})
+    error = caught.value
+    assert (error.code, error.status, error.may_have_executed) == ("INVALID_JSON", None, False)
+    assert error.__cause__ is not None
+    assert "\n" not in str(error)
+    return str(error)
+
+
+# ----------------------------------------------------------------------------------------------------- where it goes in
+
+
+def test_a_dict_is_spread_at_the_root():
+    """The fields of a dict are the fields of the body."""
+    assert encoded({"message": "hi", "n": 1}) == {"message": "hi", "n": 1}
+
+
+@pytest.mark.parametrize("value", ["hi", 1, 1.5, True, False, 0, "", [1, 2], []])
+def test_any_other_value_goes_in_as_input(value):
+    """What is no dict is sent under the name input, falsy values too."""
+    assert encoded(value) == {"input": value}
+
+
+def test_no_input_is_an_empty_object():
+    """None is no input."""
+    assert encode_body(None, {}) == b"{}"
+
+
+def test_control_fields_win():
+    """A field of the call itself overrides one of the same name in the input."""
+    given = {"stream": "yes", "selectedOutputs": 1, "other": 2}
+    assert encoded(given, {"stream": True, "selectedOutputs": []}) == {"stream": True, "selectedOutputs": [], "other": 2}
+    assert given == {"stream": "yes", "selectedOutputs": 1, "other": 2}
+
+
+def test_control_fields_stand_beside_an_input_of_another_kind():
+    """No input, or one that is no dict, is sent with the control fields beside it."""
+    assert encoded(None, {"stream": True}) == {"stream": True}
+    assert encoded([1], {"stream": True}) == {"input": [1], "stream": True}
+
+
+# ------------------------------------------------------------------------------------------------------- what JSON takes
+
+
+@given(nested(leaves, keys))
+@example({True: 1, None: 2, 1.5: 3, 4: 5})
+@example({"\ud800": "\udfff"})
+@example({1: "a", "1": "b"})
+def test_takes_what_json_takes_and_refuses_the_rest(value):
+    """Whatever json.dumps(allow_nan=False) accepts arrives equal; whatever it does not is refused."""
+    body = value if isinstance(value, dict) else {} if value is None else {"input": value}
+    try:
+        expected = json.loads(json.dumps(body, allow_nan=False))
+    except ValueError:
+        refusal(value)
+    else:
+        assert encoded(value) == expected
+
+
+def test_takes_the_usual_relatives():
+    """Subclasses of JSON's own types are sent as these."""
+    color = enum.IntEnum("Color", "RED GREEN")
+    point = namedtuple("Point", "x y")
+    assert encoded({"c": color.GREEN, "p": point(1, 2), "o": OrderedDict(a=1)}) == {"c": 2, "p": [1, 2], "o": {"a": 1}}
+
+
+def test_the_same_list_may_stand_in_two_places():
+    """What appears twice is no cycle."""
+    shared = [1]
+    assert encoded({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
+
+
+# ----------------------------------------------------------------------------------------------------------- what it refuses
+
+UNFIT = {
+    "datetime": datetime(2026, 1, 1, tzinfo=timezone.utc),
+    "date": date(2026, 1, 1),
+    "bytes": b"x",
+    "bytearray": bytearray(b"x"),
+    "set": {1},
+    type(Path()).__name__: Path("x"),
+    "Decimal": Decimal(1),
+    "UUID": UUID(int=0),
+    "complex": 1j,
+    "object": object(),
+    "type": dict,
+    "generator": (item for item in ()),
+    "array": array.array("d"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_value_without_a_json_form_is_refused_by_its_place(name):
+    """The message names the place and the type, in the words of the design."""
+    assert refusal({"user": {"created_at": UNFIT[name]}}) == f"input.user.created_at: {name} is not JSON serializable"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_refused(value):
+    """NaN and the infinities, which the server would take for an empty input, never leave."""
+    assert refusal([0.5, value]) == f"input[1]: {value} is not JSON serializable"
+
+
+@pytest.mark.parametrize("key", [("a", 1), b"a", frozenset(), date(2026, 1, 1)])
+def test_a_key_that_is_no_text_is_refused(key):
+    """A tuple, bytes or anything else that JSON can't take for a name is refused as a key."""
+    assert refusal({"a": [{key: 1}]}).startswith(f"input.a[0]: the key {key!r} ({type(key).__name__}) is not JSON serializable")
+
+
+@pytest.mark.parametrize("key", [math.nan, math.inf])
+def test_a_key_that_is_no_number_is_refused(key):
+    """NaN is no name either."""
+    assert refusal({key: 1}).startswith(f"input: the key {key} (float) is not JSON serializable")
+
+
+def test_a_cycle_is_refused_by_its_place():
+    """A list or dict inside itself is refused where it closes the circle."""
+    value = {"a": [1, {}]}
+    value["a"][1]["back"] = value["a"]
+    assert refusal(value) == "input.a[1].back: contains itself; JSON has no form for a cycle"
+
+
+def test_a_value_nested_too_deeply_is_refused():
+    """What Python can't walk through is refused, not a RecursionError."""
+    value = []
+    for _ in range(200_000):
+        value = [value]
+    assert refusal(value) == "input: nested too deeply for JSON"
+    while value:  # taken apart by hand: old Pythons do not survive doing it themselves
+        value = value.pop()
+
+
+def test_a_fault_below_many_levels_is_refused():
+    """A fault so deep that its place can't be told is refused all the same."""
+    value = object()
+    for _ in range(sys.getrecursionlimit() - 100):
+        value = [value]
+    assert refusal(value).startswith("input")
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python writes ints of any length")
+def test_an_int_of_too_many_digits_is_refused():
+    """Python itself refuses to write it, as a value and as a key."""
+    assert refusal({"a": [10**5000]}).startswith("input.a[0]: Exceeds the limit")
+    assert refusal({10**5000: 1}).startswith("input: Exceeds the limit")
+
+
+def test_a_place_is_written_as_python_would():
+    """Names stand behind a dot, other keys and positions in brackets."""
+    assert refusal({"a b": {"x": {1: [set()]}}}).startswith("input['a b'].x[1][0]: set")
+    assert refusal([{"line\nbreak": set()}]).startswith("input[0]['line\\nbreak']: set")
+
+
+steps = st.lists(st.one_of(st.integers(0, 3), st.from_regex(r"[a-z]{1,5}", fullmatch=True)), min_size=1, max_size=6)
+bad_values = st.one_of(
+    st.sampled_from([math.nan, math.inf, b"x", {1}, datetime(2026, 1, 1), Decimal(1), object(), io.StringIO("x")]),  # noqa: DTZ001 -- a naive one
+    st.dictionaries(st.tuples(st.integers()), st.none(), min_size=1, max_size=1),
+)
+
+
+@given(steps, bad_values, st.lists(good_values, min_size=3, max_size=3))
+def test_a_planted_fault_is_named_by_exactly_its_place(path, bad, siblings):
+    """Wherever one bad value is planted among good ones, the message names that place, and the input stays as it was."""
+    value, place = bad, ""
+    for step in reversed(path):
+        if isinstance(step, int):
+            value, place = siblings[:step] + [value] + siblings[step:], f"[{step}]{place}"
+        else:
+            value, place = {"0": siblings[0], step: value, "1": siblings[1]}, f".{step}{place}"
+    before = repr(value)
+    assert refusal(value).startswith(f"input{place}: ")
+    assert repr(value) == before
+
+
+@given(good_values)
+def test_the_input_is_never_modified(value):
+    """Encoding, with control fields too, leaves the caller's input as it was."""
+    before = copy.deepcopy(value)
+    encode_body(value, {"stream": True, "selectedOutputs": ["a.b"]})
+    assert value == before
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def content(file):
+    """Take a file's form apart: name, type and bytes."""
+    assert set(file) == {"type", "data", "name", "mime"}
+    assert file["type"] == "file"
+    head, _, data = file["data"].partition(",")
+    assert head == f"data:{file['mime']};base64"
+    return file["name"], file["mime"], b64decode(data, validate=True)
+
+
+def test_a_file_is_sent_along_wherever_it_stands(tmp_path):
+    """A file open for reading in binary becomes the API's form of a file, at any depth."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"hello file")
+    with path.open("rb") as file:
+        body = encoded({"files": [file, {"again": file}], "n": 1})
+        assert encoded(file) == {"input": body["files"][0]}
+    assert body["files"][0] == {"type": "file", "data": "data:text/plain;base64,aGVsbG8gZmlsZQ==", "name": "a.txt", "mime": "text/plain"}
+    assert body["files"][1]["again"] == body["files"][0]
+    assert body["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mime"),
+    [("a.png", "image/png"), ("A.PDF", "application/pdf"), ("a", "application/octet-stream"), ("a.tar.gz", "application/octet-stream")],
+)
+def test_the_type_is_guessed_from_the_name(tmp_path, name, mime):
+    """A name without a known ending, or of something compressed, means plain bytes."""
+    (tmp_path / name).write_bytes(b"\0\xff")
+    with (tmp_path / name).open("rb") as file:
+        assert content(encoded(file)["input"]) == (name, mime, b"\0\xff")
+
+
+def test_a_file_is_read_from_its_position_which_is_restored():
+    """What was read before is not sent, and the caller finds the file where it was."""
+    file = io.BytesIO(b"0123456789")
+    file.seek(4)
+    assert content(encoded(file)["input"]) == ("file", "application/octet-stream", b"456789")
+    assert file.tell() == 4
+
+
+def test_a_spooled_file_is_a_file():
+    """What web frameworks hand over as an upload is sent, and its position restored, on every Python."""
+    with tempfile.SpooledTemporaryFile() as file:
+        file.write(b"upload")
+        file.seek(2)
+        assert content(encoded(file)["input"]) == ("file", "application/octet-stream", b"load")
+        assert file.tell() == 2
+
+
+def test_a_pipe_is_a_file():
+    """What can't be wound back is read to its end."""
+    end, start = os.pipe()
+    os.write(start, b"through")
+    os.close(start)
+    with os.fdopen(end, "rb") as file:
+        assert content(encoded([file])["input"][0]) == ("file", "application/octet-stream", b"through")
+
+
+@pytest.mark.parametrize("convert", [os.fsencode, Path, str])
+def test_a_name_may_be_of_any_kind(tmp_path, convert):
+    """A file opened by bytes or by a Path keeps its name, without the folder."""
+    (tmp_path / "a.txt").write_bytes(b"x")
+    with io.FileIO(convert(tmp_path / "a.txt")) as file:
+        assert content(encoded(file)["input"])[0] == "a.txt"
+
+
+@pytest.mark.parametrize("name", [3, None, "", object()])
+def test_a_file_without_a_name_is_called_file(name):
+    """A number, as of a file made from a descriptor, is no name."""
+    file = io.BytesIO(b"x")
+    file.name = name
+    assert content(encoded(file)["input"])[0] == "file"
+
+
+def test_a_file_in_text_mode_is_refused_unread(tmp_path):
+    """The message says how to open it; its bytes, which may be no text at all, are not looked at."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"\xff\xfe\xff")
+    with path.open(encoding="utf-8") as file:
+        assert refusal({"a": file}) == "input.a: a file in text mode is not JSON serializable; open it with mode 'rb'"
+    with tempfile.SpooledTemporaryFile(mode="w+", encoding="utf-8") as file:
+        assert "text mode" in refusal(file)
+
+
+def test_a_file_open_for_writing_only_is_refused(tmp_path):
+    """It can't be read."""
+    with (tmp_path / "a.bin").open("wb") as file:
+        assert refusal({"a": file}) == "input.a: a file open for writing only is not JSON serializable; open it with mode 'rb'"
+
+
+def test_a_closed_file_is_refused():
+    """It can't be read any more."""
+    file = io.BytesIO(b"x")
+    file.close()
+    assert refusal({"a": [file]}) == "input.a[0]: I/O operation on closed file" + ("." if "." in refusal([file])[-1] else "")
+
+
+def test_a_damaged_file_is_refused():
+    """Whatever reading raises, it is a refusal that names the place, with the cause chained."""
+    whole = gzip.compress(b"x" * 1000)
+    with gzip.GzipFile(fileobj=io.BytesIO(whole[:-12])) as file:
+        assert refusal({"a": file}).startswith("input.a: the file can't be read (Compressed file ended")
+
+
+def test_what_reads_otherwise_is_no_file():
+    """Something with a read method that is not one of a file is refused too."""
+
+    class Sensor:
+        def read(self, channel):
+            return channel
+
+    assert refusal([Sensor()]).startswith("input[0]: the file can't be read (")
+    sensor = Sensor()
+    sensor.read = lambda: 21.5
+    assert "text mode" in refusal(sensor)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_every_byte_of_a_file_arrives(data, position):
+    """Any bytes, read from any position, arrive as they are."""
+    file = io.BytesIO(data)
+    file.seek(position)
+    assert content(encoded({"f": file})["f"])[2] == data[position:]
+    assert file.tell() == position

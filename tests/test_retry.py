@@ -1,0 +1,196 @@
+"""Retries: the arithmetic, and the loop with a fake clock and loaded dice."""
+
+import inspect
+import logging
+import math
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
+from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry, checked_seconds
+
+HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
+
+delays = st.floats(0, sys.float_info.max)
+multipliers = st.floats(1, sys.float_info.max)
+rolls = st.floats(0, 1, exclude_max=True)
+retries = st.integers(0, 10**6)
+
+
+def limited(retry_after=None):
+    error = RateLimitError("slow down", "RATE_LIMIT_EXCEEDED", 429)
+    error.retry_after = retry_after
+    return error
+
+
+class Story:
+    """A call that fails as told, then returns; it notes how long was slept."""
+
+    def __init__(self, *failures):
+        self.failures = list(failures)
+        self.calls = 0
+        self.slept = []
+
+    def __call__(self):
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "done"
+
+    def run(self, backoff=None, random=lambda: 0.5):
+        backoff = backoff or Backoff(3, 1.0, 30.0, 2.0)
+        return call_with_retry(self, backoff, sleep=self.slept.append, random=random)
+
+
+# -------------------------------------------------------------------------------------------------------- the arithmetic
+
+
+def test_the_delays_double_up_to_the_longest():
+    """In the middle of the jitter, the documented settings give 1, 2, 4, 8, 16 seconds; then the longest is shortened alone."""
+    backoff = Backoff(9, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
+    assert [backoff.delay(retry, lambda: 0.5) for retry in range(6)] == [1.0, 2.0, 4.0, 8.0, 16.0, 26.25]
+
+
+@pytest.mark.parametrize(("roll", "delay"), [(0.0, 3.0), (0.5, 4.0), (HIGHEST_ROLL, 5.0)])
+def test_the_jitter_is_a_quarter_either_way(roll, delay):
+    """The dice move a delay of 4 seconds between 3 and 5."""
+    assert Backoff(3, 1.0, 30.0, 2.0).delay(2, lambda: roll) == pytest.approx(delay)
+
+
+@given(delays, delays, multipliers, retries, rolls)
+def test_every_delay_is_within_the_formula(initial, longest, multiplier, retry, roll):
+    """With d = min(max_delay, initial * multiplier ** n), a delay is in [0.75 d, min(1.25 d, max_delay)], also where powers overflow."""
+    longest = min(longest, LONGEST_SLEEP)
+    try:
+        power = multiplier**retry
+    except OverflowError:
+        power = math.inf
+    ideal = min(longest, initial * power) if initial else 0.0
+    delay = Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll)
+    assert 0 <= 0.75 * ideal <= delay <= min(1.25 * ideal, longest)
+
+
+@given(delays, delays, multipliers, retries, rolls)
+def test_the_longest_delay_is_a_true_maximum(initial, longest, multiplier, retry, roll):
+    """No delay is below 0 or above max_delay, and the machine can sleep each."""
+    assert 0 <= Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll) <= min(longest, LONGEST_SLEEP)
+
+
+@given(retries, rolls)
+def test_no_initial_delay_stays_none(retry, roll):
+    """An initial delay of 0 grows to nothing else, however often it is multiplied."""
+    assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: roll) == 0.0
+
+
+@given(st.floats(0, LONGEST_RETRY_AFTER), delays, rolls)
+def test_a_retry_after_is_kept_exactly(retry_after, longest, roll):
+    """The server's wait is neither shortened to max_delay nor jittered."""
+    assert Backoff(1, 1.0, longest, 2.0).wait_after(limited(retry_after), 0, lambda: roll) == retry_after
+
+
+def test_a_retry_after_of_more_than_an_hour_is_not_waited_for():
+    """An hour is waited for; what is longer gives no retry."""
+    backoff = Backoff(3, 1.0, 30.0, 2.0)
+    assert backoff.wait_after(limited(3600.0), 0, lambda: 0.5) == 3600.0
+    assert backoff.wait_after(limited(3600.1), 0, lambda: 0.5) is None
+
+
+# -------------------------------------------------------------------------------------------------------------- the loop
+
+
+def test_retries_until_the_call_is_let_through():
+    """Each 429 is followed by a wait and another try."""
+    story = Story(limited(), limited(7.0), limited())
+    assert story.run() == "done"
+    assert (story.calls, story.slept) == (4, [1.0, 7.0, 4.0])
+
+
+def test_gives_up_after_the_last_retry():
+    """After max_retries, the last RateLimitError is raised, and nothing is waited for."""
+    failures = [limited() for _ in range(5)]
+    story = Story(*failures)
+    with pytest.raises(RateLimitError) as caught:
+        story.run()
+    assert caught.value is failures[3]
+    assert (story.calls, story.slept) == (4, [1.0, 2.0, 4.0])
+
+
+def test_no_retries_means_one_call():
+    """max_retries=0 is one try."""
+    story = Story(limited())
+    with pytest.raises(RateLimitError):
+        story.run(Backoff(0, 1.0, 30.0, 2.0))
+    assert (story.calls, story.slept) == (1, [])
+
+
+def test_a_wait_of_more_than_an_hour_raises_at_once():
+    """A server that asks for more than an hour gets no second try."""
+    story = Story(limited(3601.0))
+    with pytest.raises(RateLimitError):
+        story.run()
+    assert (story.calls, story.slept) == (1, [])
+
+
+@pytest.mark.parametrize("kind", [UsageLimitError, RecallConnectionError, ServerError, ExecutionError])
+def test_nothing_but_a_rate_limit_is_retried(kind):
+    """A usage limit, a broken connection, a failed server or run is reported, not repeated."""
+    story = Story(kind("no"))
+    with pytest.raises(kind):
+        story.run()
+    assert (story.calls, story.slept) == (1, [])
+
+
+def test_tells_the_wait_in_the_log(caplog):
+    """Each wait is one line at INFO of the logger recall_sdk."""
+    with caplog.at_level(logging.INFO, logger="recall_sdk"):
+        Story(limited()).run()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("recall_sdk", "INFO")
+    assert record.getMessage() == "rate limited: retry 1 of 3 in 1.00 s"
+
+
+# ------------------------------------------------------------------------------------------------------------ bad settings
+
+SETTINGS = {"max_retries": 3, "initial_delay": 1.0, "max_delay": 30.0, "backoff_multiplier": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_retries", -1),
+        *(("initial_delay", value) for value in (-0.1, math.nan, math.inf, -math.inf, 10**400)),
+        *(("max_delay", value) for value in (-1, math.nan, math.inf)),
+        *(("backoff_multiplier", value) for value in (0.99, 0, -2, math.nan, math.inf, 10**400)),
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_a_value_error(name, value):
+    """A bad retry setting is refused, by its name and value, before anything is sent (nothing listens here)."""
+    client = RecallClient("a-key", "http://127.0.0.1:1")
+    with pytest.raises(ValueError, match=f"{name} must be .*not {str(value)[:30]}"):
+        client.execute_with_retry("workflow", **{**SETTINGS, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_retries", True), ("max_retries", 1.0), ("max_retries", None), ("initial_delay", "1"), ("max_delay", None), ("max_delay", True)],
+)
+def test_a_setting_of_the_wrong_type_is_a_type_error(name, value):
+    """A bool, a text or None is no number."""
+    client = RecallClient("a-key", "http://127.0.0.1:1")
+    with pytest.raises(TypeError, match=f"{name} must be an? .*not {type(value).__name__}"):
+        client.execute_with_retry("workflow", **{**SETTINGS, name: value})
+
+
+def test_the_defaults_are_the_documented_ones():
+    """Three retries, from 1 second to 30, doubling."""
+    parameters = inspect.signature(RecallClient.execute_with_retry).parameters
+    assert {name: parameters[name].default for name in SETTINGS} == SETTINGS
+
+
+def test_whole_numbers_are_seconds_too():
+    """An int is as good as a float."""
+    assert checked_seconds("delay", 3) == 3.0
+    assert Backoff(1, 1, 30, 2).delay(1, lambda: 0.5) == 2.0
