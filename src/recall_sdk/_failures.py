@@ -96,8 +96,8 @@ def _connection_message(reason: BaseException, call: Circumstances, *, unsent: b
         return f"the host of {call.where} is unknown ({reason.strerror}): check the base_url and the network"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"the certificate of {call.where} can't be verified ({getattr(reason, 'verify_message', reason)}): set REQUESTS_CA_BUNDLE to the file of the "
-            "authority that signed it, or verify on a session of your own"
+            f"the certificate of {call.where} can't be verified ({getattr(reason, 'verify_message', reason)}): "
+            "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on a session of your own"
         )
     if isinstance(reason, ssl.SSLError) and unsent:
         return f"could not agree on TLS with {call.where} ({_words(reason)}): check the base_url; the server may speak http:// only"

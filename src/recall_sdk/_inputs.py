@@ -14,7 +14,6 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from recall_sdk.errors import InvalidRequestError
 
-
 _OBJECT: Any = dict
 _ARRAYS: Any = (list, tuple)
 _PATHS: Any = (str, bytes, os.PathLike)

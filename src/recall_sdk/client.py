@@ -575,7 +575,7 @@ class RecallClient:
         if origin == _process():
             return cls(api_key, base_url, timeout=timeout)
         client = _revived.get((cls, *constants))
-        if client is None or client._constants() != constants:  # or its settings were changed since
+        if client is None or client._constants() != constants:  # noqa: SLF001 -- of its own kind. Its settings may have been changed
             client = _revived[(cls, *constants)] = cls(api_key, base_url, timeout=timeout)
         return client
 
@@ -602,7 +602,7 @@ class RecallClient:
         try:
             reply = self._open(call, timeout)
             told = _decoding.rate_limit(reply.head)
-            if reply.is_event_stream:
+            if reply.is_event_stream and not call.asynchronous:
                 return WorkflowStream(reply, self.api_key).result, told
             result = _decoding.execution(reply.answer())
         except RecallError as error:
