@@ -1,0 +1,593 @@
+"""Answers to models and errors: both dialects, the error table, and whatever else a server may send."""
+
+import json
+import math
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from requests.structures import CaseInsensitiveDict
+
+from recall_sdk import (
+    AsyncExecutionResult,
+    AuthenticationError,
+    ExecutionError,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RateLimitInfo,
+    RecallError,
+    RecallTimeoutError,
+    ServerError,
+    StreamEvent,
+    UsageLimitError,
+    UsageLimits,
+    WorkflowExecutionResult,
+    WorkflowStatus,
+)
+from recall_sdk import _decoding as decoding
+from recall_sdk import _endpoints as endpoints
+
+NOW = 1_800_000_000.0
+
+RUN = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynchronous=False)
+STREAM = endpoints.execute("wf", None, stream=True, selected_outputs=None, asynchronous=False)
+QUEUE = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynchronous=True)
+STATUS = endpoints.workflow_status("wf")
+JOB = endpoints.job_status("job-1")
+USAGE = endpoints.usage_limits()
+
+READERS = [
+    (RUN, decoding.execution),
+    (STREAM, decoding.execution_of_stream),
+    (QUEUE, decoding.execution),
+    (STATUS, decoding.workflow_status),
+    (JOB, decoding.job_status),
+    (USAGE, decoding.usage_limits),
+]
+MODELS = (WorkflowExecutionResult, AsyncExecutionResult, WorkflowStatus, UsageLimits, dict)
+
+
+def answer(body=b"", status=200, call=RUN, headers=(), retry_after=None):
+    """Make an answer; a body that is no bytes is sent as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return decoding.Answer(call, status, CaseInsensitiveDict(headers), data, NOW, retry_after)
+
+
+def error_of(*args, **kwargs):
+    """Give the error that an answer stands for."""
+    with pytest.raises(RecallError) as caught:
+        decoding.check(answer(*args, **kwargs))
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------------- executions
+
+
+def test_the_documented_envelope():
+    """Every field of the documented envelope reaches the user."""
+    body = {
+        "success": True,
+        "output": {"a": 1},
+        "error": None,
+        "logs": [1],
+        "metadata": {"duration": 5},
+        "traceSpans": [2],
+        "totalDuration": 7.5,
+    }
+    assert decoding.execution(answer(body)) == WorkflowExecutionResult(True, {"a": 1}, None, [1], {"duration": 5}, [2], 7.5)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"metadata": {"duration": 1}}, {"metadata": None}, {"metadata": "odd"}])
+def test_an_execution_id_is_kept(metadata):
+    """A top-level ``executionId`` is kept in the metadata, beside what is there."""
+    result = decoding.execution(answer({"success": True, "output": 1, "executionId": "e-1", **metadata}))
+    known = metadata.get("metadata")
+    assert result.metadata == {**(known if isinstance(known, dict) else {}), "executionId": "e-1"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success": True},
+        {"success": "yes", "output": 1},
+        {"success": 1, "output": 1},
+        {"success": True, "error": "x"},
+        {"success": False},
+        {"output": 1},
+        {"error": "not acceptable", "code": "E"},
+        {},
+        [],
+        [1, 2],
+        "text",
+        5,
+        0,
+        False,
+        None,
+    ],
+)
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_a_response_block_is_the_output(body, status):
+    """What is no envelope is the workflow's own response: the whole body is the output, nothing is lost, at any 2xx."""
+    assert decoding.execution(answer(body, status)) == WorkflowExecutionResult(success=True, output=body)
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        ({"success": False, "output": "shadow"}, WorkflowExecutionResult(False, "shadow")),
+        ({"success": False, "error": "boom"}, WorkflowExecutionResult(False, None, "boom")),
+        ({"success": False, "error": {"message": "boom"}}, WorkflowExecutionResult(False, None, "boom")),
+        ({"success": False, "error": ["boom", 1]}, WorkflowExecutionResult(False, None, '["boom", 1]')),
+        ({"success": True, "output": None, "logs": "odd", "totalDuration": True}, WorkflowExecutionResult(True)),
+    ],
+)
+def test_envelopes_of_other_shapes(body, result):
+    """A 200 with ``success: false`` is a result; its error is text; fields of other types than documented are left out."""
+    assert decoding.execution(answer(body)) == result
+
+
+def test_no_content():
+    """A 204 is a success without output."""
+    assert decoding.execution(answer(status=204)) == WorkflowExecutionResult(success=True, output=None)
+
+
+@pytest.mark.parametrize("call", [RUN, QUEUE])
+def test_the_documented_ticket(call):
+    """A 202 with a ticket is a ticket, whatever was asked for."""
+    body = {"success": True, "taskId": "t", "status": "queued", "createdAt": "then", "links": {"status": "/api/jobs/t"}}
+    assert decoding.execution(answer(body, 202, call)) == AsyncExecutionResult(True, "t", "queued", "then", {"status": "/api/jobs/t"})
+
+
+@pytest.mark.parametrize(
+    ("body", "ticket"),
+    [
+        ({"jobId": "j", "statusUrl": "http://h/j"}, AsyncExecutionResult(True, "j", "queued", "", {"status": "http://h/j"})),
+        ({"success": False, "taskId": "t"}, AsyncExecutionResult(False, "t", "queued", "", {"status": "/api/jobs/t"})),
+        ({"taskId": "t", "status": "pending"}, AsyncExecutionResult(True, "t", "queued", "", {"status": "/api/jobs/t"})),
+        ({"taskId": "t", "links": {"status": 5, "x": "y"}}, AsyncExecutionResult(True, "t", "queued", "", {"x": "y", "status": "/api/jobs/t"})),
+    ],
+)
+def test_tickets_of_the_other_dialect(body, ticket):
+    """``jobId`` and ``statusUrl`` are read too; what a server does not say is filled in."""
+    assert decoding.execution(answer(body, 202, QUEUE)) == ticket
+
+
+@pytest.mark.parametrize("body", [{"success": True}, {"taskId": 5}, {"taskId": ""}, [1]])
+def test_a_queued_run_without_a_task_id(body):
+    """An async answer without a task id is unreadable, and the run may be under way."""
+    with pytest.raises(InvalidResponseError, match="has no task id") as caught:
+        decoding.execution(answer(body, 202, QUEUE))
+    assert (caught.value.code, caught.value.may_have_executed, caught.value.body) == ("INVALID_RESPONSE", True, body)
+
+
+def test_a_ticket_in_answer_to_a_stream():
+    """A ticket where a live stream was asked for is an error that says how to get at the result."""
+    with pytest.raises(InvalidResponseError, match=r"wait_for_job\('t'\)") as caught:
+        decoding.execution_of_stream(answer({"taskId": "t"}, 202, STREAM))
+    assert caught.value.body == {"taskId": "t"}
+
+
+# ------------------------------------------------------------------------------------------------------ other calls
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"isDeployed": True, "deployedAt": "then", "needsRedeployment": True}, WorkflowStatus(True, "then", True)),
+        ({"isDeployed": False, "deployedAt": None}, WorkflowStatus(False)),
+    ],
+)
+def test_a_workflow_status(body, status):
+    """The status of a workflow comes as documented."""
+    assert decoding.workflow_status(answer(body, call=STATUS)) == status
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("queued", "queued"),
+        ("processing", "processing"),
+        ("completed", "completed"),
+        ("failed", "failed"),
+        ("cancelled", "cancelled"),
+        ("pending", "queued"),
+        ("running", "processing"),
+        ("success", "completed"),
+        ("error", "failed"),
+        ("canceled", "cancelled"),
+        ("COMPLETED", "completed"),
+        ("paused", "paused"),
+    ],
+)
+def test_states_of_a_job(said, state):
+    """Every word for a state is handed over as the documented one; an unknown word as it is."""
+    assert decoding.job_status(answer({"status": said}, call=JOB))["status"] == state
+
+
+def test_a_job_always_has_its_documented_keys():
+    """Documented code never meets a KeyError, however little the server sends."""
+    metadata = {"startedAt": None, "completedAt": None, "duration": None}
+    wanted = {"success": True, "taskId": "job-1", "status": "queued", "metadata": metadata, "output": None, "error": None}
+    assert decoding.job_status(answer({"status": "queued"}, call=JOB)) == wanted
+
+
+def test_a_job_keeps_what_else_comes():
+    """Other keys, and other keys of the metadata, are passed through; ``jobId`` serves as ``taskId``."""
+    job = decoding.job_status(answer({"status": "queued", "jobId": "j", "metadata": {"x": 1, "duration": 2}, "estimatedDuration": 3}, call=JOB))
+    assert (job["taskId"], job["estimatedDuration"], job["metadata"]["x"], job["metadata"]["duration"]) == ("j", 3, 1, 2)
+
+
+def record(**fields):
+    """Make a run record, as the other dialect wraps it around the output."""
+    return {"success": True, "output": {"a": 1}, "workflowId": "w", "executionId": "e", **fields}
+
+
+def test_a_run_record():
+    """The output of a job is the workflow's; the record around it is kept under ``run``."""
+    job = decoding.job_status(answer({"status": "completed", "output": record()}, call=JOB))
+    assert (job["status"], job["output"], job["run"]) == ("completed", {"a": 1}, record())
+
+
+@pytest.mark.parametrize("missing", ["success", "output", "workflowId", "executionId"])
+def test_what_is_no_run_record(missing):
+    """An output that only looks like a record is the workflow's own."""
+    output = {key: value for key, value in record().items() if key != missing}
+    job = decoding.job_status(answer({"status": "completed", "output": output}, call=JOB))
+    assert job["output"] == output
+    assert "run" not in job
+
+
+@pytest.mark.parametrize(("fields", "reason"), [({"error": "boom"}, "boom"), ({}, "the server does not say why")])
+def test_a_completed_job_whose_run_failed(fields, reason):
+    """A completed job whose record says ``success: false`` has failed, and has an error."""
+    job = decoding.job_status(answer({"status": "completed", "output": record(success=False, **fields)}, call=JOB))
+    assert job["status"] == "failed"
+    assert reason in job["error"]
+
+
+def test_usage_limits():
+    """The documented limits come as they are; ``maxBurst``, else ``requestsPerMinute``, fills in a missing ``limit``."""
+    limits = {
+        "sync": {"limit": 5, "maxBurst": 9},
+        "async": {"maxBurst": 9, "requestsPerMinute": 3, "remaining": -1},
+        "other": {"requestsPerMinute": 3},
+        "none": {"remaining": 1},
+        "authType": "api",
+    }
+    read = decoding.usage_limits(answer({"success": True, "rateLimit": limits, "usage": {"plan": "free"}}, call=USAGE))
+    assert read.usage == {"plan": "free"}
+    assert read.rate_limit["sync"] == limits["sync"]
+    assert read.rate_limit["async"] == {"limit": 9, **limits["async"]}
+    assert read.rate_limit["other"] == {"limit": 3, "requestsPerMinute": 3}
+    assert (read.rate_limit["none"], read.rate_limit["authType"]) == ({"remaining": 1}, "api")
+
+
+@pytest.mark.parametrize(
+    ("call", "read", "body"),
+    [
+        (STATUS, decoding.workflow_status, {"isDeployed": "yes"}),
+        (STATUS, decoding.workflow_status, [True]),
+        (JOB, decoding.job_status, {}),
+        (JOB, decoding.job_status, {"status": 5}),
+        (USAGE, decoding.usage_limits, {"rateLimit": {}}),
+        (USAGE, decoding.usage_limits, {"usage": {}, "rateLimit": []}),
+    ],
+)
+def test_answers_of_the_wrong_shape(call, read, body):
+    """An answer of the wrong shape is unreadable; nothing was executed by asking."""
+    with pytest.raises(InvalidResponseError, match=r"the answer (has|is) no") as caught:
+        read(answer(body, call=call))
+    assert (caught.value.body, caught.value.may_have_executed, caught.value.status) == (body, False, 200)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "said"),
+    [
+        (b"", {}, "is empty"),
+        (b" \n", {}, "is empty"),
+        (b"<!DOCTYPE html><p>hello", {}, "is an HTML page"),
+        (b"\n <HTML>", {}, "is an HTML page"),
+        (b"hello", {}, "is not JSON"),
+        (b'{"a": ', {}, "is not JSON"),
+        (b'"\xff"', {}, "is not JSON"),
+        (b"[" * 100_000, {}, "is not JSON"),
+        (b"\x1b\x03\x00", {"Content-Encoding": "br"}, "Content-Encoding: br"),
+    ],
+)
+def test_answers_that_can_not_be_read(body, headers, said):
+    """What is not JSON is unreadable, says what it is instead, and the workflow may have run."""
+    with pytest.raises(InvalidResponseError, match=said) as caught:
+        decoding.execution(answer(body, headers=headers))
+    assert caught.value.may_have_executed
+    assert caught.value.__cause__ is not None
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+TABLE = [
+    # status, the server's code, call -> class, code, may_have_executed
+    (401, "INVALID_API_KEY", RUN, AuthenticationError, "UNAUTHORIZED", False),
+    (402, None, RUN, UsageLimitError, "USAGE_LIMIT_EXCEEDED", False),
+    (429, "USAGE_LIMIT_EXCEEDED", RUN, UsageLimitError, "USAGE_LIMIT_EXCEEDED", False),
+    (400, "USAGE_LIMIT_EXCEEDED", RUN, UsageLimitError, "USAGE_LIMIT_EXCEEDED", False),
+    (403, None, RUN, PermissionDeniedError, "FORBIDDEN", False),
+    (403, "ACCESS_DENIED", RUN, PermissionDeniedError, "ACCESS_DENIED", False),
+    (404, None, RUN, NotFoundError, "NOT_FOUND", False),
+    (404, "TASK_NOT_FOUND", JOB, NotFoundError, "TASK_NOT_FOUND", False),
+    (429, "TOO_MANY", RUN, RateLimitError, "RATE_LIMIT_EXCEEDED", False),
+    (400, None, RUN, InvalidRequestError, "INVALID_REQUEST", False),
+    (400, "BAD_FIELD", RUN, InvalidRequestError, "BAD_FIELD", False),
+    (409, None, RUN, InvalidRequestError, "INVALID_REQUEST", True),
+    (422, "E_CUSTOM", RUN, InvalidRequestError, "E_CUSTOM", True),
+    (418, None, RUN, InvalidRequestError, "INVALID_REQUEST", False),
+    (408, "SLOW", RUN, RecallTimeoutError, "TIMEOUT", True),
+    (408, None, JOB, RecallTimeoutError, "TIMEOUT", False),
+    (504, "GATEWAY", RUN, RecallTimeoutError, "TIMEOUT", True),
+    (500, "ANY", RUN, ExecutionError, "EXECUTION_ERROR", True),
+    (500, None, QUEUE, ExecutionError, "EXECUTION_ERROR", True),
+    (500, None, JOB, ServerError, "SERVER_ERROR", False),
+    (500, "DATABASE", STATUS, ServerError, "DATABASE", False),
+    (502, None, RUN, ServerError, "SERVER_ERROR", True),
+    (503, "DOWN", RUN, ServerError, "DOWN", True),
+    (599, None, USAGE, ServerError, "SERVER_ERROR", False),
+    (304, "ODD", RUN, InvalidResponseError, "INVALID_RESPONSE", True),
+    (101, None, STATUS, InvalidResponseError, "INVALID_RESPONSE", False),
+]
+
+
+@pytest.mark.parametrize(("status", "server_code", "call", "kind", "code", "may_have_executed"), TABLE)
+def test_the_error_table(status, server_code, call, kind, code, may_have_executed):
+    """Each status has its class and code; the server's own code and the body are kept; the error says whether the run may have begun."""
+    body = {"error": "their words", **({"code": server_code} if server_code else {})}
+    error = error_of(body, status, call)
+    assert type(error) is kind
+    assert (error.code, error.status, error.server_code, error.body) == (code, status, server_code, body)
+    assert error.may_have_executed is may_have_executed
+    assert "their words" in str(error)
+    assert f"(HTTP {status})" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "code"),
+    [
+        ({"error": "a"}, "a", None),
+        ({"error": "a", "code": "C"}, "a", "C"),
+        ({"error": "a", "message": "b"}, "a: b", None),
+        ({"error": "a", "message": "a"}, "a", None),
+        ({"error": {"message": "a", "code": "C"}}, "a", "C"),
+        ({"error": {"error": "a"}, "message": "b", "code": "C"}, "a: b", "C"),
+        ({"message": "b"}, "b", None),
+        ({"error": "a", "details": [{"path": "x", "message": "y"}, "odd"]}, "a [x: y]", None),
+        ({"error": "a\n\tb\x1b[31m", "code": 5}, "a b [31m", None),
+        ({}, "the server gave no reason", None),
+        ([1], "the server gave no reason", None),
+        (b"", "the server gave no reason", None),
+        (b"plain", "plain", None),
+        (b"<html><p>x", "the server answered with an HTML page", None),
+        (b"\xff\xfe", "\ufffd\ufffd", None),
+    ],
+)
+def test_bodies_of_errors(body, text, code):
+    """The server's own words are found in each of the known forms, and come as one line."""
+    error = error_of(body, 409)
+    assert str(error) == f"{text} (HTTP 409)"
+    assert error.server_code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "advice"),
+    [
+        (401, {"error": "no"}, "check the API key, given as api_key= or in RECALL_API_KEY"),
+        (402, {"error": "no"}, "get_usage_limits() shows both"),
+        (403, {"error": "Workflow is not deployed"}, "deploy it in Recall first"),
+        (403, {"error": "no"}, "check that the API key may do this"),
+        (404, {"error": "no"}, "check the id 'wf' and the base_url"),
+        (404, b"<html>", "this is not the API: check the base_url"),
+        (407, b"", "HTTPS_PROXY"),
+        (408, {"error": "no"}, "async_execution=True"),
+        (429, {"error": "no"}, "execute_with_retry() waits and tries again"),
+        (502, b"", "try again later"),
+        (503, b"", "try again later"),
+        (504, b"", "async_execution=True"),
+    ],
+)
+def test_advice(status, body, advice):
+    """For the common mistakes the message says what to do next."""
+    assert advice in str(error_of(body, status))
+
+
+def test_long_messages():
+    """A message is a line that a person still reads; a word is not cut in two, and the advice stays."""
+    message = str(error_of({"error": "word " * 1000}, 401))
+    assert len(message) < 800
+    assert "word ... (HTTP 401): check the API key" in message
+
+
+@pytest.mark.parametrize("body", [{"success": False, "output": {"a": 1}, "error": "boom"}, {"error": "boom"}])
+@pytest.mark.parametrize("status", [408, 500, 504])
+def test_the_result_of_a_failed_run(status, body):
+    """What the server sent of a failed or timed-out run is in ``result``, or it is None."""
+    result = error_of(body, status).result
+    assert result == (WorkflowExecutionResult(False, {"a": 1}, "boom") if "success" in body else None)
+
+
+def test_a_reason_nested_too_deeply():
+    """A reason that is nested more deeply than can be shown still gives an error."""
+    deep = json.loads("[" * 900 + "]" * 900)
+    assert decoding.words(deep).startswith(("[[", "a reason nested"))
+    assert error_of(b'{"error": "x", "details": ' + b"[" * 100_000, 400).code == "INVALID_REQUEST"
+
+
+# ------------------------------------------------------------------------------------------------------ rate limits
+
+
+@pytest.mark.parametrize(
+    ("reset", "epoch"),
+    [
+        ("1800000060", 1_800_000_060),
+        ("1800000060000", 1_800_000_060),
+        ("1800000060500", 1_800_000_061),
+        ("60", NOW + 60),
+        ("0.5", NOW + 1),
+        ("2027-01-15T08:01:00Z", 1_800_000_060),
+        ("2027-01-15T08:01:00", 1_800_000_060),
+        ("2027-01-15T10:01:00+02:00", 1_800_000_060),
+        ("nonsense", NOW),
+        ("nan", NOW),
+        ("-5", NOW),
+        ("1e300", NOW),
+        ("", NOW),
+    ],
+)
+def test_forms_of_a_reset(reset, epoch):
+    """A reset comes as epoch seconds, whatever its form; one that can't be read counts as now."""
+    info = decoding.rate_limit(answer(headers={"X-RateLimit-Limit": "10", "X-RateLimit-Reset": reset}))
+    assert info == RateLimitInfo(10, 0, int(epoch))
+    datetime.fromtimestamp(info.reset, tz=timezone.utc)
+
+
+def test_rate_limit_headers():
+    """The headers are read by name in any case; odd numbers count as 0."""
+    headers = {"x-ratelimit-limit": "50, 50;w=60", "x-ratelimit-remaining": "-1", "x-ratelimit-reset": "5"}
+    assert decoding.rate_limit(answer(headers=headers)) == RateLimitInfo(50, 0, int(NOW) + 5)
+
+
+def test_no_rate_limit():
+    """Without headers nothing is known, unless a 429 orders a pause."""
+    assert decoding.rate_limit(answer()) is None
+    assert decoding.rate_limit(answer(status=503, retry_after=5.0)) is None
+    assert decoding.rate_limit(answer(status=429)) is None
+
+
+def test_a_429_with_only_a_retry_after():
+    """A 429 with only a retry-after gives limit 0, remaining 0, and the reset when it is over; a part of a second counts as a whole one."""
+    error = error_of({}, 429, retry_after=1.5)
+    assert (error.retry_after, error.rate_limit) == (1.5, RateLimitInfo(0, 0, int(NOW) + 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "seconds"),
+    [(None, 5, 5.0), (3.0, 5, 3.0), (0.0, 5, 0.0), (None, -1, None), (None, "5", None), (None, 1e300, None), (None, True, None)],
+)
+def test_where_a_retry_after_comes_from(header, body, seconds):
+    """A retry-after in the header wins over ``retryAfterSeconds`` in the body; one that is no time is none."""
+    error = error_of({"error": "x", "retryAfterSeconds": body}, 429, retry_after=header)
+    assert error.retry_after == seconds
+    assert (error.rate_limit is None) == (seconds is None)
+
+
+@given(st.floats(allow_nan=False), st.text(max_size=40))
+def test_no_reset_breaks_the_reader(number, text):
+    """Whatever a reset says, it comes as an int that a date can be made of."""
+    for reset in (str(number), text):
+        info = decoding.rate_limit(answer(headers={"X-RateLimit-Reset": reset}))
+        datetime.fromtimestamp(info.reset, tz=timezone.utc) if info.reset < 250_000_000_000 else pytest.fail(str(info))
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(
+    ("data", "event"),
+    [
+        ('{"blockId":"b","chunk":"One"}', StreamEvent("chunk", "b", "One", {"blockId": "b", "chunk": "One"})),
+        (' {"chunk":""} ', StreamEvent("chunk", None, "", {"chunk": ""})),
+        ('{"event":"chunk","chunk":"x","blockId":5}', StreamEvent("chunk", None, "x", {"event": "chunk", "chunk": "x", "blockId": 5})),
+        ('{"event":"chunk"}', StreamEvent("message", None, "", {"event": "chunk"})),
+        ('{"chunk":5}', StreamEvent("message", None, "", {"chunk": 5})),
+        ('{"event":"done","chunk":"x"}', StreamEvent("done", None, "", {"event": "done", "chunk": "x"})),
+        ('{"event":"final","data":{}}', StreamEvent("done", None, "", {"event": "final", "data": {}})),
+        ('{"event":"stream_error","blockId":"b"}', StreamEvent("block_error", "b", "", {"event": "stream_error", "blockId": "b"})),
+        ('{"event":"tool","x":1}', StreamEvent("tool", None, "", {"event": "tool", "x": 1})),
+        ("{}", StreamEvent("message", None, "", {})),
+        ("not json", StreamEvent("message", None, "", {"data": "not json"})),
+        ("", StreamEvent("message", None, "", {"data": ""})),
+        ("[1]", StreamEvent("message", None, "", {"data": [1]})),
+        ("null", StreamEvent("message", None, "", {"data": None})),
+        ("5 6", StreamEvent("message", None, "", {"data": "5 6"})),
+    ],
+)
+def test_payloads(data, event):
+    """Each payload becomes one typed event, JSON or not."""
+    assert decoding.stream_event("message", data) == event
+
+
+@pytest.mark.parametrize("data", ["[DONE]", '"[DONE]"', " [DONE]", ' "[DONE]" '])
+def test_marks_of_the_end(data):
+    """``[DONE]``, bare or as a JSON string, is no event."""
+    assert decoding.stream_event("message", data) is None
+
+
+def test_a_named_event():
+    """The name of a server-sent event is its type where the payload names none."""
+    assert decoding.stream_event("ping", "{}").type == "ping"
+
+
+@pytest.mark.parametrize(
+    ("payload", "result"),
+    [
+        ({"success": True, "output": {}, "metadata": {"duration": 610}}, WorkflowExecutionResult(True, {}, metadata={"duration": 610})),
+        ({"data": {"success": False, "output": 1, "error": "e"}}, WorkflowExecutionResult(False, 1, "e")),
+        ({}, WorkflowExecutionResult(True)),
+        ({"success": "odd", "data": [1]}, WorkflowExecutionResult(True)),
+    ],
+)
+def test_ends_of_a_stream(payload, result):
+    """Both forms of the end event give the result."""
+    assert decoding.stream_end(StreamEvent("done", None, "", payload)) == result
+    assert decoding.stream_end(None) == WorkflowExecutionResult(True)
+
+
+# ------------------------------------------------------------------------------------------------------- properties
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                "success output error logs metadata executionId taskId jobId status links statusUrl message code details "
+                "rateLimit usage sync maxBurst isDeployed retryAfterSeconds workflowId".split()
+            )
+            | st.text(max_size=4),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Content-Encoding"]), st.text(max_size=12)
+)
+
+
+@given(
+    st.sampled_from(READERS),
+    st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
+    st.integers(100, 999),
+    HEADERS,
+    st.none() | st.floats(0, 1e18),
+)
+def test_any_answer(reader, body, status, headers, retry_after):
+    """Whatever a server sends, each call gives a model or a RecallError with a message of one line, and nothing else."""
+    call, read = reader
+    message = answer(body, status, call, headers, retry_after)
+    decoding.rate_limit(message)
+    try:
+        assert isinstance(read(message), MODELS)
+    except RecallError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+        assert error.code
+        assert error.retry_after is None or math.isfinite(error.retry_after)
+
+
+@given(st.text(max_size=20), st.text(max_size=60) | JSON.map(json.dumps))
+def test_any_payload(name, data):
+    """Whatever a stream's payload is, it gives an event or the mark of the end."""
+    event = decoding.stream_event(name, data)
+    assert event is None or (isinstance(event.type, str) and isinstance(event.chunk, str) and isinstance(event.data, dict))

@@ -1,0 +1,264 @@
+"""What the constructor and the calls refuse before anything is sent, and what they take from the environment."""
+
+import math
+
+import pytest
+
+from recall_sdk import RecallClient
+from recall_sdk._endpoints import execute, job_status, usage_limits, workflow_status
+from recall_sdk._settings import DEFAULT_BASE_URL, LONGEST_TIMEOUT, ClientTimeout, Settings, check_timeout
+
+CALLS = [
+    lambda client, id: client.execute_workflow(id),
+    lambda client, id: client.execute_with_retry(id),
+    lambda client, id: client.stream_workflow(id),
+    lambda client, id: client.get_workflow_status(id),
+    lambda client, id: client.validate_workflow(id),
+    lambda client, id: client.get_job_status(id),
+    lambda client, id: client.wait_for_job(id),
+]
+
+
+@pytest.fixture
+def client():
+    """A client whose server does not exist: whatever is refused with a ValueError was refused before sending."""
+    with RecallClient("a-key", "http://127.0.0.1:1") as client:
+        yield client
+
+
+def test_the_defaults():
+    """Without arguments but the key, the client goes to the documented server."""
+    client = RecallClient("a-key")
+    assert (client.api_key, client.base_url) == ("a-key", DEFAULT_BASE_URL) == ("a-key", "https://tryrecall.com")
+
+
+def test_the_environment(monkeypatch):
+    """Key and base URL come from the environment where none is given."""
+    monkeypatch.setenv("RECALL_API_KEY", "from-there")
+    monkeypatch.setenv("RECALL_BASE_URL", "http://there.test/prefix/")
+    client = RecallClient()
+    assert (client.api_key, client.base_url) == ("from-there", "http://there.test/prefix")
+
+
+def test_arguments_win_over_the_environment(monkeypatch):
+    """An explicit argument wins over the environment."""
+    monkeypatch.setenv("RECALL_API_KEY", "from-there")
+    monkeypatch.setenv("RECALL_BASE_URL", "http://there.test")
+    client = RecallClient("from-here", "http://here.test")
+    assert (client.api_key, client.base_url) == ("from-here", "http://here.test")
+
+
+def test_an_empty_key_in_the_environment(monkeypatch):
+    """A variable that is set to nothing is an empty key, and says so."""
+    monkeypatch.setenv("RECALL_API_KEY", "")
+    with pytest.raises(ValueError, match="empty.*RECALL_API_KEY"):
+        RecallClient()
+
+
+def test_no_key_anywhere():
+    """Without a key anywhere the error names the argument and the variable."""
+    with pytest.raises(ValueError, match=r"no API key: pass api_key=\.\.\., or set the environment variable RECALL_API_KEY"):
+        RecallClient()
+
+
+@pytest.mark.parametrize("key", ["", " ", "a key", "key\n", "\tkey", "key\x00", "k\x7fey", "schl\u00fcssel", "\u043a\u043b\u044e\u0447", "key\u2028"])
+def test_keys_that_can_not_be_sent(key):
+    """A key that is empty, or holds white space, control or non-ASCII characters, is refused, and not shown."""
+    with pytest.raises(ValueError, match="API key") as caught:
+        RecallClient(key)
+    assert not key.strip() or key not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [b"a-key", 5, ["a-key"]])
+def test_keys_of_another_type(key):
+    """A key that is no str is a TypeError that names its type."""
+    with pytest.raises(TypeError, match=f"api_key must be a str, not {type(key).__name__}"):
+        RecallClient(key)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "tryrecall.com",
+        "//tryrecall.com",
+        "ftp://tryrecall.com",
+        "https://",
+        "https:///api",
+        "",
+        "http://host:port",
+        "http://host:99999",
+        "http://[::1",
+        "http://ho st",
+        "http://host\n",
+        "http://host\\@other",
+        "http://user:password@host",
+        "http://host/?a=b",
+        "http://host/#here",
+        "http://*.host",
+    ],
+)
+def test_base_urls_that_are_none(url):
+    """A base URL without scheme or host, with credentials, query, fragment or odd characters is refused before any request."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        RecallClient("a-key", url)
+    assert "password" not in str(caught.value)
+
+
+def test_a_base_url_of_another_type():
+    """A base URL that is no str is a TypeError."""
+    with pytest.raises(TypeError, match="base_url must be a str, not bytes"):
+        RecallClient("a-key", b"http://host")
+
+
+@pytest.mark.parametrize("url", ["http://host", "http://host/", "http://host//"])
+def test_trailing_slashes(url):
+    """The base URL is kept without trailing slashes."""
+    assert RecallClient("a-key", url).base_url == "http://host"
+
+
+def test_setters_check_like_the_constructor(client):
+    """A setter refuses what the constructor refuses, and then changes nothing."""
+    with pytest.raises(ValueError, match="white space"):
+        client.set_api_key("a key")
+    with pytest.raises(TypeError):
+        client.set_api_key(None)
+    with pytest.raises(ValueError, match="must be like https://host"):
+        client.set_base_url("host")
+    assert (client.api_key, client.base_url) == ("a-key", "http://127.0.0.1:1")
+
+
+def test_setters(client):
+    """Setters change what the client shows and sends."""
+    client.set_api_key("another")
+    client.set_base_url("https://other.test/p/")
+    assert (client.api_key, client.base_url) == ("another", "https://other.test/p")
+
+
+def test_the_key_is_in_no_repr(client):
+    """Neither the client nor its settings show the key."""
+    assert repr(client) == "RecallClient(base_url='http://127.0.0.1:1')"
+    assert repr(Settings("a-key", "http://host")) == "Settings(base_url='http://host')"
+
+
+def test_a_session_of_another_kind():
+    """A session that is none of requests is a TypeError that says so."""
+    with pytest.raises(TypeError, match=r"session must be a requests\.Session, not dict"):
+        RecallClient("a-key", session={})
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("id", ["", ".", ".."])
+def test_ids_that_can_be_none(client, call, id):
+    """An empty id and the dot segments, which a server would resolve away (RFC 3986, section 5.2.4), are a ValueError."""
+    with pytest.raises(ValueError, match="must be an id"):
+        call(client, id)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_ids_of_another_type(client, call):
+    """An id that is no str is a TypeError that names it."""
+    with pytest.raises(TypeError, match="must be a str, not int"):
+        call(client, 7)
+
+
+@pytest.mark.parametrize(
+    ("id", "segment"), [("a/b", "a%2Fb"), ("a b", "a%20b"), ("%2e", "%252e"), ("\u00fc?#", "%C3%BC%3F%23"), ("...", "..."), ("~-_.x", "~-_.x")]
+)
+def test_ids_are_one_path_segment(id, segment):
+    """An id is quoted as one path segment, whatever is in it."""
+    assert workflow_status(id).path == f"/api/workflows/{segment}/status"
+    assert job_status(id).path == f"/api/jobs/{segment}"
+    call = execute(id, None, stream=False, selected_outputs=None, asynchronous=False)
+    assert call.path == f"/api/workflows/{segment}/execute"
+
+
+def test_queued_and_streamed_contradict_each_other(client):
+    """``async_execution=True`` with ``stream=True`` is a ValueError."""
+    for method in (client.execute_workflow, client.execute_with_retry):
+        with pytest.raises(ValueError, match="contradict each other"):
+            method("id", async_execution=True, stream=True)
+
+
+@pytest.mark.parametrize("outputs", ["agent1.content", {"agent1.content"}, [1], 5])
+def test_selected_outputs_of_another_type(client, outputs):
+    """Selected outputs that are no list of strings are a TypeError that shows the form."""
+    with pytest.raises(TypeError, match=r'list of "blockName\.attribute" strings'):
+        client.execute_workflow("id", selected_outputs=outputs)
+
+
+@pytest.mark.parametrize("outputs", [["a.b"], ("a.b",), []])
+def test_selected_outputs(outputs):
+    """Selected outputs are sent as given, an empty list too; None is left out."""
+    call = execute("id", None, stream=True, selected_outputs=outputs, asynchronous=False)
+    assert call.body == b'{"stream":true,"selectedOutputs":%s}' % (b'["a.b"]' if outputs else b"[]")
+    assert execute("id", None, stream=False, selected_outputs=None, asynchronous=False).body == b"{}"
+
+
+def test_control_fields_win():
+    """``stream`` and ``selectedOutputs`` given as arguments override keys of the same name in the input; the input stays as it is."""
+    input = {"stream": "yes", "selectedOutputs": 5, "a": 1}
+    call = execute("id", input, stream=True, selected_outputs=["x.y"], asynchronous=False)
+    assert call.body == b'{"stream":true,"selectedOutputs":["x.y"],"a":1}'
+    assert input == {"stream": "yes", "selectedOutputs": 5, "a": 1}
+
+
+def test_the_headers_of_each_call():
+    """Each call says what it accepts and sends; a queued one asks for it in the header that the server looks for."""
+    json = {"Accept": "application/json"}
+    assert usage_limits().headers == json
+    assert usage_limits().path == "/api/users/me/usage-limits"
+    queued = execute("id", None, stream=False, selected_outputs=None, asynchronous=True)
+    assert queued.headers == {**json, "Content-Type": "application/json", "X-Execution-Mode": "async"}
+    streamed = execute("id", None, stream=True, selected_outputs=None, asynchronous=False)
+    assert streamed.headers["Accept"].startswith("text/event-stream")
+    assert [call.executes for call in (usage_limits(), job_status("j"), queued)] == [False, False, True]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.0, math.nan, -math.inf])
+def test_timeouts_that_are_none(client, timeout):
+    """A timeout that is not above 0 is a ValueError, for the client and for each call."""
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        RecallClient("a-key", timeout=timeout)
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        client.execute_workflow("id", timeout=timeout)
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        client.wait_for_job("id", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [True, "5", (3, 30), [5]])
+def test_timeouts_of_another_type(client, timeout):
+    """A timeout that is no number, such as the pair that requests takes, is a TypeError that says what it bounds."""
+    with pytest.raises(TypeError, match="seconds for the whole call"):
+        client.execute_workflow("id", timeout=timeout)
+
+
+def test_long_timeouts():
+    """What is longer than a socket can wait counts as for ever."""
+    assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(LONGEST_TIMEOUT * 2) is None
+    assert check_timeout(LONGEST_TIMEOUT) == LONGEST_TIMEOUT
+    assert check_timeout(5) == 5.0
+
+
+def test_the_default_timeout_names_itself():
+    """The signature of a call shows that its timeout is the client's by default."""
+    assert repr(ClientTimeout.DEFAULT) == "<the client's timeout>"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_retries": -1},
+        {"initial_delay": -0.1},
+        {"initial_delay": math.nan},
+        {"max_delay": -1},
+        {"max_delay": math.inf},
+        {"backoff_multiplier": 0.5},
+        {"backoff_multiplier": math.nan},
+    ],
+)
+def test_retry_settings_out_of_bounds(client, settings):
+    """Bad retry settings are a ValueError before anything is sent, for one call and for a batch."""
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
+        client.execute_with_retry("id", **settings)
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
+        client.execute_batch([], **settings)
