@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
 
 from recall_sdk import RecallError, RecallTimeoutError
 
@@ -230,6 +230,7 @@ def test_a_proxy_that_drips(serve, connect, monkeypatch):
     with times_out(may_have_executed=False):
         client.execute_workflow("w", timeout=TIMEOUT)
     assert proxy.requests[0].method == "CONNECT"
+    collect_quietly()
 
 
 @pytest.mark.parametrize("own_session", [False, True])

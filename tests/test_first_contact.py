@@ -122,8 +122,8 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         redirected,
         RedirectError,
         (
-            "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's own "
-            "origin alone; if you trust the other, set base_url='https://www.example.com'"
+            "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's "
+            "own origin alone; if you trust the other, set base_url='https://www.example.com'"
         ),
     ),
     "an input that is no JSON": (

@@ -770,6 +770,13 @@ def test_a_stream_that_nobody_asked_for(content_type, serve, connect):
     assert (result.text, result.output) == ("One, two", {"content": "One, two"})
 
 
+def test_a_stream_instead_of_a_ticket(serve, connect):
+    """A stream is no answer to a queued run: there is no ticket in it."""
+    with pytest.raises(InvalidResponseError, match="task id") as caught:
+        connect(serve(streams(*ONE_TWO, DONE))).execute_workflow("w", async_execution=True)
+    assert caught.value.may_have_executed is True
+
+
 def test_retries_end_where_the_stream_begins(serve, connect):
     """A 429 before the stream is retried, and the stream then read."""
 

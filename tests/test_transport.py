@@ -13,7 +13,7 @@ import traceback
 import pytest
 import requests
 import trustme
-from rawserver import KEY, LAST_CHUNK, answers, chunk, echo, envelope, head, http
+from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 
 from recall_sdk import (
     ExecutionError,
@@ -648,6 +648,8 @@ def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
         connect("https://recall.invalid").execute_workflow("w")
     assert caught.value.may_have_executed is False
     assert KEY.encode() not in b"".join(request.head for request in proxy.requests)
+    del caught
+    collect_quietly()
 
 
 def test_a_tunnel(session, secure, serve, connect, authority, tmp_path, monkeypatch):

@@ -255,7 +255,10 @@ def _after_fork() -> None:
     # Threads that do not exist here may have held any lock at the fork, so that nothing may be taken that has one: the
     # parent's pools are neither used nor ended, and its sockets are closed below all buffers and TLS.
     for sock in list(_sockets):
-        os.close(sock.detach())
+        number = sock.detach()
+        if number >= 0:  # else it is closed already
+            os.close(number)
+    _sockets.clear()
     for session in list(_sessions):
         adapters: List[Any] = list(session.adapters.values())
         for adapter in adapters:

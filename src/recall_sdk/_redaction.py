@@ -1,7 +1,7 @@
 """Keeping the API key out of errors, also where a server echoes it."""
 
 import json
-from typing import Any, Dict, TypeVar
+from typing import Any, Dict, MutableMapping, TypeVar
 from urllib.parse import quote
 
 from recall_sdk import models
@@ -28,7 +28,7 @@ def redacted(error: _E, api_key: str) -> _E:
 
 def _collect(error: BaseException, chain: Dict[int, BaseException]) -> None:
     chain[id(error)] = error
-    for each in (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args):
+    for each in (error.__cause__, error.__context__, vars(error).get("reason"), *error.args):
         if isinstance(each, BaseException) and id(each) not in chain:
             _collect(each, chain)
 
@@ -42,8 +42,9 @@ def _redact(error: BaseException, secret: str) -> None:
         except RecursionError:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
-    headers: Any = getattr(getattr(error, "request", None), "headers", {})  # requests' errors bring along what was sent
-    headers.update(_mask(dict(headers), secret))
+    headers: Any = getattr(vars(error).get("request"), "headers", None)  # requests' errors bring along what was sent
+    if isinstance(headers, MutableMapping):
+        headers.update(_mask(dict(headers), secret))
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)
 

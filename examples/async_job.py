@@ -1,0 +1,42 @@
+"""An async job: queue a long run, follow it with a progress bar, and read its output.
+
+Run it with: python examples/async_job.py
+"""
+
+import sys
+import threading
+import time
+
+import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+from recall_sdk import ExecutionError, RecallClient
+
+EXPECTED = 3.0  # seconds that such a run usually takes
+
+
+def draw_bar(started: float, state: dict, ended: threading.Event) -> None:
+    """Draw the bar ten times a second. The server tells no percentage, so the bar shows the time against the usual time."""
+    width = 30
+    while not ended.wait(0.1):
+        part = min((time.monotonic() - started) / EXPECTED, 0.99)
+        bar = "#" * int(part * width)
+        print(f"\r[{bar:<{width}}] {state.get('status', 'queued'):<12}", end="", file=sys.stderr, flush=True)
+    print(f"\r[{'#' * width}] {state.get('status', ''):<12}", file=sys.stderr)
+
+
+with RecallClient() as client:
+    job = client.execute_workflow("slow", {"seconds": 2}, async_execution=True)
+    print("Queued as", job.task_id)  # keep it: any process can wait for the job by this id
+
+    state: dict = {}
+    ended = threading.Event()
+    bar = threading.Thread(target=draw_bar, args=(time.monotonic(), state, ended))
+    bar.start()
+    try:
+        done = client.wait_for_job(job, poll_interval=0.2, max_poll_interval=1.0, on_update=state.update)
+    except ExecutionError as error:
+        sys.exit(f"The run failed: {error}")
+    finally:
+        ended.set()
+        bar.join()
+    print("Output:", done["output"])
+    print("It ran for", done["metadata"]["duration"], "ms")

@@ -1,0 +1,68 @@
+"""Error handling: what each kind of failure looks like, and what to do about it.
+
+Run it with: python examples/error_handling.py
+"""
+
+from typing import Any
+
+import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+from recall_sdk import (
+    AuthenticationError,
+    ExecutionError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecallClient,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    UsageLimitError,
+)
+
+
+def attempt(client: RecallClient, workflow_id: str, data: Any, timeout: float = 30.0) -> None:
+    """Execute a workflow and print what became of it. Name the errors that your program treats differently; RecallError is the rest."""
+    print(f"{workflow_id}:")
+    try:
+        result = client.execute_workflow(workflow_id, data, timeout=timeout)
+    except AuthenticationError as error:
+        report(error, "ask the operator for a new key")
+    except UsageLimitError as error:
+        report(error, "stop until the plan is raised")
+    except RateLimitError as error:
+        report(error, f"try again in {error.retry_after or 1} s")
+    except (NotFoundError, PermissionDeniedError) as error:
+        report(error, "check the id, and deploy the workflow")
+    except InvalidRequestError as error:
+        report(error, "correct the input")
+    except ExecutionError as error:
+        report(error, "look at the workflow's log")
+    except (RecallTimeoutError, RecallConnectionError) as error:
+        report(error, "find out whether it ran before you send it again" if error.may_have_executed else "send it again")
+    except RecallError as error:
+        report(error, "tell the operator")
+    else:
+        print("   ", result.output)
+
+
+def report(error: RecallError, what_to_do: str) -> None:
+    """Print an error: its class, code and status for the program, its message for people."""
+    print(f"    {type(error).__name__}, code {error.code}, status {error.status}")
+    print(f"    {error}")
+    print(f"    -> {what_to_do}")
+
+
+with RecallClient() as client:
+    attempt(client, "greet", {"name": "Ada"})
+    attempt(client, "no-such-workflow", {})
+    attempt(client, "draft", {})
+    attempt(client, "fail", {})
+    attempt(client, "slow", {"seconds": 2}, timeout=0.5)
+    attempt(client, "greet", {"name": {"a", "set"}})  # JSON has no sets: nothing is sent
+
+    client.set_api_key("wrong-key")
+    attempt(client, "greet", {"name": "Ada"})
+
+    client.set_base_url("http://127.0.0.1:9")  # nobody listens there
+    attempt(client, "greet", {"name": "Ada"})

@@ -1,0 +1,43 @@
+"""In a service: one client for the life of the process, shared by a pool of threads, closed at the end.
+
+Run it with: python examples/service.py
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Dict, Optional
+
+import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+from recall_sdk import RecallClient, RecallError
+
+
+class GreetingService:
+    """Greets. Used in ``with``, so that its connections are closed whatever happens."""
+
+    def __init__(self) -> None:
+        self._client = RecallClient(timeout=10.0)
+
+    def __enter__(self) -> "GreetingService":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._client.close()
+
+    def is_ready(self) -> bool:
+        """For a health check: is the workflow deployed?"""
+        return self._client.validate_workflow("greet")
+
+    def greet(self, name: str) -> Optional[str]:
+        """Greet, or give None where that fails: what is worth a retry has had it."""
+        try:
+            result = self._client.execute_with_retry("greet", {"name": name})
+        except RecallError as error:
+            print(f"no greeting for {name}: {error}")
+            return None
+        output: Dict[str, str] = result.output
+        return output["content"]
+
+
+with GreetingService() as service, ThreadPoolExecutor(max_workers=4) as pool:
+    print("Ready:", service.is_ready())
+    for greeting in pool.map(service.greet, ["Ada", "Alan", "Grace", "Edsger"]):
+        print(greeting)

@@ -1,0 +1,280 @@
+"""Each code block of the README, of the pages in ``docs`` and of the public docstrings runs, and prints what is shown below it.
+
+A page is one session on one stand-in server with the demonstration workflows, started as the page tells its reader to
+(``python -m recall_sdk.testing ...``). The rules for what stands in a page:
+
+- A ``text`` block right after a ``python`` block is what that block prints; without one it prints nothing. ``...`` stands for anything,
+  and ``<!-- any order -->`` before it allows its lines in any order.
+- A block with tests runs under pytest.
+- Of the engines for many machines, Dask is the real one. Ray and MPI are no part of the test environment: where they are missing, threads
+  stand in for their executors.
+"""
+
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import logging
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+
+import pytest
+
+import recall_sdk
+from blocks import run
+from recall_sdk.testing import RecallServer, __main__
+from recall_sdk.testing._workflows import add_workflows
+
+ROOT = Path(__file__).parent.parent
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=indent)(?P=fence)$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A code block of a page, and the shown output that follows it."""
+
+    language: str
+    line: int
+    code: str
+    shown: str
+    any_order: bool
+
+
+def blocks_of(text: str) -> List[Block]:
+    """Find the blocks of a page, each with its output."""
+    found = list(FENCE.finditer(text))
+    blocks = []
+    for match, after in zip(found, [*found[1:], None]):
+        between = text[match.end() : after.start()].strip() if after else ""
+        is_output = after is not None and after["language"] == "text" and between in ("", "<!-- any order -->")
+        shown = unindented(after) if after and is_output else ""
+        line = text.count("\n", 0, match.start("code")) + 1
+        blocks.append(Block(match["language"].strip(), line, unindented(match), shown, any_order=bool(between)))
+    return blocks
+
+
+def unindented(fence: "re.Match[str]") -> str:
+    """Give the lines of a block without what its fence is indented by."""
+    return re.sub("^" + fence["indent"], "", fence["code"], flags=re.MULTILINE)
+
+
+def same(shown: str, printed: str) -> bool:
+    """Tell whether this was printed, where ``...`` stands for anything, and spaces at the end of a line for nothing."""
+    printed = re.sub(r" +$", "", printed, flags=re.MULTILINE)
+    return shown == printed or doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS)
+
+
+def serve(text: str) -> RecallServer:
+    """Make the server that a page's reader is told to start."""
+    told = re.search(r"^\$? ?python -m recall_sdk\.testing(.*)$", text, re.MULTILINE)
+    settings = vars(__main__._parser().parse_args(shlex.split(told[1]) if told else []))
+    server = RecallServer(**{**settings, "port": 0})
+    add_workflows(server)
+    return server
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@contextlib.contextmanager
+def fresh_logging() -> Iterator[None]:
+    """Logging as a new process has it, but for the server's log, which for the reader is in another process."""
+    loggers = [logging.getLogger(name) for name in ("", "recall_sdk", "recall_sdk.testing")]
+    root, _, server = loggers
+    handlers, levels = root.handlers[:], [logger.level for logger in loggers]
+    root.handlers.clear()
+    server.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+class ThreadsForRay:
+    """The few names of Ray that the documentation uses, on threads."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(4)
+
+    def init(self) -> None:
+        pass
+
+    def remote(self, *, max_retries: int) -> Callable[[Callable[..., Any]], Any]:
+        def decorate(function: Callable[..., Any]) -> Any:
+            def submit(*args: Any) -> Any:
+                future = self._threads.submit(function, *args)
+                return types.SimpleNamespace(future=lambda: future)
+
+            return types.SimpleNamespace(remote=submit)
+
+        return decorate
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads in place of the engines that are not installed."""
+    absent: Dict[str, Dict[str, Any]] = {
+        "ray": {name: getattr(ThreadsForRay(), name) for name in ("init", "remote")},
+        "mpi4py": {},
+        "mpi4py.futures": {"MPIPoolExecutor": ThreadPoolExecutor},
+    }
+    for name, contents in absent.items():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            module = types.ModuleType(name)
+            vars(module).update(contents)
+            monkeypatch.setitem(sys.modules, name, module)
+
+
+def under_pytest(blocks: List[str], folder: Path) -> None:
+    """Run blocks of tests, each a module of its own."""
+    for number, code in enumerate(blocks):
+        (folder / f"test_block_{number}.py").write_text(code, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
+    """From top to bottom, each block of the page runs and prints what is shown."""
+    text = PAGES[page].read_text("utf-8")
+    module = types.ModuleType("page")  # Django and pickle look names up in it
+    monkeypatch.setitem(sys.modules, "page", module)
+    names, printed = vars(module), io.StringIO()
+    tests: List[str] = []
+    with serve(text) as server, fresh_logging():
+        monkeypatch.setenv("RECALL_API_KEY", server.api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
+        for block in blocks_of(text):
+            where = f"{page}, line {block.line}"
+            if block.language != "python":
+                assert block.language not in ("py", "python3", "pycon"), f"{where}: call it python, so that it is run"
+            elif re.search(r"^def test_", block.code, re.MULTILINE):
+                tests.append(block.code)
+            else:
+                before = printed.tell()
+                run(block.code, names, source=page, line=block.line, printed=printed)
+                output = printed.getvalue()[before:].replace(server.base_url, "http://127.0.0.1:8787")
+                shown = block.shown
+                if block.any_order:
+                    output, shown = ("".join(sorted(lines.splitlines(keepends=True))) for lines in (output, shown))
+                assert same(shown, output), f"{where} prints\n{output}\nbut shows\n{shown}"
+    for value in names.values():
+        if isinstance(value, recall_sdk.RecallClient):
+            value.close()
+    if tests:
+        under_pytest(tests, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page(page: str):
+    """Each link to a file of this project leads to one."""
+    text = FENCE.sub("", PAGES[page].read_text("utf-8"))
+    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", target)]
+    assert [target for target in targets if not (PAGES[page].parent / target).exists()] == []
+
+
+def test_the_reference_has_each_method_as_it_is():
+    """The reference names each public member of the client, and the signatures that it spells out are the real ones."""
+    text = PAGES["docs/reference/client.md"].read_text("utf-8")
+    listed = dict(re.findall(r"^   \.\. auto(?:method|property):: (\w+)(.*)$", text, re.MULTILINE))
+    assert set(listed) == {name for name in vars(recall_sdk.RecallClient) if not name.startswith("_")}
+    for name, signature in listed.items():
+        if signature:
+            parameters = list(inspect.signature(getattr(recall_sdk.RecallClient, name)).parameters.values())[1:]
+            real = [each.replace(annotation=each.empty, default=... if each.name == "timeout" else each.default) for each in parameters]
+            assert signature == str(inspect.Signature(real)).replace("Ellipsis", "...")
+
+
+def test_the_command_is_documented():
+    """The reference names each option of ``python -m recall_sdk.testing`` and each demonstration workflow, and no other."""
+    text = PAGES["docs/reference/testing.md"].read_text("utf-8")
+    options = {option for action in __main__._parser()._actions for option in action.option_strings} - {"-h", "--help"}
+    with serve("") as server:
+        workflows = set(server._api.workflows)
+    rows = re.findall(r"^\| `([-\w]+)", text, re.MULTILINE)
+    assert set(rows) == options | workflows
+
+
+# ------------------------------------------------------------------------------------------------------------ docstrings
+
+
+def public_objects() -> Dict[str, Any]:
+    """What has a docstring that users read: the public names and, of the classes, the public members."""
+    modules = ["recall_sdk", "recall_sdk.errors", "recall_sdk.sse", "recall_sdk.retry", "recall_sdk.testing", "recall_sdk.testing.plugin"]
+    found: Dict[str, Any] = {}
+    for module in map(importlib.import_module, modules):
+        found[module.__name__] = module
+        for name in [*getattr(module, "__all__", ()), *(["recall_server"] if module.__name__.endswith("plugin") else [])]:
+            value = getattr(module, name)
+            found[f"{module.__name__}.{name}"] = value
+            if inspect.isclass(value):
+                members = {each: member for each, member in vars(value).items() if not each.startswith("_")}
+                found.update((f"{module.__name__}.{name}.{each}", member) for each, member in members.items())
+    return {name: value for name, value in found.items() if docstring(value)}
+
+
+def docstring(value: Any) -> str:
+    """Give an object's own docstring, a fixture's too."""
+    own = inspect.getdoc(getattr(value, "_fixture_function", getattr(value, "__wrapped__", value)))
+    return own if own and not isinstance(value, (str, int)) else ""
+
+
+@pytest.fixture
+def docstring_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict[str, Any]]:
+    """What the examples of docstrings take for granted."""
+    with RecallServer() as server:
+        add_workflows(server)
+
+        @server.workflow("count")
+        def count(input: Any) -> Iterator[str]:
+            yield "One"
+            yield ", two"
+
+        monkeypatch.setenv("RECALL_API_KEY", server.api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
+        names = {name: getattr(recall_sdk, name) for name in recall_sdk.__all__}
+        names.update(vars(importlib.import_module("recall_sdk.retry")))
+        names.update(iter_events=importlib.import_module("recall_sdk.sse").iter_events)
+        yield {**names, "RecallServer": RecallServer, "server": server, "client": server.client()}
+
+
+@pytest.mark.parametrize("name", [name for name, value in public_objects().items() if ">>>" in docstring(value)])
+def test_the_example_of_a_docstring(name: str, docstring_names: Dict[str, Any]):
+    """The example gives what is shown."""
+    example = doctest.DocTestParser().get_doctest(docstring(public_objects()[name]), docstring_names, name, None, 0)
+    report: List[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(example, out=report.append)
+    assert not report, "".join(report)
+
+
+def literal_example(text: str) -> Optional[str]:
+    """Give the block after ``Example::``."""
+    found = re.search(r"^Example::\n\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
+    return textwrap.dedent(found[1]) if found else None
+
+
+@pytest.mark.parametrize("name", [name for name, value in public_objects().items() if literal_example(docstring(value))])
+def test_the_block_of_a_docstring(name: str, docstring_names: Dict[str, Any], tmp_path: Path):
+    """The block runs; tests run under pytest."""
+    code = literal_example(docstring(public_objects()[name])) or ""
+    if "def test_" in code:
+        under_pytest([code], tmp_path)
+    else:
+        run(code, docstring_names, source=name)

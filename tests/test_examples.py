@@ -1,0 +1,224 @@
+"""The scripts in ``examples``: each runs as it is, in a process of its own, on the stand-in server."""
+
+import ast
+import contextlib
+import importlib
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Dict, Iterator, List
+
+import pytest
+import requests
+
+from recall_sdk import RecallClient
+from recall_sdk.testing import RecallServer
+from recall_sdk.testing._workflows import add_workflows
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHARED_LINE = "import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall."
+NOTE = re.compile(r"RECALL_API_KEY is not set: running on a stand-in server at http://127\.0\.0\.1:\d+\n")
+
+PRINTS: Dict[str, List[str]] = {
+    "quickstart": [
+        r"Output: \{'content': 'Hello Ada'\}",
+        r"Stream: One, two, three, four, five",
+        r"Rate limit: \d+ of 10 requests left",
+    ],
+    "error_handling": [
+        r"    \{'content': 'Hello Ada'\}",
+        r"    NotFoundError, code WORKFLOW_NOT_FOUND, status 404",
+        r"    PermissionDeniedError, code WORKFLOW_NOT_DEPLOYED, status 403",
+        r"    ExecutionError, code EXECUTION_ERROR, status 500",
+        r"    RecallTimeoutError, code TIMEOUT, status None",
+        r"    -> find out whether it ran before you send it again",
+        r"    InvalidRequestError, code INVALID_JSON, status None",
+        r"    input\.name: set is not JSON serializable",
+        r"    AuthenticationError, code UNAUTHORIZED, status 401",
+        r"    RecallConnectionError, code CONNECTION_ERROR, status None",
+        r"    -> send it again",
+    ],
+    "batch": [
+        r"fail \{\}: the workflow failed: this workflow always fails .*",
+        r"30 greetings in \d+\.\d s, the first: \{'content': 'Hello guest 1'\}, the last: \{'content': 'Hello guest 30'\}",
+    ],
+    "async_job": [r"Queued as task_\w+", r"Output: \{'content': 'That took 2 s'\}", r"It ran for 2\d\d\d[.\d]* ms"],
+    "retry": [r"call 1: 9 of 10 left, all of them again at \d\d:\d\d:\d\d", r"call 13: \d of 10 left, .*"],
+    "usage_report": [
+        r" +limit +left  full again at +limited now",
+        r"sync +10 +10  2\S+Z +no",
+        r"async +10 +10  2\S+Z +no",
+        r"plan free: \$0\.00 of \$100\.00 spent \(0\.0 %\)",
+    ],
+    "streaming": [
+        r"One, two, three, four, five",
+        r"Output: \{'content': 'One, two, three, four, five'\}",
+        r"count-block wrote 27 characters",
+    ],
+    "flask_relay": [
+        r'data: \{"text": "One"\}',
+        r'data: \{"text": ", five"\}',
+        r"event: done",
+        r'data: \{"content": "One, two, three, four, five"\}',
+    ],
+    "service": [r"Ready: True", r"Hello Ada", r"Hello Alan", r"Hello Grace", r"Hello Edsger"],
+    "files": [
+        r"Sent: minutes\.txt text/plain data:text/plain;base64,V2Ug.*",
+        r"Sent: dot\.png image/png",
+        r"Refused: input\.documents\[0\]: a file in text mode .*",
+    ],
+    "dask_batch": [r"8 greetings, the last: Hello guest 8"],
+}
+"""Lines that each example prints, in this order; others may stand between them."""
+
+
+def environment(**variables: str) -> Dict[str, str]:
+    """This process's variables, in which nothing points at a server or a proxy (``conftest.py``), and these."""
+    return {**os.environ, **variables}
+
+
+def run(name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run an example to its end."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]
+    return subprocess.run(command, env=environment(**variables), capture_output=True, text=True, encoding="utf-8", timeout=100, check=False)
+
+
+@pytest.fixture
+def account() -> Iterator[RecallServer]:
+    """A server with a key of its own, which stands for the reader's account."""
+    with RecallServer(api_key="a-key-of-my-own", usage_limit=0.1) as server:
+        add_workflows(server)
+        yield server
+
+
+def test_every_example_is_run():
+    """Each script of the folder is in the table above."""
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == PRINTS.keys()
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_without_a_key_it_runs_on_the_stand_in_server(name: str):
+    """The example prints what it should, says where it runs, and warns of nothing."""
+    done = run(name)
+    assert done.returncode == 0, done.stderr
+    assert NOTE.match(done.stderr)
+    lines = iter(done.stdout.replace("\r", "\n").splitlines())
+    missing = [pattern for pattern in PRINTS[name] if not any(re.fullmatch(pattern, line) for line in lines)]
+    assert missing == [], done.stdout
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_it_explains_itself(name: str):
+    """The example begins with a comment that says what it shows and how to run it, and holds the one shared line."""
+    text = (EXAMPLES / f"{name}.py").read_text("utf-8")
+    header = ast.get_docstring(ast.parse(text)) or ""
+    assert re.match(r"[A-Z].*: ", header)
+    assert f"python examples/{name}.py" in header
+    assert text.count(SHARED_LINE + "\n") == 1
+
+
+@pytest.mark.parametrize("name", ["quickstart", "service"])
+def test_with_a_key_it_runs_on_the_account(name: str, account: RecallServer):
+    """The shared line does nothing where there is a key."""
+    done = run(name, RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert account.executions["greet"] > 0
+
+
+def test_the_shared_line_can_be_deleted(account: RecallServer, tmp_path: Path):
+    """Without the line, the script needs nothing but the library and a key."""
+    script = tmp_path / "quickstart.py"
+    script.write_text((EXAMPLES / "quickstart.py").read_text("utf-8").replace(SHARED_LINE + "\n", ""), "utf-8")
+    variables = environment(RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Output: {'content': 'Hello Ada'}" in done.stdout
+
+
+def test_the_usage_report_warns_near_the_limit(account: RecallServer):
+    """Over 80 % of the spending limit, the report ends with a warning."""
+    with account.client() as client:
+        for _ in range(9):
+            client.execute_workflow("greet", {"name": "Ada"})
+    done = run("usage_report", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
+    assert done.stdout.endswith("plan free: $0.09 of $0.10 spent (90.0 %)\nWARNING: more than 80 % of the spending limit is used\n")
+
+
+def test_the_streaming_example_keeps_what_had_arrived(account: RecallServer):
+    """A stream that breaks off ends the script with what had come."""
+    account.respond_next(events=[{"blockId": "b", "chunk": "Once upon"}], cut=True)
+    done = run("streaming", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
+    assert done.returncode == 1
+    assert done.stderr.endswith("The connection broke. Arrived so far: 'Once upon'\n")
+
+
+@contextlib.contextmanager
+def served(example: str, **variables: str) -> Iterator[str]:
+    """Serve an example by Flask's own command, and give its address."""
+    command = [sys.executable, "-m", "flask", "--app", str(EXAMPLES / example), "run", "--port", "0"]
+    with subprocess.Popen(command, env=environment(**variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield next(found[0] for found in (re.search(r"http://127\.0\.0\.1:\d+$", line) for line in process.stderr) if found)
+        finally:
+            process.terminate()
+            process.stderr.read()
+
+
+def test_the_relay_serves_a_browser(account: RecallServer):
+    """Served by Flask, the relay passes the stream on, and answers 502 with the code where there is none."""
+    variables = {"RECALL_API_KEY": account.api_key, "RECALL_BASE_URL": account.base_url}
+    with served("flask_relay", **variables) as address:
+        good = requests.get(f"{address}/count?to=5", timeout=20)
+        account.respond_next(401, json={"error": "Invalid API key"})
+        bad = requests.get(f"{address}/count", timeout=20)
+    assert good.headers["Content-Type"].startswith("text/event-stream")
+    assert good.text.startswith('data: {"text": "One"}\n\ndata: {"text": ", two"}\n\n')
+    assert account.requests[0].json == {"to": "5", "stream": True, "selectedOutputs": ["agent1.content"]}
+    assert (bad.status_code, bad.json()) == (502, {"code": "UNAUTHORIZED"})
+
+
+# ------------------------------------------------------------------------------------------------------- the shared line
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import the module anew, with this key in the environment, and leave the environment and the log as they were."""
+    logger = logging.getLogger("recall_sdk.testing")
+    level = logger.level
+    servers = []
+
+    def imported(api_key: str) -> ModuleType:
+        monkeypatch.setenv("RECALL_API_KEY", api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", "http://elsewhere.example.com")
+        monkeypatch.delitem(sys.modules, "recall_sdk.testing.demo", raising=False)
+        module = importlib.import_module("recall_sdk.testing.demo")
+        servers.append(module.server)
+        return module
+
+    yield imported
+    logger.setLevel(level)
+    for server in filter(None, servers):
+        server.stop()
+
+
+def test_the_shared_line_starts_a_server(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
+    """Without a key, a client made from the environment reaches a server that limits executions; the import says so."""
+    server = demo("").server
+    with RecallClient() as client:
+        assert client.base_url == server.base_url
+        assert client.execute_workflow("greet", {"name": "Ada"}).output == {"content": "Hello Ada"}
+        assert client.get_rate_limit_info() is not None
+    assert NOTE.fullmatch(capsys.readouterr().err)
+
+
+def test_the_shared_line_leaves_an_account_alone(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
+    """With a key, nothing is started and nothing changed."""
+    assert demo("a-key-of-my-own").server is None
+    assert (os.environ["RECALL_API_KEY"], os.environ["RECALL_BASE_URL"]) == ("a-key-of-my-own", "http://elsewhere.example.com")
+    assert capsys.readouterr().err == ""
