@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import warnings
+from contextlib import suppress
 
 import pytest
 
@@ -162,10 +163,8 @@ class RawServer:
         for _ in range(100):
             self.words.release()
         for sock in [self._listener, *self._socks]:
-            try:
+            with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self._threads:
             thread.join(PATIENCE)
         self._listener.close()

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
 
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
 from recall_sdk import RecallError, RecallTimeoutError
 
 TIMEOUT = 0.2

@@ -8,12 +8,12 @@ import pickle
 import threading
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
 
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -209,7 +209,10 @@ def test_the_documented_end_carries_all_of_the_result(serve, connect):
 
 @pytest.mark.parametrize(
     "end",
-    [{"event": "done", "success": False, "error": "no luck"}, {"event": "final", "data": {"success": False, "error": "no luck", "output": {}}}],
+    [
+        {"event": "done", "success": False, "error": "no luck"},
+        {"event": "final", "data": {"success": False, "error": "no luck", "output": {}}},
+    ],
 )
 def test_an_end_without_success_is_a_result(end, serve, connect):
     """A run that ended without success gives a result that says so."""
@@ -260,7 +263,9 @@ def test_white_space_around_a_payload(space, serve, connect):
 
 def test_unknown_events_keep_the_servers_word(serve, connect):
     """An event that nobody documented comes under its own name, from the payload or from the event field."""
-    stream = connect(serve(streams(sse({"event": "progress", "at": 3}), b"event: ping\n" + sse({}), b": heartbeat\n\n", DONE))).stream_workflow("w")
+    stream = connect(
+        serve(streams(sse({"event": "progress", "at": 3}), b"event: ping\n" + sse({}), b": heartbeat\n\n", DONE))
+    ).stream_workflow("w")
     assert [event.type for event in stream] == ["progress", "ping", "done"]
 
 
@@ -389,13 +394,11 @@ def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
     server = serve(BREAKS[kind])
     with requests.Session() as session:
         stream = connect(server, session=session if own_session else None).stream_workflow("w")
-        got = []
+        assert next(stream).chunk == "One"
+        server.go()
         with pytest.raises(StreamInterruptedError) as caught:
-            for event in stream:
-                got.append(event.chunk)
-                server.go()
+            next(stream)
     error = caught.value
-    assert got == ["One"]
     assert error.code == "STREAM_INTERRUPTED"
     assert error.may_have_executed is True
     assert isinstance(error, RecallConnectionError)
@@ -548,9 +551,8 @@ def left_by_with(client):
 
 
 def left_by_an_exception(client):
-    with pytest.raises(KeyError), client.stream_workflow("w") as stream:
-        for _ in stream:
-            raise KeyError
+    with suppress(KeyError), client.stream_workflow("w") as stream:
+        raise KeyError(next(stream))
 
 
 def forgotten_before_the_first_event(client):

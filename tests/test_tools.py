@@ -12,9 +12,9 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from rawserver import KEY, LAST_CHUNK, answers, chunk, echo, envelope, head, http
 from requests.adapters import BaseAdapter, HTTPAdapter
 
+from rawserver import KEY, LAST_CHUNK, answers, chunk, echo, envelope, head, http
 from recall_sdk import (
     AuthenticationError,
     PermissionDeniedError,
@@ -121,6 +121,12 @@ class TestResponses:
             client.execute_workflow("w")
         assert caught.value.__cause__ is not None
 
+    def test_a_timeout_thrown_where_none_was_set(self, mocked, client):
+        """A thrown time-out is one even where the call itself had all the time."""
+        mocked.add(responses.POST, EXECUTE, body=requests.ReadTimeout("no"))
+        with pytest.raises(RecallTimeoutError):
+            client.execute_workflow("w", timeout=None)
+
     def test_nothing_is_mocked(self, mocked, client):
         """A call that no mock answers is a connection error."""
         with pytest.raises(RecallConnectionError):
@@ -171,8 +177,8 @@ class TestRequestsMock:
         assert client.execute_workflow("w").success
 
     def test_nothing_is_mocked(self, mocked, client):
-        """A call that no mock answers is a connection error."""
-        with pytest.raises(RecallConnectionError):
+        """The tool's own complaint about a call that no mock answers reaches the user."""
+        with pytest.raises(requests_mock.NoMockAddress):
             client.execute_workflow("w")
 
 
@@ -202,16 +208,22 @@ class TestVcr:
     def test_recorded_and_replayed(self, session, tmp_path):
         """What was recorded from a server is replayed without it, streams included, and the key can be kept out."""
         cassette = tmp_path / "calls.yaml"
+
+        def count(input):
+            yield from ("One", ", two")
+
         recorder = vcr.VCR(filter_headers=["X-API-Key"], match_on=["method", "path", "body"])
         with RecallServer() as server:
             server.workflow("greet")(lambda input: {"content": f"Hello {input['name']}"})
-            server.workflow("count")(lambda input: iter(["One", ", two"]))
+            server.workflow("count")(count)
             server.workflow("not-deployed", deployed=False)(lambda input: None)
             with recorder.use_cassette(str(cassette)), RecallClient(server.api_key, server.base_url, session=session) as client:
                 recorded = self.calls(client)
         assert recorded[:3] == [["One", ", two"], "One, two", "One, two"]
         assert server.api_key not in cassette.read_text("utf-8")
-        with recorder.use_cassette(str(cassette), record_mode="none") as tape, RecallClient(KEY, server.base_url, session=session) as client:
+        with recorder.use_cassette(str(cassette), record_mode="none") as tape, RecallClient(
+            KEY, server.base_url, session=session
+        ) as client:
             assert self.calls(client) == recorded
             assert tape.all_played
 
@@ -272,7 +284,9 @@ class TestHttpserver:
 
     def test_calls(self, session, connect, httpserver):
         """A server of the tool is a server."""
-        httpserver.expect_request("/api/workflows/w/execute", method="POST", json={"a": 1}, headers={"X-API-Key": KEY}).respond_with_json(envelope())
+        httpserver.expect_request("/api/workflows/w/execute", method="POST", json={"a": 1}, headers={"X-API-Key": KEY}).respond_with_json(
+            envelope()
+        )
         client = connect(httpserver.url_for("").rstrip("/"), session=session)
         assert client.execute_workflow("w", {"a": 1}).output == "hello"
         httpserver.check_assertions()

@@ -13,8 +13,8 @@ import traceback
 import pytest
 import requests
 import trustme
-from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 
+from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 from recall_sdk import (
     ExecutionError,
     InvalidResponseError,
@@ -70,7 +70,7 @@ def free_port():
 def test_refused(session, connect):
     """A port that nobody listens on: nothing was executed, and the message says what to check."""
     client = connect(f"http://127.0.0.1:{free_port()}", session=session)
-    with pytest.raises(RecallConnectionError, match="could not connect to http://127.0.0.1.*check the base_url") as caught:
+    with pytest.raises(RecallConnectionError, match=r"could not connect to http://127\.0\.0\.1.*check the base_url") as caught:
         client.execute_workflow("w")
     assert caught.value.code == "CONNECTION_ERROR"
     assert caught.value.status is None
@@ -81,7 +81,7 @@ def test_refused(session, connect):
 def test_an_unknown_host(session, connect):
     """A host that does not exist: the same, and the message names it."""
     client = connect("http://nosuch.invalid", session=session)
-    with pytest.raises(RecallConnectionError, match="nosuch.invalid.*check the base_url") as caught:
+    with pytest.raises(RecallConnectionError, match=r"nosuch\.invalid.*check the base_url") as caught:
         client.execute_workflow("w")
     assert caught.value.code == "CONNECTION_ERROR"
     assert caught.value.may_have_executed is False
@@ -114,7 +114,9 @@ def test_a_connection_that_breaks(kind, session, serve, connect):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]])
+@pytest.mark.parametrize(
+    "start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]]
+)
 def test_a_head_that_is_cut_short(start, session, serve, connect):
     """Half a head is no answer, whether it is taken for a break or for nonsense."""
     server = serve(cut(start))
@@ -214,6 +216,20 @@ def secure(serve, authority):
     return start
 
 
+@pytest.fixture
+def bundle(authority, tmp_path):
+    """Give the path of a file with the authority's certificate."""
+    path = str(tmp_path / "ca.pem")
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def _trusted(bundle, monkeypatch):
+    """Trust the authority by the environment."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+
+
 def test_a_certificate_of_an_unknown_authority(session, secure, connect):
     """A certificate that can't be verified: nothing was sent, and the message says what to do."""
     server = secure(echo)
@@ -223,20 +239,17 @@ def test_a_certificate_of_an_unknown_authority(session, secure, connect):
     assert server.requests == []
 
 
-def test_a_certificate_of_another_host(session, secure, connect, authority, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_a_certificate_of_another_host(session, secure, connect):
     """A certificate for another name is refused as well."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
         connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
 
 
-@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_the_ca_bundle_of_the_environment(variable, session, secure, connect, authority, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_the_ca_bundle_of_the_environment(session, secure, connect):
     """The authority that the environment names is trusted, and the connection is kept."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     server = secure(echo)
     client = connect(server, session=session)
     for _ in range(2):
@@ -244,18 +257,22 @@ def test_the_ca_bundle_of_the_environment(variable, session, secure, connect, au
     assert server.connections == 1
 
 
-def test_verify_of_the_users_session(secure, connect, authority, tmp_path):
+def test_the_other_name_of_the_ca_bundle(secure, connect, bundle, monkeypatch):
+    """The variable that curl knows is read too."""
+    monkeypatch.setenv("CURL_CA_BUNDLE", bundle)
+    assert connect(secure(echo)).execute_workflow("w", {"a": 1}).output == {"a": 1}
+
+
+def test_verify_of_the_users_session(secure, connect, bundle):
     """A session of one's own brings its own authority."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with requests.Session() as own:
-        own.verify = str(tmp_path / "ca.pem")  # which counts as long as the environment names no other
+        own.verify = bundle  # which counts as long as the environment names no other
         assert connect(secure(echo), session=own).execute_workflow("w", {"a": 1}).output == {"a": 1}
 
 
-def test_a_stream_over_tls(session, secure, connect, authority, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_a_stream_over_tls(session, secure, connect):
     """Events are prompt over TLS too."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
 
     def handler(connection):
         connection.request()
@@ -398,7 +415,9 @@ def test_no_trick_sends_the_key_elsewhere(target, session, serve, connect):
     assert caught.value.code in ("REDIRECT_REFUSED", "INVALID_RESPONSE")
 
 
-@pytest.mark.parametrize("target", ["/a b/ü?x=ä", "/a%20b?x=%C3%A4", "elsewhere", "./elsewhere", "../../../elsewhere", "?x=1", "/x#fragment"])
+@pytest.mark.parametrize(
+    "target", ["/a b/ü?x=ä", "/a%20b?x=%C3%A4", "elsewhere", "./elsewhere", "../../../elsewhere", "?x=1", "/x#fragment"]
+)
 def test_odd_targets_within_the_origin(target, session, serve, connect):
     """A Location within the origin is followed, however it is written."""
 
@@ -516,7 +535,9 @@ def test_connections_are_kept(session, serve, connect):
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999), "Content-Encoding: gzip")])
+@pytest.mark.parametrize(
+    "answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999), "Content-Encoding: gzip")]
+)
 def test_connections_are_kept_after_long_answers_of_failed_calls(answer, session, serve, connect):
     """An error's body is read to its end, so its connection serves the next call."""
     server = serve(answers(answer, OK))
@@ -652,10 +673,9 @@ def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
     collect_quietly()
 
 
-def test_a_tunnel(session, secure, serve, connect, authority, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_a_tunnel(session, secure, serve, connect, monkeypatch):
     """An https server is reached through a proxy's tunnel, and the proxy never sees the key."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     server = secure(echo, "recall.invalid")
 
     def tunnel(connection):
@@ -719,7 +739,9 @@ def test_auth_headers_and_parameters_of_the_users_session(serve, connect):
 
 def test_cookies_are_kept(session, serve, connect):
     """A cookie of the server comes back with the next call, and leaves when it is taken away."""
-    server = serve(answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK))
+    server = serve(
+        answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK)
+    )
     client = connect(server, session=session)
     for _ in range(4):
         client.execute_workflow("w")
@@ -768,7 +790,7 @@ def test_an_adapter_of_the_user(serve, connect):
 
 def test_what_is_no_session_is_refused():
     """Anything but a session is the caller's mistake."""
-    with pytest.raises(TypeError, match="requests.Session"):
+    with pytest.raises(TypeError, match=r"requests\.Session"):
         RecallClient(KEY, session=object())
 
 

@@ -5,8 +5,8 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from rawserver import LAST_CHUNK, chunk, head
 
+from rawserver import LAST_CHUNK, chunk, head
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -89,9 +89,7 @@ class Case:
         stream = sent.get("stream") is True and not self.is_async
         if stream:
             del sent["stream"]
-        return client.execute_workflow(
-            self.id, sent, stream=stream, selected_outputs=selected, async_execution=self.is_async
-        )
+        return client.execute_workflow(self.id, sent, stream=stream, selected_outputs=selected, async_execution=self.is_async)
 
 
 CASES = {case.name: case for case in map(Case, RECORDED)}
@@ -127,7 +125,11 @@ def replay(serve, connect):
 
 # --------------------------------------------------------------------------------------------------------------- executions
 
-BARE = {"40-response-block-201": {"ok": True, "echo": "yo", "list": [1, 2]}, "41-response-block-200": {"answer": 42}, "45-response-block-list": [1, 2, 3]}
+BARE = {
+    "40-response-block-201": {"ok": True, "echo": "yo", "list": [1, 2]},
+    "41-response-block-200": {"answer": 42},
+    "45-response-block-list": [1, 2, 3],
+}
 """Answers of a workflow's own response block: no envelope."""
 
 RESPONSE_BLOCK_LIKE_AN_ENVELOPE = "44-response-block-successfalse"
@@ -138,7 +140,9 @@ def is_run(case):
     return case.request["path"].endswith("/execute") and case.status in (200, 201) and case.kind == "application/json"
 
 
-@pytest.mark.parametrize("name", those(lambda case: is_run(case) and case.name not in (*BARE, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded))
+@pytest.mark.parametrize(
+    "name", those(lambda case: is_run(case) and case.name not in (*BARE, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
+)
 def test_a_run(name, replay):
     """The output is the workflow's, and what the server tells of the run is in the metadata."""
     case = CASES[name]
@@ -209,7 +213,7 @@ STREAMS = {
     "71b-stream-upstream-error-chunk": ("Hello from the fake", {}),
     "73-stream-unknown-selected": ("", {}),
     "74-stream-selected-missing-dot": ("", {}),
-    "76-stream-unicode": ("Zoë 🎉日本\u2028sep ok", {}),  # noqa: RUF001 -- as the server sent it
+    "76-stream-unicode": ("Zoë 🎉日本\u2028sep ok", {}),
     "77-stream-header": (TEXT, {}),
     "79-stream-slow-gzip": (TEXT, {}),
     "83-stream-echo-only": ("", {"message": "x"}),

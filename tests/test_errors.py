@@ -1,0 +1,159 @@
+"""The error family: its shape, its facts, and that both travel."""
+
+import copy
+import pickle
+import re
+
+import pytest
+
+import recall_sdk
+from recall_sdk import (
+    ExecutionError,
+    InvalidRequestError,
+    RateLimitError,
+    RateLimitInfo,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    StreamedExecutionResult,
+    StreamEvent,
+    StreamInterruptedError,
+    WorkflowExecutionResult,
+    errors,
+)
+from recall_sdk import _decoding as decoding
+
+FAMILY = [getattr(errors, name) for name in errors.__all__]
+
+OWN_FACTS = {
+    RateLimitError: {"rate_limit": RateLimitInfo(10, 0, 1_800_000_000, 2)},
+    RecallTimeoutError: {"result": WorkflowExecutionResult(False, error="late"), "partial": StreamedExecutionResult(False, text="so far")},
+    ExecutionError: {"result": WorkflowExecutionResult(False, {"a": [1]}, "boom")},
+    StreamInterruptedError: {"partial": StreamedExecutionResult(False, text="so far", text_by_block={"b": "so far"})},
+}
+
+
+def filled(kind):
+    error = kind("what happened", "A_CODE", 418)
+    facts = {
+        "body": {"error": ["what"]},
+        "server_code": "THEIR_CODE",
+        "retry_after": 1.5,
+        "may_have_executed": True,
+        **OWN_FACTS.get(kind, {}),
+    }
+    vars(error).update(facts)
+    return error, {"code": "A_CODE", "status": 418, **facts}
+
+
+def test_the_tree_in_the_documentation_is_the_real_one():
+    """The family drawn at the top of the module shows each class below its parent, and none else."""
+    drawn, path = {}, []
+    for line in errors.__doc__.splitlines():
+        match = re.match(r"( *(?:│   |    )*(?:[├└]── )?)(\w*(?:Error|Exception)) *", line)
+        if match:
+            depth = (len(match.group(1)) - 4) // 4
+            path[depth:] = [match.group(2)]
+            drawn[match.group(2)] = path[depth - 1] if depth else None
+    real = {kind.__name__: kind.__bases__[0].__name__ for kind in FAMILY}
+    assert drawn == {"Exception": None, **real}
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_one_constructor_for_all(kind):
+    """Each class takes (message, code=None, status=None), as documented for the base, and starts with no facts."""
+    plain, full = kind("what happened"), kind("what happened", code="A_CODE", status=418)
+    assert (str(plain), plain.code, plain.status) == ("what happened", None, None)
+    assert (str(full), full.code, full.status) == ("what happened", "A_CODE", 418)
+    assert full.args == ("what happened",)
+    assert [plain.body, plain.server_code, plain.retry_after, plain.may_have_executed] == [None, None, None, False]
+    assert all(getattr(plain, name) is None for name in OWN_FACTS.get(kind, {}))
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_every_error_is_one_of_the_base(kind):
+    """``except RecallError`` catches the whole family, and each is public and described."""
+    assert issubclass(kind, RecallError)
+    assert getattr(recall_sdk, kind.__name__) is kind
+    assert kind.__doc__
+
+
+def test_relatives_outside_the_family():
+    """A request that is wrong is a ValueError too; a stream that broke off is a connection error."""
+    assert issubclass(InvalidRequestError, ValueError)
+    assert issubclass(StreamInterruptedError, RecallConnectionError)
+    assert [kind.__name__ for kind in FAMILY if issubclass(kind, (ValueError, OSError))] == ["InvalidRequestError"]
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize("kind", FAMILY)
+def test_errors_travel_with_all_their_facts(kind, travel):
+    """Pickle, copy and deepcopy keep class, message and every attribute."""
+    error, facts = filled(kind)
+    twin = travel(error)
+    assert type(twin) is kind
+    assert twin is not error
+    assert (str(twin), vars(twin)) == ("what happened", facts)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_pickle_protocol_does(protocol):
+    """Also the oldest protocol, which some queues still use."""
+    error, facts = filled(ExecutionError)
+    assert vars(pickle.loads(pickle.dumps(error, protocol))) == facts
+
+
+def test_the_facts_of_one_error_are_its_own():
+    """What is set on one error does not show on another."""
+    filled(RateLimitError)
+    assert RateLimitError("another").rate_limit is None
+
+
+# ---------------------------------------------------------------------------------------------------- failures of a run
+
+JOB = {"taskId": "t-1", "status": "failed", "output": {"a": 1}, "error": "Boom:\n line 1", "metadata": {"duration": 5}}
+
+
+def test_a_job_that_failed():
+    """The error holds the reason as text, what the server sent of the run, and the whole status."""
+    error = decoding.job_failure(JOB)
+    assert type(error) is ExecutionError
+    assert str(error) == "job t-1 failed: Boom: line 1"
+    assert (error.code, error.status, error.body, error.may_have_executed) == ("EXECUTION_ERROR", None, JOB, True)
+    assert error.result == WorkflowExecutionResult(False, {"a": 1}, "Boom:\n line 1", metadata={"duration": 5})
+
+
+def test_a_job_that_was_cancelled():
+    """A cancelled job has a code of its own."""
+    error = decoding.job_failure({**JOB, "status": "cancelled", "error": None})
+    assert str(error) == "job t-1 was cancelled: the server does not say why"
+    assert error.code == "JOB_CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ({"message": "no memory", "code": 5}, "no memory"),
+        ({"error": "no memory"}, "no memory"),
+        ({"code": 5}, '{"code": 5}'),
+        (["no", "memory"], '["no", "memory"]'),
+        (7, "7"),
+        ("", "the server does not say why"),
+        (None, "the server does not say why"),
+    ],
+)
+def test_a_reason_of_any_kind_is_told_as_text(reason, text):
+    """The documented ``error (any)`` of a job, and that of a stream, become text that a person reads."""
+    assert decoding.job_failure({**JOB, "error": reason}).result.error == text
+    event = StreamEvent("error", None, "", {"event": "error", "error": reason})
+    error = decoding.stream_failure(event, StreamedExecutionResult(False, text="so far"))
+    assert error.result.error == text
+    assert str(error) == f"the workflow failed: {text}"
+
+
+def test_a_run_that_failed_in_its_stream():
+    """The error of a stream keeps the text that had arrived, the payload, and the server's code."""
+    payload = {"event": "error", "error": "boom", "code": "MODEL_DOWN"}
+    error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
+    assert (error.code, error.server_code, error.body, error.may_have_executed) == ("EXECUTION_ERROR", "MODEL_DOWN", payload, True)
+    assert error.result == StreamedExecutionResult(False, error="boom", text="so far")

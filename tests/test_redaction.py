@@ -1,0 +1,204 @@
+"""The key is in no error, whatever a server echoes, and wherever."""
+
+import json
+import pickle
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recall_sdk import (
+    ExecutionError,
+    InvalidResponseError,
+    RateLimitError,
+    RateLimitInfo,
+    RecallClient,
+    RecallError,
+    StreamedExecutionResult,
+    StreamInterruptedError,
+)
+from recall_sdk import _decoding as decoding
+from recall_sdk import _endpoints as endpoints
+from recall_sdk._redaction import redacted
+from recall_sdk.testing import RecallServer
+
+KEY = 'sk-0123/"45+67&89'
+FORMS = [KEY, "sk-0123%2F%2245%2B67%2689", 'sk-0123/\\"45+67&89']
+CALL = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynchronous=False)
+
+
+def shown(error):
+    """Give all that an error can show."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join([str(error), repr(error), repr(vars(error)), *lines])
+
+
+def caught(function, *args):
+    with pytest.raises(Exception) as info:  # noqa: PT011 -- whatever it is
+        function(*args)
+    return info.value
+
+
+def answer(body, status=400):
+    return decoding.Answer(CALL, status, {}, body, 0.0, None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_the_key_is_masked(form):
+    """The key as it is, as part of a URL, and inside JSON text."""
+    error = redacted(RecallError(f"no access with {form}, sorry"), KEY)
+    assert str(error) == "no access with [API key], sorry"
+    assert error.args == ("no access with [API key], sorry",)
+
+
+def test_every_attribute_is_masked():
+    """Body, codes and results are searched to their depths, names of fields too; other values stay as they are."""
+    error = RateLimitError("slow down", "CODE", 429)
+    error.body = {KEY: [f"<{KEY}>", (KEY, 1, None, True, 1.5)], "bytes": KEY.encode(), "n": 5}
+    error.server_code = KEY
+    error.rate_limit = RateLimitInfo(1, 2, 3, 4)
+    assert redacted(error, KEY) is error
+    assert error.body == {"[API key]": ["<[API key]>", ("[API key]", 1, None, True, 1.5)], "bytes": b"[API key]", "n": 5}
+    assert (error.code, error.status, error.server_code) == ("CODE", 429, "[API key]")
+    assert error.rate_limit == RateLimitInfo(1, 2, 3, 4)
+
+
+def test_results_are_masked():
+    """What the server sent of a run, and what had arrived of a stream, are masked, and are models still."""
+    error = StreamInterruptedError("broken")
+    error.partial = StreamedExecutionResult(False, {"echo": KEY}, KEY, text=f"a{KEY}b", text_by_block={"b": KEY})
+    redacted(error, KEY)
+    mask = "[API key]"
+    assert error.partial == StreamedExecutionResult(False, {"echo": mask}, mask, text=f"a{mask}b", text_by_block={"b": mask})
+
+
+def test_a_key_too_short_to_be_one_is_left():
+    """Masking "a" everywhere would garble every message."""
+    assert str(redacted(RecallError("a bad answer"), "a")) == "a bad answer"
+
+
+@pytest.mark.parametrize("body", [KEY.encode() + b" is no JSON", b"\xff" + KEY.encode()])
+def test_what_could_not_be_parsed_is_masked_in_the_cause(body):
+    """The errors of the JSON and UTF-8 decoders hold the whole answer."""
+    error = redacted(caught(decoding.parse, answer(body, 200)), KEY)
+    assert isinstance(error, InvalidResponseError)
+    assert KEY not in shown(error)
+    assert KEY not in repr(getattr(error.__cause__, "doc", None))
+    assert KEY not in repr(getattr(error.__cause__, "object", None))
+
+
+def test_the_whole_chain_is_masked():
+    """Causes, contexts, reasons and errors among arguments are all shown by a traceback, and all masked."""
+    inner, context, reason, argument = (ValueError(f"{place} {KEY}") for place in ("inner", "context", "reason", "argument"))
+    cause = OSError("outer", argument)
+    cause.reason = reason
+    cause.__cause__ = inner
+    error = RecallError("failed")
+    error.__cause__, error.__context__ = cause, context
+    inner.__context__ = error  # a circle does no harm
+    redacted(error, KEY)
+    assert [str(each) for each in (inner, context, reason, argument)] == [
+        f"{place} [API key]" for place in ("inner", "context", "reason", "argument")
+    ]
+
+
+def test_the_request_behind_an_error_is_masked():
+    """An error of requests brings along what was sent, key and all."""
+    request = requests.Request("GET", "http://127.0.0.1", {"X-API-Key": KEY, "Accept": "*/*"}).prepare()
+    error = RecallError("failed")
+    error.__cause__ = requests.ConnectionError("refused", request=request)
+    redacted(error, KEY)
+    assert dict(request.headers) == {"X-API-Key": "[API key]", "Accept": "*/*"}
+
+
+@dataclass
+class Bystander:
+    name: str
+    made_here: int = field(init=False, default=5)
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    note: str
+    bystander: Any
+
+
+class OddError(Exception):
+    @property
+    def request(self):
+        raise RuntimeError("no request yet")
+
+    @property
+    def reason(self):
+        raise RuntimeError("no reason yet")
+
+
+def test_what_the_caller_was_handling_does_no_harm():
+    """A call within an ``except`` of the caller's has that error for a context: a frozen or odd one is no obstacle, its objects stay."""
+    bystander = Bystander("x")
+    for context in (FrozenError("x", bystander), OddError("x")):
+        error = RecallError(f"no {KEY}")
+        error.__context__ = context
+        assert str(redacted(error, KEY)) == "no [API key]"
+    assert FrozenError("x", bystander).bystander is bystander
+    context = FrozenError(f"with {KEY}", bystander)
+    error.__context__ = context
+    redacted(error, KEY)
+    assert context.note == "with [API key]"
+    assert context.bystander is bystander
+
+
+def test_a_body_nested_too_deeply_is_not_kept():
+    """What can't be searched might hold the key, and could be neither pickled nor copied: the error comes without it."""
+    error = ExecutionError("failed")
+    error.body = []
+    for _ in range(5000):
+        error.body = [error.body]
+    redacted(error, KEY)
+    assert error.body is None
+    assert str(pickle.loads(pickle.dumps(error))) == "failed"
+
+
+@given(st.integers(0, 700), st.integers(0, 80))
+def test_no_part_of_the_key_survives_a_cut(before, after):
+    """Where a long message is shortened, no beginning of the key is left at the cut."""
+    words = f"{'x ' * (before // 2)}{'' if before % 2 else ' '}key {KEY} {'y ' * after}"
+    for body in (words.encode(), json.dumps({"error": words}).encode()):
+        message = str(redacted(caught(decoding.check, answer(body)), KEY))
+        assert "sk-0" not in message
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.integers(), st.just(KEY), st.just(f"Bearer {KEY}"), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from([KEY, "error", "message", "code"]), inner, max_size=3)),
+    max_leaves=10,
+)
+
+
+@given(json_values, st.sampled_from([200, 400, 401, 402, 403, 404, 408, 422, 429, 500, 503, 504]))
+def test_no_echo_shows(body, status):
+    """Wherever in an answer of whatever status the key stands, no error shows it."""
+    data = json.dumps(body).encode()
+    for read in (decoding.workflow_status, decoding.job_status, decoding.usage_limits, decoding.check):
+        try:
+            read(answer(data, status))
+        except RecallError as error:
+            redacted(error, KEY)
+            for form in FORMS:
+                assert form not in "".join([str(error), repr(error), repr(vars(error))])
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_server_that_echoes_the_key_in_deep_json(status):
+    """A call meets an answer that is nested more deeply than Python walks, and raises an error of ours."""
+    deep = b'{"error": "no ' + KEY.replace('"', '\\"').encode() + b'", "x": ' + b"[" * 900 + b"]" * 900 + b"}"
+    with RecallServer() as server, RecallClient(KEY, server.base_url) as client:
+        server.respond_next(status, body=deep)
+        error = caught(client.execute_workflow, "wf")
+    assert isinstance(error, RecallError)
+    assert error.status == status
+    assert "sk-0123" not in str(error) + repr(error.body)
