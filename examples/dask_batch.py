@@ -16,7 +16,7 @@ def main() -> None:
     """Run the batch on two worker processes. For your own cluster: Client("tcp://scheduler:8786")."""
     cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
     with cluster, Client(cluster) as dask, RecallClient() as client:
-        executor = dask.get_executor(pure=False)  # pure would mean: the same input need not run twice
+        executor = dask.get_executor()
         greetings = {}
         for item in client.execute_batch(ITEMS, max_workers=4, executor=executor):
             if item.error:

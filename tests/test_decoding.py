@@ -164,6 +164,11 @@ def test_a_queued_run_without_a_task_id(body):
     assert (caught.value.code, caught.value.may_have_executed, caught.value.body) == ("INVALID_RESPONSE", True, body)
 
 
+def test_json_in_answer_to_a_stream():
+    """A server that answers JSON although a stream was asked for gives the result."""
+    assert decoding.execution_of_stream(answer({"success": True, "output": 1}, call=STREAM)) == WorkflowExecutionResult(True, 1)
+
+
 def test_a_ticket_in_answer_to_a_stream():
     """A ticket where a live stream was asked for is an error that says how to get at the result."""
     with pytest.raises(InvalidResponseError, match=r"wait_for_job\('t'\)") as caught:

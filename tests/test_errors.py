@@ -157,3 +157,13 @@ def test_a_run_that_failed_in_its_stream():
     error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
     assert (error.code, error.server_code, error.body, error.may_have_executed) == ("EXECUTION_ERROR", "MODEL_DOWN", payload, True)
     assert error.result == StreamedExecutionResult(False, error="boom", text="so far")
+
+
+def test_a_reason_too_deep_to_tell():
+    """A reason that Python can't walk through is told of, and does not end in a RecursionError."""
+    reason = []
+    for _ in range(200_000):
+        reason = [reason]
+    assert decoding.words(reason) == "a reason nested too deeply to show"
+    while reason:  # taken apart by hand: old Pythons do not survive doing it themselves
+        reason = reason.pop()

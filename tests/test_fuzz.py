@@ -115,9 +115,10 @@ VALUES = (
 KEYS = st.sampled_from(FIELDS) | st.text(max_size=5)
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
 )
-OBJECTS = st.dictionaries(KEYS, JSON, max_size=8)
+OBJECTS = st.dictionaries(KEYS, JSON, max_size=6)
 STATUS = st.sampled_from(
     [200, 201, 202, 204, 206, 299, 300, 304, 307, 400, 401, 402, 403, 404, 408, 409, 418, 422, 429, 500, 502, 503, 504, 599, 999]
 )
@@ -154,7 +155,7 @@ def test_arbitrary_json(check, call, status, body, headers):
 @fuzz
 @given(
     call=st.sampled_from(["execute", "stream", "live"]),
-    payloads=st.lists(OBJECTS | JSON, max_size=5),
+    payloads=st.lists(OBJECTS | JSON, max_size=4),
     tail=st.binary(max_size=20),
     zipped=st.booleans(),
 )

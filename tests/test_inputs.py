@@ -11,10 +11,11 @@ import os
 import sys
 import tempfile
 from base64 import b64decode
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -28,6 +29,11 @@ texts = st.text(st.characters(), max_size=8)  # lone surrogates too
 keys = st.one_of(texts, st.integers(), st.floats(), st.booleans(), st.none())
 leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts)
 good_leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts)
+
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
 
 
 def nested(leaves, keys):
@@ -117,8 +123,7 @@ def test_takes_what_json_takes_and_refuses_the_rest(value):
 def test_takes_the_usual_relatives():
     """Subclasses of JSON's own types are sent as these."""
     color = enum.IntEnum("Color", "RED GREEN")
-    point = namedtuple("Point", "x y")
-    assert encoded({"c": color.GREEN, "p": point(1, 2), "o": OrderedDict(a=1)}) == {"c": 2, "p": [1, 2], "o": {"a": 1}}
+    assert encoded({"c": color.GREEN, "p": Point(1, 2), "o": OrderedDict(a=1)}) == {"c": 2, "p": [1, 2], "o": {"a": 1}}
 
 
 def test_the_same_list_may_stand_in_two_places():
@@ -221,7 +226,7 @@ def test_a_planted_fault_is_named_by_exactly_its_place(path, bad, siblings):
     value, place = bad, ""
     for step in reversed(path):
         if isinstance(step, int):
-            value, place = siblings[:step] + [value] + siblings[step:], f"[{step}]{place}"
+            value, place = [*siblings[:step], value, *siblings[step:]], f"[{step}]{place}"
         else:
             value, place = {"0": siblings[0], step: value, "1": siblings[1]}, f".{step}{place}"
     before = repr(value)

@@ -71,7 +71,7 @@ def test_example_1_joins_the_lines_of_an_event():
 
 
 def test_example_2_knows_comments_ids_and_the_unfinished_event():
-    """Example 2: a comment is no event; a bare id resets the last event id; only one space is taken off; the unfinished event is discarded."""
+    """Example 2: a comment is no event, a bare id resets the id, one space is taken off, the unfinished event is discarded."""
     stream = b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n"
     assert decode(stream) == [ServerSentEvent("message", "first event", "1"), ServerSentEvent("message", "second event", "")]
     assert datas(stream + b"\n")[2] == " third event"
@@ -93,7 +93,7 @@ def test_example_4_takes_the_space_for_optional():
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 def test_each_line_end_ends_a_line(end):
-    """ "CRLF pair, single LF, single CR": each ends a line."""
+    """The standard: "CRLF pair, single LF, single CR": each ends a line."""
     assert decode(b"event: add" + end + b"data: 1" + end + end) == [ServerSentEvent("add", "1")]
 
 
@@ -104,19 +104,19 @@ def test_nothing_else_ends_a_line(other):
 
 
 def test_one_byte_order_mark_is_dropped():
-    """ "One leading U+FEFF BYTE ORDER MARK character must be ignored if any are present": one, and at the start alone."""
+    """The standard: "One leading U+FEFF BYTE ORDER MARK character must be ignored if any are present": one, and at the start alone."""
     assert datas(BOM + b"data: a\n\n" + BOM + b"data: b\n\ndata: c\n\n") == ["a", "c"]
     assert datas(BOM + BOM + b"data: a\n\n") == []
 
 
 @pytest.mark.parametrize("stream", [b"", BOM, BOM[:2], b"\n", b"\r\n\r\n", b": x\n\n", b"event: add\n\n", b"id: 1\n\n", b"retry: 1\n\n"])
 def test_a_block_without_data_is_no_event(stream):
-    """ "If the data buffer is an empty string", nothing is dispatched."""
+    """The standard: "If the data buffer is an empty string", nothing is dispatched."""
     assert decode(stream) == []
 
 
 def test_a_block_without_data_forgets_its_type():
-    """ "Set the data buffer and the event type buffer to the empty string": the next event does not inherit them."""
+    """The standard: "Set the data buffer and the event type buffer to the empty string": the next event does not inherit them."""
     assert decode(b"event: add\nretry: 5\n\ndata: x\n\n") == [ServerSentEvent("message", "x")]
 
 
@@ -127,7 +127,7 @@ def test_an_id_persists_until_it_is_set_anew():
 
 
 def test_an_id_with_nul_is_ignored():
-    """ "If the field value does not contain U+0000 NULL, then set the last event ID buffer. Otherwise, ignore the field." """
+    """The standard: "If the field value does not contain U+0000 NULL", it sets the id; "otherwise, ignore the field"."""
     assert decode(b"id: 1\nid: 2\0\ndata: a\n\n") == [ServerSentEvent("message", "a", "1")]
 
 
@@ -135,7 +135,7 @@ def test_an_id_with_nul_is_ignored():
     ("value", "retry"), [(b"250", 250), (b"0", 0), (b"007", 7), (b"-5", None), (b"1_0", None), (b"1.5", None), (b"", None), (b" 5", None)]
 )
 def test_a_retry_is_digits_only(value, retry):
-    """ "If the field value consists of only ASCII digits", it is a time in milliseconds; otherwise it is ignored."""
+    """The standard: "If the field value consists of only ASCII digits", it is a time in milliseconds; otherwise it is ignored."""
     assert decode(b"retry: " + value + b"\ndata: a\n\n") == [ServerSentEvent("message", "a", "", retry)]
 
 
@@ -145,12 +145,12 @@ def test_a_retry_of_other_digits_or_without_end_is_ignored():
 
 
 def test_unknown_fields_are_ignored():
-    """ "Otherwise: the field is ignored"; names are compared as they are, with no change of case."""
+    """The standard: "Otherwise: the field is ignored"; names are compared as they are, with no change of case."""
     assert decode(b"Data: x\ndata : y\n data: z\nfoo\nEVENT: add\ndata: a\n\n") == [ServerSentEvent("message", "a")]
 
 
 def test_broken_utf_8_is_replaced():
-    """ "Streams must be decoded using the UTF-8 decode algorithm": errors become U+FFFD, one for each maximal part."""
+    """The standard: "Streams must be decoded using the UTF-8 decode algorithm": errors become U+FFFD, one for each maximal part."""
     assert datas(b"data: a\xffb\xe2\x80c\xf0\x9f\n\n") == ["a\ufffdb\ufffdc\ufffd"]
 
 

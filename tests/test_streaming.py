@@ -774,7 +774,7 @@ def test_a_stream_that_nobody_asked_for(content_type, serve, connect):
 
 def test_a_stream_instead_of_a_ticket(serve, connect):
     """A stream is no answer to a queued run: there is no ticket in it."""
-    with pytest.raises(InvalidResponseError, match="task id") as caught:
+    with pytest.raises(InvalidResponseError) as caught:
         connect(serve(streams(*ONE_TWO, DONE))).execute_workflow("w", async_execution=True)
     assert caught.value.may_have_executed is True
 

@@ -1,127 +1,347 @@
 """One client, many threads; and calls that are given up."""
 
+import json
+import logging
 import random
+import sys
 import threading
-import warnings
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
+import requests
+from rawserver import KEY, PATIENCE, RawServer, chunk, echo, envelope, head, http
 
-from recall_sdk import AuthenticationError, RecallConnectionError
-from recall_sdk._connections import MOST_CONNECTIONS, hang_up
-from recall_sdk.testing import RecallServer
+from recall_sdk import (
+    AuthenticationError,
+    InvalidResponseError,
+    RateLimitInfo,
+    RecallClient,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+)
+from recall_sdk import _connections as connections
+from recall_sdk._connections import hang_up
 
 THREADS = 32
-CALLS = 2_000
+CALLS = 4_000
+CLOSED_AMONG = 600
+SCRAMBLE = 1e-5
+"""Seconds between two switches of threads, so that they meet where they seldom do."""
 
 
 @pytest.fixture
-def server():
-    """A stand-in server with one workflow that gives its input back."""
-    with RecallServer(rate_limit=1_000_000) as server:
-
-        @server.workflow("echo")
-        def echo(input):
-            return input
-
-        yield server
+def scrambled():
+    """Have Python switch threads as often as it can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SCRAMBLE)
+    yield
+    sys.setswitchinterval(usual)
 
 
-def test_each_thread_gets_its_own_answers(server, caplog):
-    """32 threads that share a client get the answers to their own calls, each over its own kept connection, none thrown away."""
-    client = server.client(timeout=60)
+@contextmanager
+def meanwhile(work):
+    """Do this over and over in another thread."""
+    done = threading.Event()
+    failures = []
+
+    def repeat():
+        try:
+            while not done.is_set():
+                work()
+        except BaseException as failure:  # noqa: BLE001 -- raised below, where the test sees it
+            failures.append(failure)
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert failures == []
+
+
+def at_once(*works):
+    """Do these in threads that start together; give what they return."""
+    barrier = threading.Barrier(len(works))
+
+    def start(work):
+        barrier.wait(PATIENCE)
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(start, works))
+
+
+# ---------------------------------------------------------------------------------------------------------------- many calls
+
+
+def test_each_thread_gets_its_own_answers(serve, connect, caplog):
+    """32 threads that share a client get the answers to their own calls, each over a kept connection, none thrown away."""
+
+    def limited_echo(connection):
+        while True:
+            number = connection.request().json["number"]
+            told = (f"X-RateLimit-Limit: {number}", f"X-RateLimit-Remaining: {number + 1}", f"X-RateLimit-Reset: {number + 2_000_000_000}")
+            connection.send(http(envelope({"number": number}), *told))
+
+    server = serve(limited_echo)
+    client = connect(server, timeout=60)
 
     def call(number):
-        return client.execute_workflow("echo", {"number": number}).output["number"]
+        output = client.execute_workflow("w", {"number": number}).output
+        return output["number"], client.get_rate_limit_info()
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        assert list(pool.map(call, range(CALLS))) == list(range(CALLS))
-    assert server.executions["echo"] == CALLS
-    assert server.connections <= THREADS < MOST_CONNECTIONS
-    assert "pool is full" not in caplog.text
-    assert client.get_rate_limit_info().limit > 0
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(call, range(CALLS)))
+    assert [number for number, _ in answers] == list(range(CALLS))
+    assert Counter(request.json["number"] for request in server.requests) == Counter(range(CALLS))  # none was sent twice
+    assert server.connections <= THREADS
+    assert caplog.records == []  # "Connection pool is full" would be one
+    for _, info in answers:  # what one answer told, never parts of two
+        assert info == RateLimitInfo(limit=info.limit, remaining=info.limit + 1, reset=info.limit + 2_000_000_000)
 
 
-def test_a_key_never_meets_another_origin(server):
-    """While threads switch the key and the server of a shared client, each request carries one of its keys to one of its servers."""
-    with RecallServer(api_key="second-key") as other:
-        client = server.client()
-        done = threading.Event()
+def test_a_hundred_connections_at_once(serve, connect, caplog):
+    """A hundred calls that wait at the same time need a hundred connections, and all of them are kept."""
+    threads = 100
+    waiting = threading.Barrier(threads, timeout=PATIENCE)
 
-        def switch(setter, values):
-            while not done.is_set():
-                setter(random.choice(values))
+    def together(connection):
+        while True:
+            connection.request()
+            waiting.wait()
+            connection.send(http(envelope()))
 
-        switchers = [
-            threading.Thread(target=switch, args=(client.set_api_key, ["first-key", "second-key"])),
-            threading.Thread(target=switch, args=(client.set_base_url, [server.base_url, other.base_url])),
-        ]
-        for thread in switchers:
-            thread.start()
+    server = serve(together)
+    client = connect(server, timeout=60)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            results = at_once(*[lambda: client.execute_workflow("w").success] * threads)
+            assert all(results)
+    assert server.connections == threads
+    assert caplog.records == []
+
+
+def test_a_late_answer_is_nobody_elses(serve, connect):
+    """What a server answers to a call that had run out of time reaches no other call."""
+
+    def late_echo(connection):
+        while True:
+            sent = connection.request().json
+            connection.pause(sent["late"])
+            connection.send(http(envelope(sent)))
+
+    client = connect(serve(late_echo), timeout=60)
+    dice = random.Random(7)
+
+    def call(number):
+        late = dice.choice([0, 0, 0, 0.05])
         try:
-            with ThreadPoolExecutor(8) as pool:
-                list(pool.map(lambda _: _outcome(client), range(200)))
-        finally:
-            done.set()
-            for thread in switchers:
-                thread.join()
-        requests = [*server.requests, *other.requests]
-        assert len(requests) == 200
-        for request in requests:
-            assert request.headers["X-API-Key"] in ("test-key", "first-key", "second-key")
-        hosts = {request.headers["Host"] for request in server.requests}
-        assert hosts <= {server.base_url.partition("//")[2]}
+            return client.execute_workflow("w", {"number": number, "late": late}, timeout=0.03 if late else None).output["number"] == number
+        except RecallTimeoutError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = Counter(pool.map(call, range(400)))
+    assert outcomes[False] == 0
+    assert outcomes[True]
+    assert outcomes[None]
 
 
-def _outcome(client):
-    try:
-        return client.validate_workflow("echo")
-    except AuthenticationError as error:
-        return error
+# ------------------------------------------------------------------------------------------------------- changes on the way
 
 
-def test_the_pool_never_warns(server):
-    """More threads than kept connections were never seen to warn: the pool is large enough for any sensible number."""
-    client = server.client()
-    barrier = threading.Barrier(60)
+def test_a_key_never_meets_another_origin(scrambled, serve, connect):
+    """While the key and the server of a client are changed, each call goes out with a pair that the client really had."""
+    servers = [serve(echo), serve(echo)]
+    client = connect(f"{servers[0].url}/0")
+    client.set_api_key("key-0")
+    steps = iter(range(1, 10**9))
 
-    def call(_):
-        barrier.wait(timeout=30)
-        return client.execute_workflow("echo", {}).success
+    def move():
+        # The key goes first, so that the key is as old as the place or one step newer, and never the other way round.
+        step = next(steps)
+        client.set_api_key(f"key-{step}")
+        client.set_base_url(f"{servers[step % 2].url}/{step}")
+        time.sleep(0.0005)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(60) as pool:
-        warnings.simplefilter("error")
-        assert all(pool.map(call, range(60)))
+    with meanwhile(move), ThreadPoolExecutor(8) as pool:
+        for number, output in enumerate(pool.map(lambda number: client.execute_workflow("w", number).output, range(800))):
+            assert output == {"input": number}
+    assert len(servers[0].requests) + len(servers[1].requests) == 800
+    for parity, server in enumerate(servers):
+        for request in server.requests:
+            key, place = int(request.headers["x-api-key"].partition("-")[2]), int(request.path.split("/")[1])
+            assert place % 2 == parity
+            assert key - place in (0, 1)
 
 
-def test_a_call_that_is_hung_up():
-    """Hanging up on a thread ends its call at once, with an error that says that the workflow may have run."""
-    release, started = threading.Event(), threading.Event()
-    with RecallServer() as server:
+def test_no_change_of_settings_is_lost(scrambled):
+    """A key that is set in one thread and a base URL that is set in another at that moment both count."""
+    with RecallClient("key", "http://host") as client:
+        for number in range(200):
+            key, url = f"key-{number}", f"http://host-{number}"
+            at_once(lambda key=key: client.set_api_key(key), lambda url=url: client.set_base_url(url))
+            assert (client.api_key, client.base_url) == (key, url)
 
-        @server.workflow("slow")
-        def slow(input):
-            started.set()
-            release.wait(20)
-            return input
 
-        client = server.client(timeout=60)
-        caught = []
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_key_of_a_call_stays_secret_when_it_is_changed_meanwhile(streaming, serve, connect):
+    """An error does not tell the key that its call went out with, although the client has another one by now."""
 
-        def call():
-            try:
-                client.execute_workflow("slow")
-            except RecallConnectionError as error:
-                caught.append(error)
+    def tell(connection):
+        words = {"error": f"bad key {connection.request().headers['x-api-key']}"}
+        if streaming:
+            connection.send(head("Content-Type: text/event-stream", "Connection: close"))
+        connection.server.hung_up.release()
+        connection.wait_for_go()
+        connection.send(b"data: %s\n\n" % json.dumps({"event": "error", **words}).encode() if streaming else http(words, status="401 No"))
 
-        thread = threading.Thread(target=call)
-        thread.start()
+    server = serve(tell)
+    client = connect(server)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.execute_workflow, "w", stream=streaming)
+        server.wait_for_hang_up()  # here: the request has arrived
+        client.set_api_key("another-key-9876543210")
+        server.go()
+        error = call.exception(PATIENCE)
+    assert isinstance(error, RecallError if streaming else AuthenticationError)
+    assert "bad key" in str(error)
+    assert KEY not in f"{error} {error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_close_while_others_call(own_session, serve, connect):
+    """Closing a client breaks no call of another thread; at worst one says that nothing was sent."""
+    server = serve(echo)
+    session = requests.Session() if own_session else None
+    client = connect(server, session=session)
+
+    def close():
+        (session or client).close()
+        time.sleep(0.0005)
+
+    def call(number):
         try:
-            assert started.wait(20)
-            hang_up([thread.ident, -1])
-            thread.join(10)
-            assert not thread.is_alive()
-        finally:
-            release.set()
-        hang_up([thread.ident])  # over by now: nothing to break
-        assert caught[0].may_have_executed
+            assert client.execute_workflow("w", {"number": number}).output == {"number": number}
+        except RecallConnectionError as error:
+            return error
+        return None
+
+    with meanwhile(close), ThreadPoolExecutor(8) as pool:
+        errors = [error for error in pool.map(call, range(CLOSED_AMONG)) if error]
+    if session:
+        session.close()
+    assert [error for error in errors if error.may_have_executed] == []
+    assert len(server.requests) == CLOSED_AMONG - len(errors)
+
+
+# -------------------------------------------------------------------------------------------------------- calls given up
+
+
+EVENT = chunk(b'data: {"chunk": "One"}\n\n')
+STARTS = {
+    "head": b"",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-",  # http.client takes it for a whole one
+    "body": head("Content-Length: 100") + b'{"succ',
+    "stream": head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + EVENT,
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_call_that_is_hung_up(start, serve, connect):
+    """Hanging up on a thread ends its call at once, wherever it waits, with an error that says that the workflow may have run."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(STARTS[start])
+        connection.server.words.release()
+        connection.idle()
+
+    server = serve(handler)
+    client = connect(server, timeout=None)
+    caught = []
+
+    def call():
+        with pytest.raises(InvalidResponseError if start == "half a head" else RecallConnectionError) as raised:
+            client.execute_workflow("w", stream=start == "stream")
+        caught.append(raised.value)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert server.words.acquire(timeout=PATIENCE)
+    time.sleep(0.05)  # in which the thread comes to wait for the rest
+    begin = time.monotonic()
+    hang_up([thread.ident, -1])
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert time.monotonic() - begin < 1
+    assert caught[0].may_have_executed is True
+    hang_up([thread.ident])  # it is over: there is nothing to break
+
+
+def test_only_the_given_threads_are_hung_up(serve, connect):
+    """Others that share the client go on."""
+
+    def handler(connection):
+        connection.request()
+        connection.server.hung_up.release()
+        connection.wait_for_go()
+        connection.send(http(envelope()))
+
+    server = serve(handler)
+    client = connect(server, timeout=None)
+    idents = []
+
+    def call():
+        idents.append(threading.get_ident())
+        return client.execute_workflow("w").output
+
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(call)
+        server.wait_for_hang_up()  # here: the request has arrived
+        kept = pool.submit(call)
+        server.wait_for_hang_up()
+        hang_up(idents[:1])
+        assert isinstance(given_up.exception(PATIENCE), RecallConnectionError)
+        server.go()
+        server.go()
+        assert kept.result(PATIENCE) == "hello"
+
+
+def test_nothing_is_remembered_of_calls_that_are_over(serve, connect):
+    """Calls leave nothing behind when they are over, however they end."""
+
+    def handler(connection):
+        kind = connection.request().json["kind"]
+        if kind == "redirect":
+            connection.send(http(b"", "Location: http://elsewhere.example.com/", status="307 Go"))
+        elif kind == "silence":
+            connection.idle()
+        elif kind == "garbage":
+            connection.send(b"garbage\r\n\r\n")
+        elif kind == "good":
+            connection.send(http(envelope()))
+
+    with RawServer(echo) as gone:
+        refused = connect(gone)
+    client = connect(serve(handler))
+    before = set(connections._in_use)
+
+    def call(kind):
+        try:
+            return (refused if kind == "refused" else client).execute_workflow(
+                "w", {"kind": kind}, timeout=0.1 if kind == "silence" else 60
+            )
+        except RecallError as error:
+            return error
+
+    kinds = ["good", "redirect", "silence", "garbage", "break", "refused"]
+    outcomes = at_once(*[lambda kind=kind: call(kind) for kind in kinds])
+    assert [isinstance(outcome, RecallError) for outcome in outcomes] == [False, True, True, True, True, True]
+    assert set(connections._in_use) <= before

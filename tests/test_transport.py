@@ -565,6 +565,23 @@ def test_a_closed_client_works_again(serve, connect):
     assert server.connections == 2
 
 
+def test_close_closes_although_an_error_is_kept(serve, connect):
+    """An error that someone keeps does not keep a connection open."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(http(b"data: 1\n\n", STREAMED))
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    client = connect(server)
+    with pytest.raises(StreamInterruptedError) as kept:
+        client.execute_workflow("w")
+    client.close()
+    server.wait_for_hang_up()
+    assert kept.value.partial is not None
+
+
 def test_close_leaves_the_users_session_alone(serve, connect):
     """A session that the client did not create stays open."""
     server = serve(echo)

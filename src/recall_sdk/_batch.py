@@ -7,6 +7,7 @@ or another try.
 
 import heapq
 import logging
+import os
 import random
 import threading
 import time
@@ -168,6 +169,7 @@ class _Crew:
         clock: Callable[[], float],
         dice: Callable[[], float],
     ) -> None:
+        self._name = os.urandom(8).hex()
         self._attempt = attempt
         self._executor = executor
         self._max_workers = max_workers
@@ -241,7 +243,7 @@ class _Crew:
 
     def _send_off(self, work: _Work, ticket: Ticket) -> None:
         try:
-            future: Future[Any] = self._executor.submit(self._attempt, work.workflow_id, work.input)
+            future: Future[Any] = self._executor.submit(_attempt, (self._name, ticket.number), self._attempt, work.workflow_id, work.input)
         except Exception as error:  # noqa: BLE001 - an executor that is broken or shut down fails this item, and no other
             self._end(work, None, _executor_failure(error, may_have_executed=False))
             return
@@ -299,6 +301,11 @@ class _Crew:
             self._in_flight -= 1
             self._ended.append(BatchItem(work.number, work.workflow_id, work.input, result, error))
             self._changed.notify_all()
+
+
+def _attempt(_number: Tuple[str, int], attempt: Attempt, workflow_id: str, input: Any) -> Tuple[Result, Optional[RateLimitInfo]]:
+    """Make one attempt. Its number sets it apart from all others: Dask answers a task that looks like an earlier one from memory."""
+    return attempt(workflow_id, input)
 
 
 def _executor_failure(cause: BaseException, *, may_have_executed: bool) -> RecallError:

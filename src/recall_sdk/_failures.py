@@ -6,6 +6,7 @@ import ssl
 import zlib
 from typing import Iterator, NamedTuple, Optional
 
+import requests
 from urllib3.exceptions import ConnectTimeoutError, DecodeError, HTTPError, InvalidHeader, NewConnectionError, ReadTimeoutError
 
 from recall_sdk._decoding import one_line
@@ -59,7 +60,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, (NewConnectionError, ConnectTimeoutError, ssl.SSLCertVerificationError)):
+    if isinstance(error, (NewConnectionError, ConnectTimeoutError, requests.ConnectTimeout, ssl.SSLCertVerificationError)):
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 
@@ -68,7 +69,7 @@ def _is_timeout(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno:
         return False  # the system's own verdict on the connection, whatever our limit
     refused = isinstance(error, NewConnectionError)  # counts as a connect time-out in urllib3 1.26
-    return isinstance(error, (socket.timeout, ReadTimeoutError, ConnectTimeoutError)) and not refused
+    return isinstance(error, (socket.timeout, ReadTimeoutError, ConnectTimeoutError, requests.Timeout)) and not refused
 
 
 def _is_unreadable(error: BaseException) -> bool:
@@ -82,10 +83,11 @@ def _words(error: BaseException) -> str:
 
 
 def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
+    seconds = "the time that it had" if call.timeout is None else f"{call.timeout:g} s"
     if unsent:
-        return f"could not connect to {call.where} within {call.timeout:g} s: check the base_url and the network"
+        return f"could not connect to {call.where} within {seconds}: check the base_url and the network"
     did = "sent nothing for" if call.streaming else "gave no complete answer within"
-    message = f"{call.where} {did} {call.timeout:g} s"
+    message = f"{call.where} {did} {seconds}"
     if not call.executes:
         return message
     return f"{message}: the workflow may still be running; a longer timeout= or async_execution=True gives it more time"

@@ -37,7 +37,7 @@ LONG_STRETCH = 20
 WORTHWHILE_RESET = 2.0
 """Seconds that a reset must lie ahead to be waited for: it comes in whole seconds, so that a nearer one says nothing."""
 
-CLIMB = 0.5
+CLIMB = 1.0
 """Part of the hold in which the pace first doubles while the rate is unknown: long enough to count a few refills on the way, short beside what
 the hold itself costs."""
 

@@ -1,7 +1,7 @@
 """Keeping the API key out of errors, also where a server echoes it."""
 
 import json
-from typing import Any, Dict, MutableMapping, TypeVar
+from typing import Any, Dict, MutableMapping, TypeVar, cast
 from urllib.parse import quote
 
 from recall_sdk import models
@@ -42,8 +42,9 @@ def _redact(error: BaseException, secret: str) -> None:
         except RecursionError:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
-    headers: Any = getattr(vars(error).get("request"), "headers", None)  # requests' errors bring along what was sent
-    if isinstance(headers, MutableMapping):
+    sent: Any = getattr(vars(error).get("request"), "headers", None)  # requests' errors bring the request along
+    if isinstance(sent, MutableMapping):
+        headers = cast("MutableMapping[str, Any]", sent)
         headers.update(_mask(dict(headers), secret))
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)

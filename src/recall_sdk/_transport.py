@@ -85,6 +85,8 @@ class Reply:
             raise failure(error, self._circumstances._replace(streaming=True)) from error
 
     def _decoded(self) -> Iterator[bytes]:
+        if self._response.raw is None:  # made up by an adapter of the user's
+            return iter([self._response.content or b""])
         encoding = self.head.headers.get("Content-Encoding", "identity").strip().lower()
         if self._reader is None or encoding not in _DECODERS:
             # Without a socket, or read by a hook of the user's session, the body is with the response.
@@ -106,10 +108,12 @@ class Reply:
 
     def close(self) -> None:
         """Give the connection up: to the pool where the body was read to its end, else for good."""
-        original = getattr(self._response.raw, "_original_response", None)
+        raw = self._response.raw
+        original = getattr(raw, "_original_response", None)
         if isinstance(original, http.client.HTTPResponse) and original.isclosed():
-            self._response.raw.release_conn()
-        self._response.close()
+            raw.release_conn()
+        if raw is not None:
+            self._response.close()
         no_longer_in_use(self._thread)
 
 

@@ -602,7 +602,10 @@ class RecallClient:
         try:
             reply = self._open(call, timeout)
             told = _decoding.rate_limit(reply.head)
-            if reply.is_event_stream and not call.asynchronous:
+            if reply.is_event_stream and call.asynchronous:
+                reply.close()
+                raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
+            if reply.is_event_stream:
                 return WorkflowStream(reply, self.api_key).result, told
             result = _decoding.execution(reply.answer())
         except RecallError as error:

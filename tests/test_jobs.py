@@ -1,0 +1,363 @@
+"""Waiting for a queued run: the loop with a fake clock, and real jobs of both dialects."""
+
+import math
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recall_sdk import (
+    AsyncExecutionResult,
+    AuthenticationError,
+    ExecutionError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecallClient,
+    RecallConnectionError,
+    RecallTimeoutError,
+    ServerError,
+    UsageLimitError,
+)
+from recall_sdk._jobs import LAST_POLL, wait_for_job
+from recall_sdk.retry import LONGEST_SLEEP
+from recall_sdk.testing import RecallServer
+
+
+def job(status, **fields):
+    return {"success": True, "taskId": "t-1", "status": status, "output": None, "error": None, "metadata": {}, **fields}
+
+
+def failing(kind, retry_after=None):
+    error = kind("not now")
+    error.retry_after = retry_after
+    return error
+
+
+class World:
+    """A clock that only sleeping and polling move; polls give what the story says, and its last word for ever.
+
+    A word is a status, an error, or a pair of a status and the server's retry-after.
+    """
+
+    def __init__(self, *story, poll_takes=0.0):
+        self.story = list(story)
+        self.poll_takes = poll_takes
+        self.now = 1000.0
+        self.polls = []
+        self.slept = []
+        self.updates = []
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        assert 0 < seconds <= LONGEST_SLEEP
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def poll(self, left):
+        self.polls.append(left)
+        self.now += self.poll_takes if left is None else min(self.poll_takes, left)
+        word = self.story.pop(0) if len(self.story) > 1 else self.story[0]
+        if isinstance(word, Exception):
+            raise word
+        return word if isinstance(word, tuple) else (word, None)
+
+    def wait(self, timeout=3600.0, poll_interval=1.0, max_poll_interval=10.0, on_update=None):
+        return wait_for_job(
+            self.poll,
+            "t-1",
+            timeout=timeout,
+            poll_interval=poll_interval,
+            max_poll_interval=max_poll_interval,
+            on_update=on_update or self.updates.append,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- the loop
+
+
+def test_a_job_that_has_ended_is_not_waited_for():
+    """The first poll is made at once, and enough where the job is completed."""
+    world = World(job("completed", output=1))
+    assert world.wait() == job("completed", output=1)
+    assert (world.polls, world.slept) == ([3600.0], [])
+
+
+def test_the_interval_grows_up_to_the_longest():
+    """Each interval is half as long again as the one before, and 10 seconds at most unless told otherwise."""
+    world = World(*[job("queued")] * 8, job("completed"))
+    world.wait()
+    assert world.slept == pytest.approx([1.0, 1.5, 2.25, 3.375, 5.0625, 7.59375, 10.0, 10.0])
+
+
+def test_both_intervals_are_the_callers():
+    """poll_interval and max_poll_interval bound the waits; equal ones make them all alike."""
+    world = World(*[job("queued")] * 4, job("completed"))
+    world.wait(poll_interval=2, max_poll_interval=2)
+    assert world.slept == [2.0, 2.0, 2.0, 2.0]
+
+
+def test_a_retry_after_is_kept():
+    """The server's retry-after, on an answer or on an error, is the least that is waited; a shorter one shortens nothing."""
+    world = World((job("queued"), 30.0), failing(RateLimitError, 20.0), failing(ServerError, 0.5), job("completed"))
+    world.wait()
+    assert world.slept == [30.0, 20.0, 2.25]
+
+
+@pytest.mark.parametrize("kind", [RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError])
+def test_what_may_pass_is_survived(kind):
+    """A broken connection, a time-out, a 429 or a 5xx says nothing about the job: the next poll may succeed."""
+    world = World(failing(kind), failing(kind), job("completed"))
+    assert world.wait()["status"] == "completed"
+    assert world.slept == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("kind", [AuthenticationError, PermissionDeniedError, NotFoundError, UsageLimitError, InvalidResponseError])
+def test_what_does_not_pass_is_raised(kind):
+    """A wrong key or an unknown id will be no better later."""
+    error = failing(kind)
+    world = World(job("queued"), error)
+    with pytest.raises(kind) as caught:
+        world.wait()
+    assert caught.value is error
+    assert len(world.polls) == 2
+
+
+def test_an_unknown_state_counts_as_not_ended():
+    """A word that this version does not know is waited on."""
+    world = World(job("paused"), job("resuming"), job("completed"))
+    assert world.wait()["status"] == "completed"
+
+
+def test_updates_are_the_first_status_and_each_changed_one():
+    """on_update sees no status twice in a row, and the last one too."""
+    one, half = job("processing", metadata={"progress": 1}), job("processing", metadata={"progress": 50})
+    world = World(one, one, failing(ServerError), one, half, half, job("completed"))
+    world.wait()
+    assert world.updates == [one, half, job("completed")]
+
+
+def test_an_error_of_on_update_is_the_callers():
+    """What the caller's function raises ends the wait as it is."""
+
+    def stop(status):
+        raise KeyError(status["status"])
+
+    with pytest.raises(KeyError, match="queued"):
+        World(job("queued")).wait(on_update=stop)
+
+
+@pytest.mark.parametrize(("status", "code"), [("failed", "EXECUTION_ERROR"), ("cancelled", "JOB_CANCELLED")])
+def test_a_job_that_did_not_succeed_raises(status, code):
+    """A failed or cancelled job is an ExecutionError with what the server sent of it, and on_update has seen it."""
+    last = job(status, error="boom", output={"a": 1})
+    world = World(job("queued"), last)
+    with pytest.raises(ExecutionError, match=r"job t-1 .*boom") as caught:
+        world.wait()
+    assert (caught.value.code, caught.value.body, caught.value.result.output) == (code, last, {"a": 1})
+    assert world.updates == [job("queued"), last]
+
+
+# -------------------------------------------------------------------------------------------------------------- its time
+
+
+def test_time_is_up():
+    """The message names the id, the state and how to go on; the job itself goes on."""
+    world = World(job("processing"))
+    with pytest.raises(RecallTimeoutError) as caught:
+        world.wait(timeout=5.0)
+    error = caught.value
+    assert str(error) == "job t-1 is still processing after 5.0 s; it goes on: wait for it again with wait_for_job('t-1')"
+    assert (error.code, error.status, error.body, error.may_have_executed) == ("TIMEOUT", None, job("processing"), True)
+    assert error.__cause__ is None
+    assert sum(world.slept) == pytest.approx(5.0)
+
+
+def test_time_is_up_and_the_server_never_answered():
+    """What kept it from answering is the cause."""
+    trouble = failing(RecallConnectionError)
+    with pytest.raises(RecallTimeoutError, match=r"job t-1 could not be asked for after 2\.0 s") as caught:
+        World(trouble).wait(timeout=2.0)
+    assert caught.value.__cause__ is trouble
+    assert caught.value.body is None
+
+
+def test_a_job_that_ends_with_the_time_is_noticed():
+    """The last poll is made when the time is up, and may take a quarter of a second."""
+    world = World(job("queued"), job("completed"))
+    assert world.wait(timeout=0.5)["status"] == "completed"
+    assert world.slept == [0.5]
+    assert world.polls == [0.5, LAST_POLL]
+
+
+def test_each_poll_has_what_is_left():
+    """A poll may not take longer than the whole wait."""
+    world = World(job("queued"), poll_takes=1.0)
+    with pytest.raises(RecallTimeoutError):
+        world.wait(timeout=5.0)
+    assert world.polls == [5.0, 3.0, 0.5]
+
+
+def test_without_a_timeout_it_waits_on():
+    """None waits for ever, and grants each poll all time; a retry-after beyond all reason still is a time to sleep."""
+    world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
+    assert world.wait(timeout=None)["status"] == "completed"
+    assert set(world.polls) == {None}
+    assert world.slept[-1] == LONGEST_SLEEP
+
+
+@given(
+    st.floats(0.001, 1e5),
+    st.floats(0.001, 100),
+    st.floats(1, 100),
+    st.lists(st.one_of(st.none(), st.floats(0, 1e300)), min_size=1, max_size=5),
+    st.floats(0, 50),
+)
+def test_no_wait_is_longer_than_its_timeout(timeout, interval, factor, retry_afters, poll_takes):
+    """Whatever the server asks for and however slow it is, the wait ends with its timeout, within a quarter of a second."""
+    world = World(*[(job("queued"), retry_after) for retry_after in retry_afters], poll_takes=poll_takes)
+    with pytest.raises(RecallTimeoutError):
+        world.wait(timeout, max(interval, timeout / 1000), max(interval, timeout / 1000) * factor)
+    assert timeout <= world.now - 1000.0 + 1e-6 <= timeout + LAST_POLL + 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"poll_interval": 0},
+        {"poll_interval": -1},
+        {"poll_interval": math.nan},
+        {"poll_interval": math.inf},
+        {"max_poll_interval": 0.5},
+        {"max_poll_interval": math.nan},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": math.nan},
+    ],
+)
+def test_settings_out_of_bounds(settings):
+    """A bad setting is a ValueError that names it, before anything is sent (nothing listens here)."""
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        RecallClient("a-key", "http://127.0.0.1:1").wait_for_job("t-1", **settings)
+
+
+@pytest.mark.parametrize("value", ["1", True])
+@pytest.mark.parametrize("name", ["poll_interval", "max_poll_interval", "timeout"])
+def test_settings_of_the_wrong_type(name, value):
+    """A text or a bool is a TypeError that names the setting."""
+    with pytest.raises(TypeError, match=name):
+        RecallClient("a-key", "http://127.0.0.1:1").wait_for_job("t-1", **{name: value})
+
+
+def test_something_else_than_a_job():
+    """What is neither a ticket nor an id is a TypeError."""
+    with pytest.raises(TypeError, match="task_id must be a str, not dict"):
+        RecallClient("a-key", "http://127.0.0.1:1").wait_for_job({"taskId": "t-1"})
+
+
+# ------------------------------------------------------------------------------------------------------------- real jobs
+
+
+@pytest.fixture(params=["documented", "observed"])
+def server(request):
+    """A server of either dialect, with workflows that end when told."""
+    with RecallServer(dialect=request.param) as server:
+        server.go = threading.Event()
+
+        @server.workflow("wait")
+        def wait(input):
+            assert server.go.wait(10)
+            return {"said": input["say"]}
+
+        @server.workflow("fail")
+        def fail(input):
+            raise ValueError("no such luck")
+
+        yield server
+        server.go.set()
+
+
+@pytest.fixture
+def client(server):
+    return server.client()
+
+
+def test_a_job_from_ticket_to_output(server, client):
+    """A queued run is followed to its output, in the documented words of either dialect."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    assert isinstance(ticket, AsyncExecutionResult)
+    assert (ticket.success, ticket.status) == (True, "queued")
+    assert ticket.links["status"].endswith(f"/api/jobs/{ticket.task_id}")
+    states = []
+
+    def update(status):
+        states.append(status["status"])
+        server.go.set()
+
+    done = client.wait_for_job(ticket, poll_interval=0.01, on_update=update)
+    assert states[0] in ("queued", "processing")
+    assert states[-1] == "completed"
+    assert (done["taskId"], done["output"], done["error"]) == (ticket.task_id, {"said": "hi"}, None)
+    assert {"startedAt", "completedAt", "duration"} <= done["metadata"].keys()
+    assert client.get_job_status(ticket.task_id) == done
+
+
+def test_a_bare_id_will_do(server, client):
+    """Another client, as in another process, needs the id alone."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    server.go.set()
+    assert server.client().wait_for_job(ticket.task_id, poll_interval=0.01)["output"] == {"said": "hi"}
+
+
+def test_a_job_that_fails(client):
+    """A failed run is an ExecutionError with its reason."""
+    ticket = client.execute_workflow("fail", async_execution=True)
+    with pytest.raises(ExecutionError, match="no such luck") as caught:
+        client.wait_for_job(ticket, poll_interval=0.01)
+    assert caught.value.code == "EXECUTION_ERROR"
+    assert caught.value.may_have_executed
+    assert ticket.task_id in str(caught.value)
+
+
+def test_an_unknown_job(client):
+    """An id that the server does not know is raised at once."""
+    with pytest.raises(NotFoundError):
+        client.wait_for_job("no-such-job")
+
+
+def test_trouble_on_the_way(server, client):
+    """A 429, a 503 and a dropped connection in between do not end the wait, and run nothing twice."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    server.go.set()
+    for script in ({"status": 429, "json": {"error": "slow down"}}, {"status": 503, "body": "down"}, {"drop": True}):
+        server.respond_next(path="/api/jobs/", **script)
+    assert client.wait_for_job(ticket, poll_interval=0.01)["output"] == {"said": "hi"}
+    assert server.executions["wait"] == 1
+
+
+def test_a_job_that_takes_too_long(server, client):
+    """Time is up: the error names the id, and waiting again finds the job."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    with pytest.raises(RecallTimeoutError, match=ticket.task_id) as caught:
+        client.wait_for_job(ticket, timeout=0.05, poll_interval=0.01)
+    assert caught.value.body["status"] in ("queued", "processing")
+    server.go.set()
+    assert client.wait_for_job(caught.value.body["taskId"], poll_interval=0.01)["status"] == "completed"
+
+
+def test_a_retry_after_of_a_real_answer(server, client):
+    """A retry-after that comes with a status holds the next poll off."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    running = {"taskId": ticket.task_id, "status": "processing"}
+    server.respond_next(200, headers={"Retry-After": "1"}, json=running, path="/api/jobs/")
+    with pytest.raises(RecallTimeoutError):
+        client.wait_for_job(ticket, timeout=0.3, poll_interval=0.01)
+    polls = [request for request in server.requests if request.path.startswith("/api/jobs/")]
+    assert len(polls) == 2  # the first, and the last when the time was up
