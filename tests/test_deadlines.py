@@ -276,15 +276,15 @@ def test_the_time_left_of_one_call_does_not_shorten_the_next(serve, connect):
 
     def handler(connection):
         connection.request()
-        connection.pause(TIMEOUT * 0.8)
+        connection.pause(0.3)
         connection.send(http(envelope()))
-        connection.pause(TIMEOUT)
+        connection.pause(0.4)
         connection.request()
         connection.send(http(envelope("second")))
 
     server = serve(handler)
     client = connect(server)
-    client.execute_workflow("w", timeout=TIMEOUT)
+    client.execute_workflow("w", timeout=0.5)
     assert client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=PATIENCE).output == "second"
     assert server.connections == 1
 
@@ -384,12 +384,12 @@ def test_each_try_has_the_whole_timeout(serve, connect):
     def handler(connection):
         while True:
             connection.request()
-            connection.pause(TIMEOUT * 0.6)
+            connection.pause(0.2)
             many = len(connection.server.requests) < 4
             connection.send(http({"error": "slow down"}, status="429 Too Many") if many else http(envelope()))
 
     client = connect(serve(handler))
-    assert client.execute_with_retry("w", timeout=TIMEOUT, **NO_DELAY).success
+    assert client.execute_with_retry("w", timeout=0.5, **NO_DELAY).success
 
 
 def test_threads_time_out_side_by_side(serve, connect):

@@ -1,28 +1,39 @@
 """Clients across forks, in worker processes, pickled and copied: as the server sees it, and as the user does."""
 
 import copy
-import gc
+import dataclasses
 import multiprocessing
 import os
 import pickle
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
 import threading
-import time
+import traceback
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import requests
+import trustme
 
+from rawserver import KEY, answers, chunk, echo, envelope, head, http
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
     BatchItem,
     ExecutionError,
-    NotFoundError,
+    InvalidRequestError,
+    RateLimitError,
     RateLimitInfo,
     RecallClient,
     RecallError,
     StreamedExecutionResult,
     StreamEvent,
+    StreamInterruptedError,
     UsageLimits,
     WorkflowExecutionResult,
     WorkflowStatus,
@@ -35,8 +46,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-KEY = "key-0123456789-secret"
-PATIENCE = 30.0
+PATIENCE = 6.0
 """Seconds until a child that hangs fails the test."""
 
 
@@ -56,64 +66,118 @@ def server():
         yield server
 
 
+@pytest.fixture(params=["session of the client", "session of the user"])
+def session(request):
+    """A session to pass to the client: none, then one of the user's own."""
+    if request.param == "session of the client":
+        yield None
+    else:
+        with requests.Session() as session:
+            yield session
+
+
 def ask(client, count=3):
-    """Execute a few times, with the number of this process as the input."""
+    """Execute a few times, with the number of this process as the input, and give it."""
     for _ in range(count):
         assert client.execute_workflow("echo", {"pid": os.getpid()}).output == {"pid": os.getpid()}
     return os.getpid()
 
 
-def in_child(work):
-    """Fork; have the child do some work and end; give its number once it has ended well."""
-    pid = os.fork()
-    if not pid:
-        code = 1
+class Forked:
+    """A child that does some work and ends.
+
+    What happens to it is told by :meth:`result`: also that it hangs, and what was printed as ignored.
+    """
+
+    def __init__(self, work):
+        reading, writing = os.pipe()
+        ignored = []
+        usual, sys.unraisablehook = sys.unraisablehook, lambda each: ignored.append(traceback.format_exception(*each[:3]))
         try:
-            work()
-            code = 0
+            self.pid = os.fork()
+            if not self.pid:
+                _work_and_exit(work, writing, ignored)
         finally:
-            os._exit(code)
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            assert status == 0, "the child failed"
-            return pid
-        time.sleep(0.005)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    raise AssertionError("the child hangs")
+            sys.unraisablehook = usual
+        os.close(writing)
+        self._reading = open(reading, "rb")
+
+    def result(self):
+        """Wait for the child, and give what its work returned."""
+        with self._reading:
+            if not select.select([self._reading], [], [], PATIENCE)[0]:
+                os.kill(self.pid, signal.SIGKILL)
+            outcome = self._reading.read()
+        os.waitpid(self.pid, 0)
+        assert outcome, "the child hung, or died"
+        result, failure = pickle.loads(outcome)
+        assert failure is None, failure
+        return result
+
+
+def _work_and_exit(work, writing, ignored):
+    result = failure = None
+    try:
+        result = work()
+    except BaseException:  # noqa: BLE001 -- told to the parent, whose test it fails
+        failure = traceback.format_exc()
+    if ignored:
+        failure = "\n".join("".join(lines) for lines in ignored)
+    with open(writing, "wb") as pipe:
+        pipe.write(pickle.dumps((result, failure)))
+    os._exit(0)
+
+
+def in_child(work):
+    """Do some work in a forked child; give its result."""
+    return Forked(work).result()
 
 
 def processes_by_connection(server):
     """For each connection of the server, the processes that spoke on it."""
-    seen = {}
+    seen = defaultdict(set)
     for request in server.requests:
-        seen.setdefault(request.connection, set()).add(request.json["pid"])
+        seen[request.connection].add(request.json["pid"])
     return seen
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["session of the client", "session of the user"])
-def test_a_child_has_connections_of_its_own(server, own):
-    """A client that was used before the fork works in parent and child, and no connection ever carries two processes."""
-    session = requests.Session() if own else None
+def while_held(lock, work):
+    """Do some work while another thread holds a lock."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        return work()
+    finally:
+        release.set()
+        thread.join()
+
+
+# --------------------------------------------------------------------------------------------------------------------- fork
+
+
+def test_a_child_has_connections_of_its_own(server, session):
+    """A client that was used before the fork goes on in each process on one connection of the process's own."""
     with RecallClient(KEY, server.base_url, session=session) as client:
-        ask(client)
+        parent = ask(client)
         child = in_child(lambda: ask(client))
         ask(client)
-        grandchild = in_child(lambda: in_child(lambda: ask(client)) and ask(client))
-    seen = processes_by_connection(server)
-    assert all(len(processes) == 1 for processes in seen.values())
-    assert {os.getpid(), child, grandchild} <= set().union(*seen.values())
-    assert [processes for processes in seen.values() if processes == {os.getpid()}] == [{os.getpid()}]
-    if session is not None:
-        session.close()
+        child_2, grandchild = in_child(lambda: (ask(client), in_child(lambda: ask(client)), ask(client)))[:2]
+        ask(client)
+    assert sorted(processes_by_connection(server).values(), key=str) == sorted([{parent}, {child}, {child_2}, {grandchild}], key=str)
 
 
-def test_a_fork_with_busy_threads(server):
+def test_a_fork_with_busy_threads(server, session):
     """Children that are forked while eight threads are in the middle of calls neither hang nor share."""
     done = threading.Event()
-    with RecallClient(KEY, server.base_url) as client:
+    with RecallClient(KEY, server.base_url, session=session, timeout=PATIENCE) as client:
 
         def work():
             while not done.is_set():
@@ -123,67 +187,220 @@ def test_a_fork_with_busy_threads(server):
             running = [pool.submit(work) for _ in range(8)]
             try:
                 for _ in range(10):
-                    in_child(lambda: ask(client, 2))
+                    children = [Forked(lambda: ask(client, 2)) for _ in range(4)]
+                    for child in children:
+                        child.result()
             finally:
                 done.set()
             for each in running:
                 each.result(PATIENCE)
-    assert all(len(processes) == 1 for processes in processes_by_connection(server).values())
+    seen = processes_by_connection(server)
+    assert [processes for processes in seen.values() if len(processes) > 1] == []
+    assert len(seen) <= 8 + 40
 
 
-def test_a_stream_that_is_open_at_the_fork(serve, connect):
-    """The parent's stream goes on undisturbed; the child can neither read it nor end it."""
+def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
+    """No lock that another thread held at the fork hinders the child: neither that of the cookies nor that of the pool."""
+    client = connect(serve(echo), session=session)
+    client.execute_workflow("w")
+    sending = client._transport._session
+    pools = sending.get_adapter(client.base_url).poolmanager
+    pool = pools.connection_from_url(client.base_url)
+    for lock in (sending.cookies._cookies_lock, pools.pools.lock, pool.pool.mutex):
+        child = while_held(lock, lambda: Forked(lambda: client.execute_workflow("w", {"a": 1}).output))
+        assert child.result() == {"a": 1}
 
-    def two_events(connection):
-        connection.request()
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
-        connection.send(b'data: {"chunk": "One"}\n\n')
-        connection.wait_for_go()
-        connection.send(b'data: {"chunk": ", two"}\n\ndata: {"event": "done", "success": true}\n\ndata: [DONE]\n\n')
 
-    server = serve(two_events)
-    with connect(server).stream_workflow("count") as stream:
+def test_a_setter_that_is_busy_at_the_fork(serve, connect):
+    """A child that is forked while other threads change the client's settings can change them too."""
+    server = serve(echo)
+    client = connect(server)
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            client.set_api_key("another-key")
+            client.set_base_url(server.url)
+
+    def work():
+        client.set_api_key("key-of-the-child")
+        return client.api_key
+
+    threads = [threading.Thread(target=change) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert in_child(work) == "key-of-the-child"
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def two_pieces(connection):
+    """Send half of a stream, and wait for the test's word before the other half."""
+    connection.request()
+    connection.send(head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + chunk(b'data: {"chunk": "One"}\n\n'))
+    connection.wait_for_go()
+    connection.send(chunk(b'data: {"chunk": ", two"}\n\ndata: {"event": "done", "success": true}\n\n') + b"0\r\n\r\n")
+
+
+def test_a_stream_that_is_open_at_the_fork(session, serve, connect):
+    """The child gets no byte of the parent's stream, which goes on undisturbed."""
+    server = serve(two_pieces)
+    with connect(server, session=session).stream_workflow("w") as stream:
         assert next(stream).chunk == "One"
 
         def work():
-            with pytest.raises(RecallError):
-                next(stream)
-            stream.close()
+            try:
+                return list(stream)
+            except StreamInterruptedError as error:
+                return error.partial.text
 
-        in_child(work)
+        child = Forked(work)
+        select.select([child._reading], [], [], 0.2)  # gives a child that reads the time to be the first
         server.go()
+        assert child.result() == "One"
         assert "".join(stream.text()) == ", two"
         assert stream.result.text == "One, two"
 
 
-def test_the_server_sees_the_end_while_a_child_lives(serve, connect):
-    """When the parent closes its client the server sees it, although a child that was forked meanwhile lives on."""
+@pytest.mark.parametrize("leave", ["close", "forget"])
+def test_a_child_that_leaves_the_stream_of_its_parent(leave, session, serve, connect):
+    """The child may close or forget the parent's stream: that harms nobody, whatever other threads were doing at the fork."""
+    server = serve(two_pieces)
+    client = connect(server, session=session)
+    streams = [client.stream_workflow("w")]
+    assert next(streams[0]).chunk == "One"
+    pool = client._transport._session.get_adapter(client.base_url).poolmanager.connection_from_url(client.base_url)
+
+    def work():
+        if leave == "close":
+            streams[0].close()
+        streams.clear()
+
+    child = while_held(pool.pool.mutex, lambda: Forked(work))
+    child.result()
+    server.go()
+    assert streams[0].result.text == "One, two"
+
+
+def test_a_child_that_closes_what_a_thread_of_its_parent_reads(session, serve, connect):
+    """Closing a stream in the child does not break it for the parent, one of whose threads was waiting for it at the fork."""
+    server = serve(two_pieces)
+    stream = connect(server, session=session).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(lambda: list(stream.text()))
+        assert not rest.done()
+        in_child(stream.close)
+        server.go()
+        assert rest.result(PATIENCE) == [", two"]
+
+
+@pytest.mark.parametrize("kind", ["idle", "stream"])
+def test_the_server_sees_the_end_while_a_child_lives(kind, session, serve, connect):
+    """When the parent closes a connection the server sees it, although a child that was forked meanwhile lives on."""
 
     def answer_and_wait(connection):
         connection.request()
-        connection.send(b'HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{"success":true,"output":null}')
+        start = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + chunk(b'data: {"chunk": "One"}\n\n')
+        connection.send(start if kind == "stream" else http(envelope()))
         connection.wait_for_hang_up()
 
     server = serve(answer_and_wait)
-    client = connect(server)
-    client.execute_workflow("w")
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(writer)
-        os.read(reader, 1)  # lives until the parent lets go
-        os._exit(0)
-    os.close(reader)
+    client = connect(server, session=session)
+    with client.stream_workflow("w") as stream:
+        next(stream, None)
+        reading, writing = os.pipe()
+        ready_to_read, ready = os.pipe()
+
+        def live():
+            os.close(writing)
+            os.write(ready, b"!")
+            os.read(reading, 1)  # until the parent lets go
+
+        child = Forked(live)
+        os.read(ready_to_read, 1)
     try:
-        client.close()
-        gc.collect()
+        (session or client).close()
         server.wait_for_hang_up()
     finally:
-        os.close(writer)
-        os.waitpid(pid, 0)
+        os.close(writing)
+        child.result()
+        for end in (reading, ready, ready_to_read):
+            os.close(end)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_tls_at_the_fork(serve, connect, tmp_path, monkeypatch):
+    """A child starts TLS anew, and the parent's goes on undisturbed."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    server = serve(echo, tls=context)
+    client = connect(server)
+
+    def ask():
+        return client.execute_workflow("w", {"pid": os.getpid()}).output == {"pid": os.getpid()}
+
+    assert ask()
+    assert in_child(lambda: ask() and ask())
+    assert ask()
+    assert server.connections == 2
+
+
+def test_closed_connections_at_the_fork(serve, connect):
+    """Connections that broke or were closed before the fork, with an error that still refers to them, hinder no child."""
+    server = serve(answers(http(envelope()), b"garbage\r\n\r\n"))
+    client = connect(server)
+    errors = []
+    for _ in range(3):
+        client.execute_workflow("w")
+        with pytest.raises(RecallError) as caught:
+            client.execute_workflow("w")
+        errors.append(caught)
+    client.execute_workflow("w")
+    client.close()
+    assert in_child(lambda: client.execute_workflow("w").output) == "hello"
+
+
+def test_a_client_of_which_the_parent_made_no_use(server, session):
+    """Children that are forked from a parent which has sent nothing yet do not share either."""
+    with RecallClient(KEY, server.base_url, session=session) as client:
+        children = [Forked(lambda: ask(client)) for _ in range(4)]
+        pids = {child.result() for child in children}
+    assert len(pids) == 4
+    assert sorted(map(sorted, processes_by_connection(server).values())) == sorted([pid] for pid in pids)
+
+
+# ---------------------------------------------------------------------------------------------------------- worker processes
+
+
+METHODS = ["fork", "forkserver", "spawn"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_client_as_the_argument_of_a_process(server, method):
+    """A client that is given to a process works there, on connections of that process."""
+    context = multiprocessing.get_context(method)
+    with RecallClient(KEY, server.base_url) as client:
+        parent = ask(client)
+        children = [context.Process(target=ask, args=(client,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(PATIENCE)
+            assert child.exitcode == 0
+        ask(client)
+    assert sorted(map(sorted, processes_by_connection(server).values())) == sorted(
+        [pid] for pid in [parent, *(child.pid for child in children)]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_worker_processes_share_one_client_each(server, method):
     """A client that is sent to worker processes again and again is one client in each, which keeps its connection."""
     context = multiprocessing.get_context(method)
@@ -191,63 +408,208 @@ def test_worker_processes_share_one_client_each(server, method):
         ask(client)
         pids = {future.result(PATIENCE) for future in [pool.submit(ask, client, 2) for _ in range(12)]}
     seen = processes_by_connection(server)
-    assert all(len(processes) == 1 for processes in seen.values())
+    assert [processes for processes in seen.values() if len(processes) > 1] == []
     assert len(seen) == 1 + len(pids)
 
 
-def test_errors_of_workers_arrive_whole(server):
-    """An error that was raised in a worker process reaches the parent with all that it knows."""
-    with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1) as pool:
-        with pytest.raises(ExecutionError, match="boom") as failed:
-            pool.submit(client.execute_workflow, "fail").result(PATIENCE)
-        with pytest.raises(NotFoundError) as missing:
-            pool.submit(client.get_job_status, "nowhere").result(PATIENCE)
-    assert (failed.value.code, failed.value.status, failed.value.may_have_executed) == ("EXECUTION_ERROR", 500, True)
-    assert failed.value.result.error == "boom"
-    assert (missing.value.server_code, missing.value.may_have_executed) == ("TASK_NOT_FOUND", False)
+APPLICATION = """\
+import os
+from recall_sdk import RecallClient
+
+client = RecallClient()
+client.execute_workflow("echo", {"pid": os.getpid()})  # as an application that warms up while it is loaded
+
+def application(environ, start_response):
+    output = client.execute_workflow("echo", {"pid": os.getpid()}).output
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+    return [str(output["pid"]).encode()]
+"""
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))])
+def test_a_preloading_server(server, tmp_path):
+    """Under ``gunicorn --preload`` the workers inherit a client that the master has used, and share no connection."""
+    pytest.importorskip("gunicorn")
+    (tmp_path / "application.py").write_text(APPLICATION, "utf-8")
+    settings = ["--preload", "--workers", "3", "--chdir", str(tmp_path), "--log-level", "error", "--graceful-timeout", "1"]
+    environment = {**os.environ, "RECALL_API_KEY": KEY, "RECALL_BASE_URL": server.base_url, "PYTHONWARNINGS": "ignore"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = "http://{}:{}".format(*listener.getsockname())
+        command = [sys.executable, "-m", "gunicorn", *settings, "--bind", f"fd://{listener.fileno()}", "application:application"]
+        gunicorn = subprocess.Popen(command, pass_fds=[listener.fileno()], env=environment, cwd=str(tmp_path))
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            pids = {int(answer.text) for answer in pool.map(lambda _: requests.get(url, timeout=PATIENCE), range(60))}
+    finally:
+        gunicorn.terminate()
+        gunicorn.wait(PATIENCE)
+    seen = processes_by_connection(server)
+    assert gunicorn.pid in set().union(*seen.values())
+    assert gunicorn.pid not in pids
+    assert sorted(map(sorted, seen.values())) == sorted([pid] for pid in [gunicorn.pid, *pids])
+
+
+# ----------------------------------------------------------------------------------------------------------- pickle and copy
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, *(lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in range(2, 6))])
 def test_copies_are_clients_of_their_own(server, duplicate):
     """A copy has the same settings, lives on its own, and goes on when the first is closed or changed."""
     client = RecallClient(KEY, server.base_url, timeout=7.0)
-    twin = duplicate(client)
-    assert twin is not client
-    assert (twin.api_key, twin.base_url, repr(twin)) == (client.api_key, client.base_url, repr(client))
+    twin, other = duplicate(client), duplicate(client)
+    assert len({id(client), id(twin), id(other)}) == 3
+    assert (twin.api_key, twin.base_url, twin._timeout) == (client.api_key, client.base_url, 7.0)
+    assert KEY not in repr(twin)
     client.set_api_key("another-key")
     client.close()
     ask(twin)
     with pytest.raises(AuthenticationError):
         ask(client)
-    twin.close()
-    client.close()
+    ask(other)
+    assert len({request.connection for request in server.requests}) == 3
+    for each in (client, twin, other):
+        each.close()
+
+
+def test_a_copy_has_the_settings_of_its_moment(server):
+    """What was set on a client goes along with it, and what is set on its copy stays there."""
+    with RecallClient("first-key", "http://first", timeout=None) as client:
+        client.set_api_key(KEY)
+        client.set_base_url(server.base_url)
+        with pickle.loads(pickle.dumps(client)) as twin:
+            assert twin._timeout is None
+            ask(twin)
+            twin.set_api_key("another-key")
+        ask(client)
+
+
+class Subclass(RecallClient):
+    """A client of the user's own kind."""
+
+
+def test_a_copy_is_of_the_same_class():
+    """A copy of a subclass is one of that subclass, at home and in a worker process."""
+    client = Subclass(KEY)
+    assert type(copy.copy(client)) is Subclass
+    pickled = pickle.dumps(client)
+    plain = pickle.dumps(RecallClient(KEY))
+    assert in_child(lambda: [type(pickle.loads(each)) for each in (pickled, plain)]) == [Subclass, RecallClient]
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_session_of_the_users_own_does_not_travel(duplicate):
     """A client with a session of the user's own can be neither copied nor pickled, and says what to do instead."""
-    with requests.Session() as session, pytest.raises(TypeError, match="session of your own can't be pickled or copied"):
+    with requests.Session() as session, pytest.raises(TypeError, match="session of your own can't be pickled or copied") as refused:
         duplicate(RecallClient(KEY, session=session))
+    assert KEY not in str(refused.value)
 
 
-def arrive(pickled, key=None):
-    """Take a client in a process other than its own; give who it is, and the key that it came with."""
-    client = pickle.loads(pickled)
-    arrived = client.api_key
-    if key:
-        client.set_api_key(key)
-    return id(client), arrived
+def test_what_arrives_in_a_worker():
+    """In another process what arrives with the same settings is one client, and what arrives with others is another."""
+    clients = [RecallClient(KEY), RecallClient("another-key"), RecallClient(KEY, "http://host"), RecallClient(KEY, timeout=1.0)]
+    pickled = [pickle.dumps(each) for each in clients * 2]
+
+    def work():
+        first = pickle.loads(pickled[0])
+        settings = [first.api_key, first.base_url, first._timeout, KEY in repr(first)]
+        arrived = [pickle.loads(each) for each in pickled]
+        return [arrived.index(each) for each in arrived], settings
+
+    indexes, settings = in_child(work)
+    assert indexes == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert settings == [KEY, clients[0].base_url, 30.0, False]
+
+
+def test_what_arrives_in_several_threads_of_a_worker():
+    """Threads of a worker process that receive a client at the same moment receive the same one."""
+    pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(50)]
+
+    def receive(data):
+        barrier = threading.Barrier(8)
+
+        def load(_):
+            barrier.wait(PATIENCE)
+            return pickle.loads(data)
+
+        with ThreadPoolExecutor(8) as pool:
+            return len({id(each) for each in list(pool.map(load, range(8)))})
+
+    def work():
+        sys.setswitchinterval(1e-6)
+        return [receive(data) for data in pickled]
+
+    assert in_child(work) == [1] * len(pickled)
 
 
 def test_a_changed_client_is_not_handed_out():
-    """In a worker a client that was changed there does not serve for others that arrive with the old settings."""
-    pickled = pickle.dumps(RecallClient(KEY))
-    with ProcessPoolExecutor(1) as pool:
-        first, _ = pool.submit(arrive, pickled).result(PATIENCE)
-        second, _ = pool.submit(arrive, pickled, "changed-key").result(PATIENCE)
-        third, key = pool.submit(arrive, pickled).result(PATIENCE)
-    assert first == second != third
-    assert key == KEY
+    """In a worker a client that was changed there does not serve for others that arrive with the old settings, or with the new."""
+    pickled, pickled_changed = pickle.dumps(RecallClient(KEY)), pickle.dumps(RecallClient("changed-key"))
+
+    def work():
+        first = pickle.loads(pickled)
+        first.set_api_key("changed-key")
+        second, changed, third = pickle.loads(pickled), pickle.loads(pickled_changed), pickle.loads(pickled)
+        keys = [each.api_key for each in (first, second, changed, third)]
+        return keys, first is second, first is changed, second is third
+
+    assert in_child(work) == (["changed-key", KEY, "changed-key", KEY], False, False, True)
+
+
+def test_a_client_that_comes_home():
+    """A client that returns from a worker process works at home."""
+    with RecallClient(KEY, timeout=3.0) as client, ProcessPoolExecutor(1) as pool:
+        returned = pool.submit(copy.copy, client).result(PATIENCE)
+        assert (returned.api_key, returned.base_url, returned._timeout) == (client.api_key, client.base_url, 3.0)
+
+
+def facts(error):
+    """All that an error tells."""
+    return type(error), error.args, vars(error)
+
+
+FAILURES = {
+    "ExecutionError": ("execute_workflow", ("fail",), {"status": 500, "json": {"success": False, "error": "boom", "output": {"a": 1}}}),
+    "AuthenticationError": ("get_usage_limits", (), {"status": 401, "json": {"error": "no"}}),
+    "RateLimitError": ("execute_workflow", ("echo",), {"status": 429, "headers": {"Retry-After": "7", "X-RateLimit-Limit": "3"}}),
+    "StreamInterruptedError": ("execute_workflow", ("echo", None), {"events": [{"blockId": "b", "chunk": "Hel"}], "cut": True}),
+    "RecallConnectionError": ("execute_workflow", ("echo",), {"drop": True}),
+    "InvalidRequestError": ("execute_workflow", ("echo", {"a": b""}), None),
+    "NotFoundError": ("get_job_status", ("nowhere",), None),
+}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_errors_of_workers_arrive_whole(server, method):
+    """An error that was raised in a worker process reaches the parent with all that it tells."""
+    context = multiprocessing.get_context(method)
+    with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1, mp_context=context) as pool:
+        for name, (call, arguments, scripted) in FAILURES.items():
+            raised = []
+            for run in (lambda: getattr(client, call)(*arguments), lambda: pool.submit(getattr(client, call), *arguments).result(PATIENCE)):
+                if scripted:
+                    server.respond_next(**scripted)
+                with pytest.raises(RecallError) as caught:
+                    run()
+                raised.append(caught.value)
+            here, there = raised
+            assert type(here).__name__ == name
+            assert facts(here) == facts(there) == facts(copy.copy(there)) == facts(copy.deepcopy(there))
+
+
+def test_what_the_errors_of_workers_hold(server):
+    """The result of a failed run, the limits, the partial text and the place in the input travel too."""
+    arrived = {}
+    with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1) as pool:
+        for name, (call, arguments, scripted) in FAILURES.items():
+            if scripted:
+                server.respond_next(**scripted)
+            arrived[name] = pool.submit(getattr(client, call), *arguments).exception(PATIENCE)
+    failed, limited, broken, refused = (
+        arrived[kind.__name__] for kind in (ExecutionError, RateLimitError, StreamInterruptedError, InvalidRequestError)
+    )
+    assert (failed.result.error, failed.result.output, failed.may_have_executed) == ("boom", {"a": 1}, True)
+    assert (limited.retry_after, limited.rate_limit.retry_after, limited.may_have_executed) == (7.0, 7, False)
+    assert (broken.partial.text, broken.partial.text_by_block, broken.may_have_executed) == ("Hel", {"b": "Hel"}, True)
+    assert (refused.code, "input.a" in str(refused)) == ("INVALID_JSON", True)
 
 
 @pytest.mark.parametrize(
@@ -265,5 +627,17 @@ def test_a_changed_client_is_not_handed_out():
     ids=lambda model: type(model).__name__,
 )
 def test_models_travel(model):
-    """Every model pickles and copies."""
-    assert pickle.loads(pickle.dumps(model)) == copy.copy(model) == copy.deepcopy(model) == model
+    """Every model pickles and copies, with all that it holds."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(model, protocol)) == model
+    assert copy.copy(model) == copy.deepcopy(model) == dataclasses.replace(model) == model
+
+
+def test_a_batch_item_with_an_error_travels():
+    """The item of a run that failed pickles with its error."""
+    error = RateLimitError("slow down", "RATE_LIMIT_EXCEEDED", 429)
+    error.rate_limit = RateLimitInfo(1, 0, 3)
+    item = BatchItem(1, "w", None, None, error)
+    for twin in (pickle.loads(pickle.dumps(item)), copy.deepcopy(item)):
+        assert facts(twin.error) == facts(error)
+        assert dataclasses.replace(twin, error=None) == dataclasses.replace(item, error=None)

@@ -495,11 +495,11 @@ def test_a_stream_may_run_longer_than_its_timeout(serve, connect):
         connection.request()
         connection.send(CHUNKED)
         for piece in (text("One")[:9], text("One")[9:], text(", two"), DONE):
-            connection.pause(SILENCE * 0.6)
+            connection.pause(0.2)
             connection.send(chunk(piece))
         connection.send(LAST_CHUNK)
 
-    assert connect(serve(handler)).stream_workflow("w", timeout=SILENCE).result.text == "One, two"
+    assert connect(serve(handler)).stream_workflow("w", timeout=0.5).result.text == "One, two"
 
 
 def test_a_slow_reader_loses_nothing(serve, connect):

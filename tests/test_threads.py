@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from rawserver import KEY, PATIENCE, RawServer, chunk, echo, envelope, head, http
 
+from rawserver import KEY, PATIENCE, RawServer, chunk, echo, envelope, head, http
 from recall_sdk import (
     AuthenticationError,
     InvalidResponseError,

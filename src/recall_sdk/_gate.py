@@ -38,8 +38,8 @@ WORTHWHILE_RESET = 2.0
 """Seconds that a reset must lie ahead to be waited for: it comes in whole seconds, so that a nearer one says nothing."""
 
 CLIMB = 1.0
-"""Part of the hold in which the pace first doubles while the rate is unknown: long enough to count a few refills on the way, short beside what
-the hold itself costs."""
+"""Part of the hold in which the pace first doubles while the rate is unknown: long enough to count a few refills on the way, short beside
+what the hold itself costs."""
 
 FEW_MISSES = 10
 """Measurements in a row that told too little, beyond which the next is not made longer still."""
@@ -103,6 +103,7 @@ class Gate:
         self._misses = 0  # measurements in a row that told too little
         # What the measurement rests on, since the bucket was last found empty:
         self._since: Optional[float] = None
+        self._counted_from = 0  # number of the last request before it
         self._accepted = 0
         self._pause = 0.0  # the ordered pause with which it began
         self._times: Deque[float] = deque(maxlen=REMEMBERED)  # of the requests that followed closely upon each other, the newest last
@@ -160,7 +161,10 @@ class Gate:
             now: The time in seconds.
             retry_after: The pause in seconds that the server orders, if any.
         """
-        self._accepted -= 1
+        if ticket.number > self._counted_from:
+            self._accepted -= 1
+        elif self._burst_time:  # a late one of the first burst
+            self._burst -= 1
         self._empty(ticket, now, retry_after or None)
 
     def _empty(self, ticket: Ticket, now: float, pause: Optional[float]) -> None:
@@ -221,6 +225,7 @@ class Gate:
             if not pause and self._accepted < LONG_STRETCH:
                 return
         self._since = self._last.time
+        self._counted_from = self._last.number
         self._accepted = 0
         self._pause = pause
         self._times.clear()
@@ -237,7 +242,7 @@ class Gate:
         margin = MARGIN_AFTER_ORDER if pause else MARGIN
         self._gap = 1 / (rate * (1 - margin))
         calls = self._accepted * min(3.0, evidence / 10)  # until the pace reaches the rate
-        if evidence >= GOOD_EVIDENCE:
+        if self._order or evidence >= LONG_STRETCH:
             calls = max(calls, (1 + rate * self._order) / COST)
         self._doubling = calls / rate / -log2(1 - margin)
         self._at_once = int(min(self._burst, rate * pause) / 2)

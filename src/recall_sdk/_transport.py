@@ -51,7 +51,7 @@ class Reply:
 
     def __init__(self, call: Call, response: Any, circumstances: Circumstances, until: Optional[float]) -> None:
         headers = response.headers
-        self.head = Answer(call, response.status_code, headers, b"", time(), _retry_after(headers.get("Retry-After")))
+        self.head: Answer = Answer(call, response.status_code, headers, b"", time(), _retry_after(headers.get("Retry-After")))
         self._response = response
         self._circumstances = circumstances
         self._thread = threading.get_ident()

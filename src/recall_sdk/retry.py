@@ -45,10 +45,10 @@ class Backoff:
             raise TypeError(f"max_retries must be an int, not {type(max_retries).__name__}")
         if max_retries < 0:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
-        self.max_retries = max_retries
-        self.initial_delay = checked_seconds("initial_delay", initial_delay)
+        self.max_retries: int = max_retries
+        self.initial_delay: float = checked_seconds("initial_delay", initial_delay)
         self.max_delay = min(checked_seconds("max_delay", max_delay), LONGEST_SLEEP)
-        self.multiplier = checked_number("backoff_multiplier", multiplier, least=1)
+        self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
         """Draw the delay before a retry.

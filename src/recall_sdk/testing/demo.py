@@ -28,5 +28,5 @@ def _start() -> Optional[RecallServer]:
     return started
 
 
-server = _start()
+server: Optional[RecallServer] = _start()
 """The running server, or ``None`` where the script has a key of its own."""
