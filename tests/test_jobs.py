@@ -234,7 +234,7 @@ def test_no_wait_is_longer_than_its_timeout(timeout, interval, factor, retry_aft
         {"poll_interval": -1},
         {"poll_interval": math.nan},
         {"poll_interval": math.inf},
-        {"max_poll_interval": 0.5},
+        {"max_poll_interval": 0},
         {"max_poll_interval": math.nan},
         {"timeout": 0},
         {"timeout": -1},

@@ -5,7 +5,6 @@ import dataclasses
 import multiprocessing
 import os
 import pickle
-import select
 import signal
 import socket
 import ssl
@@ -15,6 +14,7 @@ import threading
 import traceback
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import requests
@@ -46,7 +46,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-PATIENCE = 6.0
+PATIENCE = 20.0
 """Seconds until a child that hangs fails the test."""
 
 
@@ -84,47 +84,40 @@ def ask(client, count=3):
 
 
 class Forked:
-    """A child that does some work and ends.
-
-    What happens to it is told by :meth:`result`: also that it hangs, and what was printed as ignored.
-    """
+    """A child that does some work and ends. :meth:`result` tells what came of it, also where it hung or printed what Python ignores."""
 
     def __init__(self, work):
-        reading, writing = os.pipe()
+        self.outcome, told = multiprocessing.Pipe(duplex=False)
         ignored = []
         usual, sys.unraisablehook = sys.unraisablehook, lambda each: ignored.append(traceback.format_exception(*each[:3]))
         try:
             self.pid = os.fork()
             if not self.pid:
-                _work_and_exit(work, writing, ignored)
+                _work_and_exit(work, told, ignored)
         finally:
             sys.unraisablehook = usual
-        os.close(writing)
-        self._reading = open(reading, "rb")
+        told.close()
 
     def result(self):
         """Wait for the child, and give what its work returned."""
-        with self._reading:
-            if not select.select([self._reading], [], [], PATIENCE)[0]:
+        with self.outcome:
+            hangs = not self.outcome.poll(PATIENCE)
+            if hangs:
                 os.kill(self.pid, signal.SIGKILL)
-            outcome = self._reading.read()
-        os.waitpid(self.pid, 0)
-        assert outcome, "the child hung, or died"
-        result, failure = pickle.loads(outcome)
+            os.waitpid(self.pid, 0)
+            assert not hangs, "the child hung"
+            result, failure = self.outcome.recv()
         assert failure is None, failure
         return result
 
 
-def _work_and_exit(work, writing, ignored):
+def _work_and_exit(work, told, ignored):
     result = failure = None
     try:
         result = work()
     except BaseException:  # noqa: BLE001 -- told to the parent, whose test it fails
         failure = traceback.format_exc()
-    if ignored:
-        failure = "\n".join("".join(lines) for lines in ignored)
-    with open(writing, "wb") as pipe:
-        pipe.write(pickle.dumps((result, failure)))
+    told.send((result, failure or "\n".join(map("".join, ignored)) or None))
     os._exit(0)
 
 
@@ -259,7 +252,7 @@ def test_a_stream_that_is_open_at_the_fork(session, serve, connect):
                 return error.partial.text
 
         child = Forked(work)
-        select.select([child._reading], [], [], 0.2)  # gives a child that reads the time to be the first
+        child.outcome.poll(0.2)  # gives a child that reads the time to be the first
         server.go()
         assert child.result() == "One"
         assert "".join(stream.text()) == ", two"
@@ -311,26 +304,29 @@ def test_the_server_sees_the_end_while_a_child_lives(kind, session, serve, conne
 
     server = serve(answer_and_wait)
     client = connect(server, session=session)
-    with client.stream_workflow("w") as stream:
-        next(stream, None)
-        reading, writing = os.pipe()
-        ready_to_read, ready = os.pipe()
+    stream = None
+    if kind == "idle":
+        client.execute_workflow("w")
+    else:
+        stream = client.stream_workflow("w")
+        next(stream)
+    here, there = socket.socketpair()
 
-        def live():
-            os.close(writing)
-            os.write(ready, b"!")
-            os.read(reading, 1)  # until the parent lets go
+    def live():
+        here.close()
+        there.send(b"!")
+        there.recv(1)  # until the parent lets go
 
+    with here, there:
         child = Forked(live)
-        os.read(ready_to_read, 1)
-    try:
+        here.recv(1)
+        if stream:
+            stream.close()
         (session or client).close()
         server.wait_for_hang_up()
-    finally:
-        os.close(writing)
+        here.close()
+        there.close()
         child.result()
-        for end in (reading, ready, ready_to_read):
-            os.close(end)
 
 
 def test_tls_at_the_fork(serve, connect, tmp_path, monkeypatch):
@@ -561,6 +557,14 @@ def test_a_client_that_comes_home():
         assert (returned.api_key, returned.base_url, returned._timeout) == (client.api_key, client.base_url, 3.0)
 
 
+@pytest.fixture(scope="module")
+def workers():
+    """One worker process of each kind."""
+    with ExitStack() as stack:
+        contexts = {method: multiprocessing.get_context(method) for method in ("fork", "spawn")}
+        yield {method: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for method, context in contexts.items()}
+
+
 def facts(error):
     """All that an error tells."""
     return type(error), error.args, vars(error)
@@ -578,21 +582,22 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_errors_of_workers_arrive_whole(server, method):
+@pytest.mark.parametrize("failure", FAILURES)
+def test_errors_of_workers_arrive_whole(failure, method, workers, server):
     """An error that was raised in a worker process reaches the parent with all that it tells."""
-    context = multiprocessing.get_context(method)
-    with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1, mp_context=context) as pool:
-        for name, (call, arguments, scripted) in FAILURES.items():
-            raised = []
-            for run in (lambda: getattr(client, call)(*arguments), lambda: pool.submit(getattr(client, call), *arguments).result(PATIENCE)):
-                if scripted:
-                    server.respond_next(**scripted)
-                with pytest.raises(RecallError) as caught:
-                    run()
-                raised.append(caught.value)
-            here, there = raised
-            assert type(here).__name__ == name
-            assert facts(here) == facts(there) == facts(copy.copy(there)) == facts(copy.deepcopy(there))
+    name, arguments, scripted = FAILURES[failure]
+    raised = []
+    with RecallClient(KEY, server.base_url) as client:
+        call = getattr(client, name)
+        for run in (call, lambda *arguments: workers[method].submit(call, *arguments).result(PATIENCE)):
+            if scripted:
+                server.respond_next(**scripted)
+            with pytest.raises(RecallError) as caught:
+                run(*arguments)
+            raised.append(caught.value)
+    here, there = raised
+    assert type(here).__name__ == failure
+    assert facts(here) == facts(there) == facts(copy.copy(there)) == facts(copy.deepcopy(there))
 
 
 def test_what_the_errors_of_workers_hold(server):

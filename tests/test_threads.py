@@ -196,10 +196,10 @@ def test_the_key_of_a_call_stays_secret_when_it_is_changed_meanwhile(streaming, 
 
     def tell(connection):
         words = {"error": f"bad key {connection.request().headers['x-api-key']}"}
-        if streaming:
-            connection.send(head("Content-Type: text/event-stream", "Connection: close"))
         connection.server.hung_up.release()
         connection.wait_for_go()
+        if streaming:
+            connection.send(head("Content-Type: text/event-stream", "Connection: close"))
         connection.send(b"data: %s\n\n" % json.dumps({"event": "error", **words}).encode() if streaming else http(words, status="401 No"))
 
     server = serve(tell)
@@ -239,6 +239,23 @@ def test_close_while_others_call(own_session, serve, connect):
         session.close()
     assert [error for error in errors if error.may_have_executed] == []
     assert len(server.requests) == CLOSED_AMONG - len(errors)
+
+
+def test_close_ends_the_connection_of_a_stream_that_is_still_there(serve, connect):
+    """Closing a client closes its idle connections at once, although the caller still has the stream that ended on one."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(http(b'data: {"event": "done", "success": true}\n\n', "Content-Type: text/event-stream"))
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    client = connect(server)
+    stream = client.stream_workflow("w")
+    assert stream.result.success
+    client.close()
+    server.wait_for_hang_up()
+    del stream
 
 
 # -------------------------------------------------------------------------------------------------------- calls given up

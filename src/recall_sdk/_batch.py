@@ -32,6 +32,9 @@ Attempt = Callable[[str, Any], Tuple[Result, Optional[RateLimitInfo]]]
 LOOK_AHEAD = 2
 """Items drawn and not yet handed over, for each worker: one to work on, and one for when it is done."""
 
+FIRST_ROUND = 0.1
+"""Seconds that a worker whose first call is done waits for the first calls of the others at most: a 429 among them is for all to know."""
+
 CLOSING_TIME = 2.0
 """Seconds that closing a batch waits for its threads; their calls were broken off, so it takes milliseconds."""
 
@@ -182,6 +185,8 @@ class _Crew:
         self._new: Deque[_Work] = deque()
         self._retries: List[_Work] = []  # a heap
         self._in_flight = 0
+        self._sent = self._answered = 0
+        self._first_round_ends = 0.0
         self._futures: Set[Future[Any]] = set()
         self._ended: Deque[BatchItem] = deque()
         self._dispatcher = threading.Thread(target=self._dispatch, name="recall_sdk-batch", daemon=True)
@@ -223,7 +228,11 @@ class _Crew:
                 work = self._next_due()
                 if work is None:
                     return
-                ticket = self._gate.sent(self._clock())
+                now = self._clock()
+                if not self._sent:
+                    self._first_round_ends = now + FIRST_ROUND
+                ticket = self._gate.sent(now)
+                self._sent += 1
                 self._in_flight += 1
             self._send_off(work, ticket)
 
@@ -234,7 +243,8 @@ class _Crew:
             wait: Optional[float] = None
             if self._in_flight < self._max_workers and (self._new or self._retries):
                 due = 0.0 if self._new else self._retries[0].due - now
-                wait = max(due, self._gate.wait(now))
+                first_round = self._sent >= self._max_workers > self._answered
+                wait = max(due, self._gate.wait(now), self._first_round_ends - now if first_round else 0.0)
                 if wait <= 0:
                     retry = self._retries and self._retries[0].due <= now
                     return heapq.heappop(self._retries) if retry else self._new.popleft()
@@ -256,6 +266,7 @@ class _Crew:
     def _judge(self, work: _Work, ticket: Ticket, future: "Future[Any]") -> None:
         with self._changed:
             self._futures.discard(future)
+            self._answered += 1
         try:
             result, info = future.result()
         except RateLimitError as error:

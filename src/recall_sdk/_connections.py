@@ -219,7 +219,8 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        self._pools.clear()
+        while self._pools:  # urllib3 2 waits for the garbage collector, while a traceback that is kept may refer to a pool
+            self._pools.popitem()[1].close()
         base: Any = super()
         base.close()
 

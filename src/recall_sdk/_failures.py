@@ -7,7 +7,15 @@ import zlib
 from typing import Iterator, NamedTuple, Optional
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, DecodeError, HTTPError, InvalidHeader, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    InvalidHeader,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
 from recall_sdk._decoding import one_line
 from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError
@@ -60,7 +68,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, (NewConnectionError, ConnectTimeoutError, requests.ConnectTimeout, ssl.SSLCertVerificationError)):
+    if isinstance(error, (NewConnectionError, ConnectTimeoutError, ClosedPoolError, requests.ConnectTimeout, ssl.SSLCertVerificationError)):
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 

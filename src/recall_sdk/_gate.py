@@ -19,7 +19,7 @@ FIRST_HOLD = 0.05
 MARGIN = 0.04
 """Part by which the pace begins below the measured rate, so that the bucket fills a little and no jitter empties it."""
 
-MARGIN_AFTER_ORDER = 0.02
+MARGIN_AFTER_ORDER = 0.01
 """The same where the server orders pauses: after one the bucket is full, and its tokens even out the jitter."""
 
 COST = 0.03

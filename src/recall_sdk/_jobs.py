@@ -44,7 +44,7 @@ def wait_for_job(
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
     """
     interval = checked_number("poll_interval", poll_interval, least=SHORTEST_INTERVAL)
-    longest = checked_number("max_poll_interval", max_poll_interval, least=interval)
+    longest = max(interval, checked_number("max_poll_interval", max_poll_interval, least=SHORTEST_INTERVAL))
     until = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
     while True:

@@ -47,7 +47,7 @@ class Backoff:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         self.max_retries: int = max_retries
         self.initial_delay: float = checked_seconds("initial_delay", initial_delay)
-        self.max_delay = min(checked_seconds("max_delay", max_delay), LONGEST_SLEEP)
+        self.max_delay: float = min(checked_seconds("max_delay", max_delay), LONGEST_SLEEP)
         self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
