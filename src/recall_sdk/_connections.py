@@ -84,6 +84,10 @@ class TimedReader(socket.SocketIO):
         self._sock.settimeout(seconds)
         self.granted = 0.0
 
+    @property
+    def sock(self) -> Any:
+        return self._sock
+
     def hang_up(self) -> None:
         """Break the connection, from another thread than the one that reads."""
         _shut_down(self._sock)
@@ -94,7 +98,10 @@ def timed_reader(response: Any) -> Optional[TimedReader]:
     reader = getattr(getattr(response, "fp", None), "raw", None)
     if type(reader) is socket.SocketIO:
         reader.__class__ = TimedReader  # its buffer may hold bytes already, so that it can't be replaced
-    return reader if isinstance(reader, TimedReader) else None
+    if not isinstance(reader, TimedReader):
+        return None
+    _sockets.add(reader.sock)
+    return reader
 
 
 class _TimedResponse(http.client.HTTPResponse):
@@ -219,8 +226,10 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        while self._pools:  # urllib3 2 waits for the garbage collector, while a traceback that is kept may refer to a pool
-            self._pools.popitem()[1].close()
+        self._pools.clear()
+        for manager in [self.poolmanager, *self.proxy_manager.values()]:
+            for key in manager.pools.keys():  # noqa: SIM118 -- it can't be iterated
+                manager.pools[key].close()  # urllib3 2 leaves that to the garbage collector, but a kept error may refer to a pool
         base: Any = super()
         base.close()
 
@@ -256,16 +265,20 @@ def _after_fork() -> None:
     # Threads that do not exist here may have held any lock at the fork, so that nothing may be taken that has one: the
     # parent's pools are neither used nor ended, and its sockets are closed below all buffers and TLS.
     for sock in list(_sockets):
-        number = sock.detach()
-        if number >= 0:  # else it is closed already
-            os.close(number)
+        with suppress(OSError):  # closed already
+            os.close(getattr(sock, "socket", sock).detach())  # TLS within TLS has the socket inside
     _sockets.clear()
+    _in_use.clear()
     for session in list(_sessions):
-        adapters: List[Any] = list(session.adapters.values())
-        for adapter in adapters:
-            if hasattr(adapter, "poolmanager"):  # of the kind that requests has
-                _inherited.append({**adapter.__dict__})
-                adapter.__setstate__(adapter.__getstate__())  # as after pickling: set up alike, with no connections
+        _part(session)
+
+
+def _part(session: Any) -> None:
+    session.cookies._cookies_lock = threading.RLock()  # noqa: SLF001 -- each request takes it
+    for adapter in list(session.adapters.values()):
+        if hasattr(adapter, "poolmanager"):  # of the kind that requests has
+            _inherited.append({**vars(adapter)})
+            adapter.__setstate__(adapter.__getstate__())  # as after pickling: set up alike, with no connections
 
 
 if hasattr(os, "register_at_fork"):
@@ -280,9 +293,12 @@ def hang_up(threads: Iterable[int]) -> None:
             _shut_down(connection.sock)
 
 
-def no_longer_in_use(thread: int) -> None:
-    """Note that a thread's call is over."""
-    _in_use.pop(thread, None)
+def in_use(thread: int, reader: Optional[TimedReader]) -> None:
+    """Note what a thread is reading; ``None`` once its call is over."""
+    if reader is None:
+        _in_use.pop(thread, None)
+    else:
+        _in_use[thread] = reader
 
 
 def _shut_down(sock: Any) -> None:

@@ -126,9 +126,7 @@ class Gate:
             self._at_once -= 1
         elif self._gap:
             gap = self._gap
-            if now - self._next > gap + LATE:
-                self._times.clear()  # nobody was waiting, so the bucket may have filled meanwhile
-            else:
+            if now - self._next <= gap + LATE:  # else the gate was not what held it back
                 self._gap = max(gap / 2 ** min(1.0, gap / self._doubling), FASTEST)
             self._next = max(self._next + gap, now)
         self._times.append(now)
@@ -189,7 +187,7 @@ class Gate:
         """Give the rate, and the number of calls that it rests on."""
         span = max(self._last.time - (self._since or 0.0), 1e-6)
         rate = self._accepted / span
-        evidence = 0 if self._pause > span / 2 else self._accepted  # in a pause the bucket may run over
+        evidence = 0 if rate * self._pause > self._burst else self._accepted  # in such a pause the bucket ran over
         times = list(self._times)[: self._accepted + 1]  # the refused ones are the last
         least = ceil(self._burst) + GOOD_EVIDENCE
         for calls in range(least, len(times)):

@@ -7,6 +7,7 @@ its answer is always opened as a stream, so that deadlines, the translation of e
 import http.client
 import logging
 import math
+import os
 import sys
 import threading
 from time import monotonic, time
@@ -19,13 +20,13 @@ from urllib3.exceptions import InvalidHeader, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
 from urllib3.util import Retry, parse_url
 
-from recall_sdk._connections import Deadline, no_longer_in_use, own_session, part_after_fork, timed_reader
+from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
 from recall_sdk._decoding import Answer, one_line
 from recall_sdk._endpoints import Call
 from recall_sdk._failures import FAILURES, Circumstances, failure
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
-from recall_sdk.errors import RedirectError
+from recall_sdk.errors import RecallError, RedirectError
 
 Session = requests.Session
 
@@ -56,8 +57,10 @@ class Reply:
         self._circumstances = circumstances
         self._thread = threading.get_ident()
         self._reader = timed_reader(getattr(response.raw, "_original_response", None))
+        self._process = os.getpid()
         if self._reader is not None:
             self._reader.until = until
+        in_use(self._thread, self._reader)
 
     @property
     def is_event_stream(self) -> bool:
@@ -103,18 +106,20 @@ class Reply:
 
     def hang_up(self) -> None:
         """Break the connection, from another thread than the one that reads."""
-        if self._reader is not None:
+        if self._reader is not None and self._process == os.getpid():
             self._reader.hang_up()
 
     def close(self) -> None:
         """Give the connection up: to the pool where the body was read to its end, else for good."""
+        if self._process != os.getpid():
+            return  # the connection is the parent's, and out of this process's reach already
+        in_use(self._thread, None)  # before anybody else can get the connection
         raw = self._response.raw
         original = getattr(raw, "_original_response", None)
         if isinstance(original, http.client.HTTPResponse) and original.isclosed():
             raw.release_conn()
         if raw is not None:
             self._response.close()
-        no_longer_in_use(self._thread)
 
 
 _DECODERS: Dict[str, Any] = {"identity": None, "gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
@@ -195,6 +200,13 @@ class Transport:
         Raises:
             RecallError: No answer came, or a redirect that is not followed.
         """
+        try:
+            return self._open(call, route, timeout)
+        except RecallError:
+            in_use(threading.get_ident(), None)
+            raise
+
+    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Reply:
         until = None if timeout is None else monotonic() + timeout
         circumstances = Circumstances(route.name, call.executes, timeout)
         request = self._prepare(call, route)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 import time
 from functools import partial
 from types import TracebackType
@@ -36,6 +37,13 @@ _Timeout = Union[float, None, ClientTimeout]
 
 _revived: "Dict[Tuple[Any, ...], RecallClient]" = {}
 _NOWHERE_ELSE = os.urandom(8).hex()
+
+
+_lock = threading.RLock()
+"""Held while settings are changed, and while a client is made for a process. Never held across a fork."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _process() -> Tuple[str, int]:
@@ -305,13 +313,14 @@ class RecallClient:
             One, two
         """
         call = _endpoints.execute(workflow_id, input, stream=True, selected_outputs=selected_outputs, asynchronous=False)
+        route = self._route
         try:
-            reply = self._open(call, self._seconds(timeout))
+            reply = self._open(call, route, self._seconds(timeout))
             whole = None if reply.is_event_stream else _decoding.execution_of_stream(reply.answer())
         except RecallError as error:
-            self._note(error)
+            self._note(error, route)
             raise
-        return WorkflowStream(reply, self.api_key, whole)
+        return WorkflowStream(reply, route.settings.api_key, whole)
 
     def execute_batch(
         self,
@@ -471,6 +480,7 @@ class RecallClient:
         """
         task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job
         call = _endpoints.job_status(task_id)
+        api_key = self.api_key
         try:
             return wait_for_job(
                 partial(self._poll, call),
@@ -483,7 +493,7 @@ class RecallClient:
                 sleep=time.sleep,
             )
         except RecallError as error:
-            redacted(error, self.api_key)
+            redacted(error, api_key)
             raise
 
     def get_rate_limit_info(self) -> Optional[RateLimitInfo]:
@@ -532,7 +542,7 @@ class RecallClient:
         Example:
             >>> client.set_api_key("another-key")
         """
-        self._route = Route(self._route.settings._replace(api_key=check_api_key(api_key)))
+        self._change(api_key=check_api_key(api_key))
 
     def set_base_url(self, base_url: str) -> None:
         """Use another server from the next call on.
@@ -547,7 +557,7 @@ class RecallClient:
         Example:
             >>> client.set_base_url("https://recall.example.com")
         """
-        self._route = Route(self._route.settings._replace(base_url=check_base_url(base_url)))
+        self._change(base_url=check_base_url(base_url))
 
     def close(self) -> None:
         """Close the idle connections. A session of your own stays as it is. A call after this opens a new connection.
@@ -574,6 +584,12 @@ class RecallClient:
         constants = (api_key, base_url, timeout)
         if origin == _process():
             return cls(api_key, base_url, timeout=timeout)
+        with _lock:
+            return cls._of_this_process(constants)
+
+    @classmethod
+    def _of_this_process(cls, constants: Tuple[str, str, Optional[float]]) -> "RecallClient":
+        api_key, base_url, timeout = constants
         client = _revived.get((cls, *constants))
         if client is None or client._constants() != constants:  # noqa: SLF001 -- of its own kind. Its settings may have been changed
             client = _revived[(cls, *constants)] = cls(api_key, base_url, timeout=timeout)
@@ -587,29 +603,34 @@ class RecallClient:
     def _seconds(self, timeout: _Timeout) -> Optional[float]:
         return self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
 
-    def _open(self, call: Call, timeout: Optional[float]) -> Reply:
-        reply = self._transport.open(call, self._route, timeout)
+    def _change(self, **settings: str) -> None:
+        with _lock:
+            self._route = Route(self._route.settings._replace(**settings))
+
+    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Reply:
+        reply = self._transport.open(call, route, timeout)
         self._rate_limit = _decoding.rate_limit(reply.head) or self._rate_limit
         return reply
 
-    def _note(self, error: RecallError) -> None:
+    def _note(self, error: RecallError, route: Route) -> None:
         if isinstance(error, RateLimitError):
             self._rate_limit = error.rate_limit or self._rate_limit
-        redacted(error, self.api_key)
+        redacted(error, route.settings.api_key)
 
     def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[_Result, Optional[RateLimitInfo]]:
         """Send once; give the result, and what this very answer told of the rate limit."""
+        route = self._route  # with the key that goes out, whatever is set meanwhile
         try:
-            reply = self._open(call, timeout)
+            reply = self._open(call, route, timeout)
             told = _decoding.rate_limit(reply.head)
             if reply.is_event_stream and call.asynchronous:
                 reply.close()
                 raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
             if reply.is_event_stream:
-                return WorkflowStream(reply, self.api_key).result, told
+                return WorkflowStream(reply, route.settings.api_key).result, told
             result = _decoding.execution(reply.answer())
         except RecallError as error:
-            self._note(error)
+            self._note(error, route)
             raise
         if call.stream and isinstance(result, WorkflowExecutionResult):
             result = StreamedExecutionResult(**vars(result))
@@ -622,19 +643,15 @@ class RecallClient:
             _endpoints.execute(workflow_id, input, stream=False, selected_outputs=None, asynchronous=asynchronous), timeout
         )
 
-    def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T]) -> _T:
+    def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
+        route = self._route
         try:
-            return decode(self._open(call, self._timeout).answer())
+            return decode(self._open(call, route, self._seconds(timeout)).answer())
         except RecallError as error:
-            self._note(error)
+            self._note(error, route)
             raise
 
     def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Ask for a job's state within the seconds that are left; give the server's retry-after too."""
         timeout = left if self._timeout is None else self._timeout if left is None else min(left, self._timeout)
-        try:
-            answer = self._open(call, timeout).answer()
-            return _decoding.job_status(answer), answer.retry_after
-        except RecallError as error:
-            self._note(error)
-            raise
+        return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)

@@ -1,0 +1,131 @@
+"""Kept connections that the server gives up: replaced where that can be known before sending, else reported; nothing is sent twice."""
+
+import socket
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from rawserver import PATIENCE, answers, envelope, http
+from recall_sdk import RecallConnectionError
+from recall_sdk.testing import RecallServer
+
+THREADS = 16
+
+CALLS = {
+    "execute_workflow": lambda client: client.execute_workflow("w"),
+    "execute_with_retry": lambda client: client.execute_with_retry("w"),
+    "execute_workflow of a stream": lambda client: client.execute_workflow("w", stream=True),
+    "stream_workflow": lambda client: client.stream_workflow("w").result,
+    "execute_batch": lambda client: [_result_of(item) for item in client.execute_batch([("w", None)])],
+}
+QUESTIONS = {
+    "get_workflow_status": lambda client: client.get_workflow_status("w"),
+    "get_job_status": lambda client: client.get_job_status("t"),
+    "get_usage_limits": lambda client: client.get_usage_limits(),
+}
+
+
+def _result_of(item):
+    if item.error is not None:
+        raise item.error
+    return item.result
+
+
+@pytest.fixture(params=["session of the client", "session of the user"])
+def session(request):
+    """A session to pass to the client: none, then one of the user's own."""
+    if request.param == "session of the client":
+        yield None
+    else:
+        with requests.Session() as session:
+            session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=THREADS))
+            yield session
+
+
+GOODBYES = {
+    "without a word": b"",
+    "with a 408": http({"error": "you were idle for too long"}, "Connection: close", status="408 Request Timeout"),
+}
+
+
+@pytest.mark.parametrize("goodbye", GOODBYES)
+def test_idle_connections_that_were_closed(goodbye, session, serve, connect):
+    """When a server has closed all idle connections, as load balancers do, each thread's next call goes out once, on a new one."""
+    everybody = threading.Barrier(THREADS, timeout=PATIENCE)
+
+    def handler(connection):
+        number = connection.request().json["number"]
+        everybody.wait()  # so that each thread needs a connection of its own
+        connection.send(http(envelope(number)))
+        connection.wait_for_go()
+        connection.send(GOODBYES[goodbye])
+        connection.sock.shutdown(socket.SHUT_WR)
+        connection.server.hung_up.release()
+        connection.idle()
+
+    server = serve(handler)
+    client = connect(server, session=session, timeout=60)
+
+    def call(number):
+        return client.execute_workflow("w", {"number": number}).output
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(call, range(THREADS))) == list(range(THREADS))
+        for _ in range(THREADS):
+            server.go()
+        for _ in range(THREADS):
+            server.wait_for_hang_up()  # here: this connection is at its end
+        again = range(THREADS, 2 * THREADS)
+        assert list(pool.map(call, again)) == list(again)
+    assert Counter(request.json["number"] for request in server.requests) == Counter(range(2 * THREADS))
+    assert server.connections == 2 * THREADS
+
+
+def test_a_server_that_was_restarted(session, connect):
+    """A restart of the server between two calls is not noticed by the caller."""
+    server = RecallServer()
+    server.workflow("w")(lambda _: "hello")
+    with server:
+        client = connect(server.base_url, session=session)
+        client.set_api_key(server.api_key)
+        assert client.execute_workflow("w").output == "hello"
+        port = server.port
+    with server:
+        assert server.port == port
+        assert client.execute_workflow("w").output == "hello"
+    assert server.executions == {"w": 2}
+
+
+@pytest.mark.parametrize("ending", ["closed", "reset"])
+@pytest.mark.parametrize("call", [*CALLS, *QUESTIONS])
+def test_a_connection_that_ends_as_the_request_comes(call, ending, session, serve, connect):
+    """A request on which the connection ended was sent once, and the error says whether the workflow may have run."""
+
+    def handler(connection):
+        if connection.number == 1:
+            connection.request()
+            connection.send(http(envelope()))
+        connection.request()
+        if ending == "reset":
+            connection.reset()
+
+    server = serve(handler)
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    with pytest.raises(RecallConnectionError) as caught:
+        {**CALLS, **QUESTIONS}[call](client)
+    assert caught.value.may_have_executed is (call in CALLS)
+    assert len(server.requests) == 2
+    assert server.connections == 1
+
+
+def test_a_connection_that_the_server_does_not_keep(session, serve, connect):
+    """An answer with ``Connection: close`` ends its connection, and the next call has a new one."""
+    server = serve(answers(http(envelope(), "Connection: close")))
+    client = connect(server, session=session)
+    for _ in range(3):
+        assert client.execute_workflow("w").output == "hello"
+    assert (len(server.requests), server.connections) == (3, 3)
