@@ -1,0 +1,386 @@
+"""Batches on a real server: lazy, isolated, behind one gate, and gone when they are closed."""
+
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+
+from recall_sdk import (
+    AsyncExecutionResult,
+    ExecutionError,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitError,
+    RecallConnectionError,
+    RecallError,
+    UsageLimitError,
+)
+from recall_sdk._batch import _join, _Threads
+from recall_sdk.testing import RecallServer
+
+PATIENCE = 30.0
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def stand_in(**settings):
+    """Make a server with the workflows of these tests."""
+    server = RecallServer(**settings)
+    server.workflow("echo")(lambda input: input)
+
+    @server.workflow("fail")
+    def fail(input):
+        raise RuntimeError("boom")
+
+    return server
+
+
+@pytest.fixture
+def server():
+    """A stand-in server without limits."""
+    with stand_in() as server:
+        yield server
+
+
+def numbered(count):
+    """Give items that can be told apart."""
+    return [("echo", {"number": number}) for number in range(count)]
+
+
+def batch_threads():
+    """Give the threads that batches have left."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("recall_sdk-batch")]
+
+
+@pytest.mark.parametrize("source", [list, tuple, iter, lambda items: (list(item) for item in items)])
+def test_every_item_comes_once(server, source):
+    """Each item comes once, with its place, id, input and result, from any iterable."""
+    items = list(server.client().execute_batch(source(numbered(50)), max_workers=4))
+    assert sorted(item.index for item in items) == list(range(50))
+    for item in items:
+        assert (item.workflow_id, item.input, item.error) == ("echo", {"number": item.index}, None)
+        assert item.result.output == {"number": item.index}
+    assert server.executions["echo"] == 50
+    assert not batch_threads()
+
+
+def test_no_items(server):
+    """A batch of nothing gives nothing."""
+    assert list(server.client().execute_batch([])) == []
+
+
+def test_queued_items(server):
+    """With ``async_execution=True`` each result is a ticket."""
+    items = list(server.client().execute_batch(numbered(3), async_execution=True))
+    assert all(isinstance(item.result, AsyncExecutionResult) for item in items)
+
+
+def test_one_failure_stops_no_other(server):
+    """Each item has its own error: a failed run, an unknown id, an id that can be none, an input that is no JSON."""
+    bad = [("fail", {}), ("unknown", {}), ("", {}), (7, {}), ("echo", {"when": object()})]
+    items = sorted(server.client().execute_batch([*bad, *numbered(5)]), key=lambda item: item.index)
+    kinds = [ExecutionError, NotFoundError, InvalidRequestError, InvalidRequestError, InvalidRequestError]
+    assert [type(item.error) for item in items[:5]] == kinds
+    assert [item.error.may_have_executed for item in items[:5]] == [True, False, False, False, False]
+    assert isinstance(items[2].error.__cause__, ValueError)
+    assert isinstance(items[3].error.__cause__, TypeError)
+    assert items[4].error.code == "INVALID_JSON"
+    assert all(item.result is None for item in items[:5])
+    assert [item.result.output["number"] for item in items[5:]] == list(range(5))
+
+
+@pytest.mark.parametrize("bad", ["no", ("a", "b", "c"), None, 5])
+def test_an_item_that_is_no_pair(server, bad):
+    """What is no pair is a TypeError for the reader, after what was under way."""
+    seen = []
+    with pytest.raises(TypeError, match="item 2 of the batch is no pair"):
+        seen.extend(item.index for item in iterate(server.client().execute_batch([*numbered(2), bad]), seen))
+    assert sorted(seen) == [0, 1]
+
+
+def iterate(items, seen):
+    """Note each item before the end of all."""
+    for item in items:
+        seen.append(item.index)
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        ({"max_workers": 0}, ValueError, "max_workers must be 1 or more"),
+        ({"max_workers": True}, TypeError, "max_workers must be an int"),
+        ({"max_workers": 2.0}, TypeError, "max_workers must be an int"),
+        ({"executor": 5}, TypeError, "Executor, not int"),
+        ({"max_retries": -1}, ValueError, "max_retries"),
+        ({"timeout": 0}, ValueError, "timeout"),
+    ],
+)
+def test_bad_settings(server, settings, kind, words):
+    """Bad settings are refused at the call, before anything is drawn."""
+    with pytest.raises(kind, match=words):
+        server.client().execute_batch(iter([]), **settings)
+    with pytest.raises(TypeError):
+        server.client().execute_batch(5)
+
+
+def test_an_endless_source(server):
+    """From an endless source no more is drawn than twice the workers ahead of the reader, and nothing before the first item is asked for."""
+    drawn = itertools.count()
+    latest = []
+
+    def source():
+        for number in drawn:
+            latest.append(number)
+            yield "echo", {"number": number}
+
+    items = server.client().execute_batch(source(), max_workers=3)
+    assert latest == []
+    for read in range(1, 20):
+        next(items)
+        assert len(latest) <= read + 2 * 3
+    items.close()
+    assert not batch_threads()
+
+
+def test_work_in_flight(server):
+    """At most ``max_workers`` executions are under way at once."""
+    lock, now, most = threading.Lock(), [0], [0]
+
+    @server.workflow("count")
+    def count(input):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+
+    assert len(list(server.client().execute_batch([("count", {})] * 40, max_workers=5))) == 40
+    assert most[0] <= 5
+
+
+def test_items_come_as_they_end(server):
+    """A slow item holds up no quick one."""
+    release = threading.Event()
+
+    @server.workflow("slow")
+    def slow(input):
+        release.wait(PATIENCE)
+
+    items = server.client().execute_batch([("slow", {}), *numbered(6)], max_workers=2)
+    quick = [next(items).index for _ in range(6)]
+    release.set()
+    assert sorted(quick) == [1, 2, 3, 4, 5, 6]
+    assert [item.index for item in items] == [0]
+
+
+def test_work_goes_on_while_the_reader_is_busy(server):
+    """What is drawn is executed while the reader does something else."""
+    items = server.client().execute_batch(numbered(8), max_workers=2)
+    next(items)
+    until = time.monotonic() + PATIENCE
+    while server.executions["echo"] < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.executions["echo"] >= 4
+    items.close()
+
+
+def test_an_error_of_the_source(server):
+    """An exception in the source reaches the reader after what was under way has been handed over."""
+
+    def source():
+        yield from numbered(3)
+        raise LookupError("no more")
+
+    seen = []
+    with pytest.raises(LookupError, match="no more"):
+        iterate(server.client().execute_batch(source(), max_workers=2), seen)
+    assert sorted(seen) == [0, 1, 2]
+    assert not batch_threads()
+
+
+def test_closing_early(server):
+    """Closing stops new work, ends the calls that are under way, and leaves no thread behind; it does not wait for a slow server."""
+    release, started = threading.Event(), threading.Semaphore(0)
+
+    @server.workflow("slow")
+    def slow(input):
+        started.release()
+        release.wait(PATIENCE)
+
+    items = server.client(timeout=60).execute_batch(itertools.chain(numbered(1), itertools.repeat(("slow", {}))), max_workers=3)
+    assert next(items).index == 0
+    assert started.acquire(timeout=PATIENCE)
+    begin = time.monotonic()
+    items.close()
+    assert time.monotonic() - begin < 10
+    assert not batch_threads()
+    executions = server.executions["slow"]
+    time.sleep(0.1)
+    assert server.executions["slow"] == executions
+    release.set()
+
+
+def test_a_forgotten_batch(server):
+    """A batch whose iterator is dropped ends as if it were closed."""
+    for item in server.client().execute_batch(itertools.repeat(("echo", {}))):
+        assert item.result
+        break
+    until = time.monotonic() + PATIENCE
+    while batch_threads() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not batch_threads()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
+def test_ctrl_c(server):
+    """Ctrl-C ends a batch that waits, promptly, and leaves nothing running."""
+    release = threading.Event()
+
+    @server.workflow("slow")
+    def slow(input):
+        threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        release.wait(PATIENCE)
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(server.client(timeout=60).execute_batch([("slow", {})]))
+    release.set()
+    assert time.monotonic() - begin < 15
+    assert not batch_threads()
+
+
+# ------------------------------------------------------------------------------------------------------ the rate limit
+
+
+@pytest.mark.parametrize("settings", [{"retry_after": False}, {"dialect": "observed"}, {}])
+def test_a_rate_limit(settings):
+    """400 calls of 16 workers under 50 calls/s with a burst of 10 all succeed, each once, in little more than the bucket's own time."""
+    with stand_in(rate_limit=50, burst=10, **settings) as server:
+        begin = time.monotonic()
+        items = list(server.client().execute_batch(numbered(400), max_workers=16))
+        seconds = time.monotonic() - begin
+        assert [item.error for item in items if item.error] == []
+        assert sorted(item.result.output["number"] for item in items) == list(range(400))
+        assert server.executions["echo"] == 400
+        assert len(server.requests) - 400 <= 40
+        assert seconds < 3 * (400 - 10) / 50
+
+
+def test_the_last_refusal(server):
+    """After ``max_retries`` refusals the item's error is the last 429."""
+    server.respond_next(status=429, json={"error": "slow down"}, times=3)
+    (item,) = server.client().execute_batch(numbered(1), max_retries=2, initial_delay=0.01)
+    assert isinstance(item.error, RateLimitError)
+    assert len(server.requests) == 3
+
+
+def test_a_pause_of_more_than_an_hour(server):
+    """More than an hour is not waited for; the other items go on."""
+    server.respond_next(status=429, headers={"Retry-After": "3601"}, json={})
+    items = list(server.client().execute_batch(numbered(5), max_workers=1))
+    assert [type(item.error) for item in items] == [RateLimitError, *[type(None)] * 4]
+
+
+def test_a_usage_limit_is_not_retried(server):
+    """A usage limit is the item's error at once."""
+    server.respond_next(status=402, json={"error": "enough"})
+    items = list(server.client().execute_batch(numbered(2), max_workers=1))
+    assert isinstance(items[0].error, UsageLimitError)
+    assert len(server.requests) == 2
+
+
+def test_a_broken_connection_is_not_retried(server):
+    """A connection that breaks is the item's error, and says that the workflow may have run."""
+    server.respond_next(drop=True)
+    (item,) = server.client().execute_batch(numbered(1))
+    assert isinstance(item.error, RecallConnectionError)
+    assert item.error.may_have_executed
+    assert len(server.requests) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ executors
+
+
+def test_threads_of_the_users_own(server):
+    """An executor of the user's serves as well, and stays open."""
+    with ThreadPoolExecutor(2) as pool:
+        items = list(server.client().execute_batch(numbered(20), executor=pool, max_workers=4))
+        assert pool.submit(len, "ab").result() == 2
+    assert sorted(item.result.output["number"] for item in items) == list(range(20))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes(method):
+    """Worker processes keep one connection each; a 429 that one meets holds off all; nothing runs twice."""
+    context = multiprocessing.get_context(method)
+    with stand_in(rate_limit=50, burst=10) as server, ProcessPoolExecutor(2, mp_context=context) as pool:
+        items = list(server.client().execute_batch(numbered(30), executor=pool, max_workers=4))
+        assert [item.error for item in items if item.error] == []
+        assert sorted(item.result.output["number"] for item in items) == list(range(30))
+        assert server.executions["echo"] == 30
+        assert server.connections <= 2
+
+
+def test_what_does_not_pickle(server):
+    """An input that can't travel is this item's error."""
+    with ProcessPoolExecutor(1) as pool:
+        items = list(server.client().execute_batch([("echo", {"f": lambda: 0}), *numbered(2)], executor=pool))
+    errors = {item.index: item.error for item in items}
+    assert isinstance(errors[0], RecallError)
+    assert errors[1] is errors[2] is None
+
+
+def die(*_):
+    """End this process without a word."""
+    os._exit(1)
+
+
+def test_a_worker_that_dies(server):
+    """A pool that breaks fails the items that it had and those that it can't take any more, each with an error of its own."""
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(die)
+        time.sleep(0.3)
+        items = list(server.client().execute_batch(numbered(3), executor=pool))
+    assert all(isinstance(item.error, RecallError) and item.error.__cause__ is not None for item in items)
+    assert pickle.loads(pickle.dumps(items[0].error)).may_have_executed is items[0].error.may_have_executed
+
+
+def test_an_executor_whose_futures_are_cancelled(server):
+    """A cancelled future is an error of its item, and closing cancels what has not begun."""
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(release.wait, PATIENCE)
+        items = server.client().execute_batch(itertools.repeat(("echo", {})), executor=pool, max_workers=2)
+        reader = threading.Thread(target=lambda: next(items, None), daemon=True)
+        reader.start()
+        time.sleep(0.1)
+        release.set()
+        reader.join(PATIENCE)
+        items.close()
+    assert not batch_threads()
+
+
+def test_a_call_that_is_cancelled_before_it_begins():
+    """A call that was cancelled while it waited for its thread is not made."""
+    threads = _Threads(lambda idents: None)
+    future, made = Future(), []
+    future.cancel()
+    threads._calls.put((future, made.append, (1,)))
+    assert threads.submit(len, "ab").result(PATIENCE) == 2
+    threads.stop()
+    assert made == []
+
+
+def test_a_thread_does_not_wait_for_itself():
+    """A batch may be collected in one of its own threads, which then waits for the others alone."""
+    begin = time.monotonic()
+    _join(threading.current_thread(), PATIENCE)
+    assert time.monotonic() - begin < PATIENCE / 2

@@ -1,0 +1,22 @@
+"""A batch on a cluster of worker processes, as Dask runs it."""
+
+import pytest
+
+from recall_sdk.testing import RecallServer
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+
+
+# The cluster's own warnings (of ports, of memory, of Tornado) are none of ours.
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster():
+    """On a real cluster every item runs once, equal ones too, under a rate limit, over one kept connection for each worker process."""
+    with RecallServer(rate_limit=20, burst=5) as server:
+        server.workflow("echo")(lambda input: input)
+        settings = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None, "host": "127.0.0.1"}
+        with distributed.LocalCluster(processes=True, **settings) as cluster, distributed.Client(cluster) as dask:
+            items = list(server.client().execute_batch([("echo", {"same": 1})] * 30, executor=dask.get_executor(), max_workers=4))
+        assert [item.error for item in items if item.error] == []
+        assert [item.result.output for item in items] == [{"same": 1}] * 30
+        assert server.executions["echo"] == 30
+        assert server.connections <= 4
