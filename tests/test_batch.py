@@ -131,7 +131,7 @@ def test_bad_settings(server, settings, kind, words):
 
 
 def test_an_endless_source(server):
-    """From an endless source no more is drawn than twice the workers ahead of the reader, and nothing before the first item is asked for."""
+    """No more is drawn from an endless source than twice the workers ahead of the reader, and nothing before the first is asked for."""
     drawn = itertools.count()
     latest = []
 
