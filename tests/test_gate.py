@@ -4,12 +4,13 @@ import heapq
 import math
 import random
 from collections import deque
+from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recall_sdk._batch import FIRST_ROUND
+from recall_sdk._batch import FIRST_ROUND, LOOK_AHEAD
 from recall_sdk._gate import FIRST_HOLD, LONGEST_RESET, Gate
 
 LONGEST = 30.0
@@ -73,7 +74,7 @@ def simulate(server, *, calls=400, workers=16, latency=0.002, work=0.001, order=
         server: The server's limit.
         calls: Items of the batch.
         workers: Calls in flight at most.
-        latency: Seconds that a request and its answer are under way, give or take 30 %.
+        latency: Seconds that a request and its answer are under way, give or take 10 %.
         work: Seconds that an accepted call works.
         order: The Retry-After that each 429 carries, in seconds.
         headers: Whether accepted calls tell what is left.
@@ -82,9 +83,8 @@ def simulate(server, *, calls=400, workers=16, latency=0.002, work=0.001, order=
     """
     dice = random.Random(seed)
     gate, run = Gate(LONGEST), Run()
-    new, waiting, events = deque((item, 0) for item in range(calls)), [], []
-    under_way, number, now = 0, 0, 0.0
-    answered = 0
+    source, new, waiting, events = iter(range(calls)), deque(), [], []
+    drawn, ended, under_way, answered, number, now = 0, 0, 0, 0, 0, 0.0
 
     def at(time, *event):
         nonlocal number
@@ -92,17 +92,20 @@ def simulate(server, *, calls=400, workers=16, latency=0.002, work=0.001, order=
         heapq.heappush(events, (time, number, *event))
 
     def way():
-        return latency * dice.uniform(0.35, 0.65)
+        return latency * dice.uniform(0.45, 0.55)
 
     def send():
-        nonlocal under_way
+        nonlocal under_way, drawn
+        fresh = [(item, 0) for item in islice(source, LOOK_AHEAD * workers - (drawn - ended))]
+        drawn += len(fresh)
+        new.extend(fresh)
         while under_way < workers and (new or waiting):
             first_round = answered + under_way >= workers > answered
             wait = max(gate.wait(now), 0.0 if new else waiting[0][0] - now, FIRST_ROUND - now if first_round else 0.0)
             if wait > 0:
                 at(now + wait, "look")
                 return
-            retry = waiting and waiting[0][0] <= now
+            retry = waiting and waiting[0][0] <= now and (gate.rate or not new)
             item = heapq.heappop(waiting)[1:] if retry else new.popleft()
             under_way += 1
             at(now + way(), "arrive", item, gate.sent(now))
@@ -121,6 +124,7 @@ def simulate(server, *, calls=400, workers=16, latency=0.002, work=0.001, order=
             under_way -= 1
             answered += 1
             if accepted:
+                ended += 1
                 if told:
                     gate.told(ticket, now, *told)
             else:
@@ -129,6 +133,7 @@ def simulate(server, *, calls=400, workers=16, latency=0.002, work=0.001, order=
                 backoff = 0.0 if gate.rate and not refusals else min(LONGEST, 2.0**refusals) * dice.uniform(0.75, 1.25)
                 if refusals == retries:
                     run.failed += 1
+                    ended += 1
                 else:
                     heapq.heappush(waiting, (now + (backoff if order is None else order), item, refusals + 1))
         send()

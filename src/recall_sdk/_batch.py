@@ -131,7 +131,7 @@ def _read(source: Iterator[Any], crew: "_Crew", threads: Optional["_Threads"], m
                     workflow_id, input = _pair(next(source), drawn)
                 except StopIteration:
                     more = False
-                except Exception as error:  # noqa: BLE001 - whatever the source raises, it reaches the reader, after what is under way
+                except Exception as error:  # whatever the source raises, it reaches the reader, after what is under way
                     more, failure = False, error
                 else:
                     crew.add(_Work(0.0, drawn, workflow_id, input, 0))
@@ -246,7 +246,8 @@ class _Crew:
                 first_round = self._sent >= self._max_workers > self._answered
                 wait = max(due, self._gate.wait(now), self._first_round_ends - now if first_round else 0.0)
                 if wait <= 0:
-                    retry = self._retries and self._retries[0].due <= now
+                    # Until the rate is known, those go that were not refused yet, so that no item is refused again and again.
+                    retry = self._retries and self._retries[0].due <= now and (self._gate.rate is not None or not self._new)
                     return heapq.heappop(self._retries) if retry else self._new.popleft()
             self._changed.wait(wait)
         return None
@@ -254,7 +255,7 @@ class _Crew:
     def _send_off(self, work: _Work, ticket: Ticket) -> None:
         try:
             future: Future[Any] = self._executor.submit(_attempt, (self._name, ticket.number), self._attempt, work.workflow_id, work.input)
-        except Exception as error:  # noqa: BLE001 - an executor that is broken or shut down fails this item, and no other
+        except Exception as error:  # an executor that is broken or shut down fails this item, and no other
             self._end(work, None, _executor_failure(error, may_have_executed=False))
             return
         with self._changed:
@@ -277,7 +278,7 @@ class _Crew:
             refusal = InvalidRequestError(str(error), "INVALID_REQUEST")
             refusal.__cause__ = error
             self._end(work, None, refusal)
-        except BaseException as error:  # noqa: BLE001 - a worker process that died, a cancelled future: this item's error, and no other's
+        except BaseException as error:  # a worker process that died, a cancelled future: this item's error, and no other's
             self._end(work, None, _executor_failure(error, may_have_executed=True))
         else:
             self._heed(ticket, info)
@@ -350,7 +351,7 @@ class _Threads:
                 continue  # the batch ends
             try:
                 result = call(*args)
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
+            except BaseException as error:  # it belongs to whoever asks for the result
                 self._idle.release()
                 future.set_exception(error)
             else:

@@ -126,7 +126,7 @@ class _TimedConnection:
 
     def _new_conn(self) -> Any:
         start = monotonic()
-        sock = self._super._new_conn()  # noqa: SLF001 -- of its own base
+        sock = self._super._new_conn()
         self._spend(sock, start)
         return sock
 
@@ -274,7 +274,7 @@ def _after_fork() -> None:
 
 
 def _part(session: Any) -> None:
-    session.cookies._cookies_lock = threading.RLock()  # noqa: SLF001 -- each request takes it
+    session.cookies._cookies_lock = threading.RLock()  # each request takes it
     for adapter in list(session.adapters.values()):
         if hasattr(adapter, "poolmanager"):  # of the kind that requests has
             _inherited.append({**vars(adapter)})

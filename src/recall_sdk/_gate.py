@@ -53,6 +53,9 @@ LONGEST_RESET = 60.0
 LATE = 0.01
 """Seconds by which a timer may wake late; a request later than that was not waiting for the gate."""
 
+PATIENCE = 200
+"""Calls after which the pace is above the rate at the latest, where 429s order no pauses: one or two refused then are one in a hundred."""
+
 REMEMBERED = 1000
 """Times of requests that are kept: more would not make a measurement better, and memory stays bounded."""
 
@@ -92,6 +95,7 @@ class Gate:
         self._next = -inf  # when the next request may go
         self._gap = 0.0  # seconds between two requests; 0 while no limit was met
         self._doubling = inf  # seconds of steady requests in which the pace doubles
+        self._quickening = 1.0  # factor of that for each request
         self._at_once = 0  # requests that may go without a gap
         self._last = Ticket(0, 0.0)
         self._held = 0  # number of the last request that went before the newest hold
@@ -128,6 +132,7 @@ class Gate:
             gap = self._gap
             if now - self._next <= gap + LATE:  # else the gate was not what held it back
                 self._gap = max(gap / 2 ** min(1.0, gap / self._doubling), FASTEST)
+                self._doubling = max(self._doubling * self._quickening, FASTEST)
             self._next = max(self._next + gap, now)
         self._times.append(now)
         self._accepted += 1
@@ -232,6 +237,7 @@ class Gate:
         """Look for an unknown rate: from a pace upwards, the more slowly the more often that failed."""
         self.rate = None
         self._gap = 1 / pace
+        self._quickening = 1.0
         self._doubling = max(CLIMB * self._hold, self._gap) * 2 ** min(self._misses, FEW_MISSES)
 
     def _cruise(self, rate: float, evidence: int, pause: float) -> None:
@@ -239,8 +245,9 @@ class Gate:
         self.rate = rate
         margin = MARGIN_AFTER_ORDER if pause else MARGIN
         self._gap = 1 / (rate * (1 - margin))
-        calls = self._accepted * min(3.0, evidence / 10)  # until the pace reaches the rate
+        calls = min(self._accepted * min(3.0, evidence / 10), PATIENCE)  # until the pace is above the rate
         if self._order or evidence >= LONG_STRETCH:
             calls = max(calls, (1 + rate * self._order) / COST)
         self._doubling = calls / rate / -log2(1 - margin)
+        self._quickening = 1 - 1 / max(calls, 2.0)
         self._at_once = int(min(self._burst, rate * pause) / 2)

@@ -95,7 +95,7 @@ class Reply:
             # Without a socket, or read by a hook of the user's session, the body is with the response.
             whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
             return whole
-        arriving = _arriving(self._response.raw._original_response)  # noqa: SLF001 -- requests itself looks there for cookies
+        arriving = _arriving(self._response.raw._original_response)  # requests itself looks there for cookies
         decoder = _DECODERS[encoding]
         return map(decoder().decompress, arriving) if decoder else arriving
 
@@ -241,7 +241,7 @@ class Transport:
         if call.body is not None:
             request.body = call.body
             request.headers["Content-Length"] = str(len(call.body))
-        if self._session.cookies._cookies:  # noqa: SLF001 -- to count them is not safe while another thread adds one
+        if self._session.cookies._cookies:  # to count them is not safe while another thread adds one
             request.prepare_cookies(self._session.cookies)
         return request
 

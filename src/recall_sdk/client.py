@@ -591,7 +591,7 @@ class RecallClient:
     def _of_this_process(cls, constants: Tuple[str, str, Optional[float]]) -> "RecallClient":
         api_key, base_url, timeout = constants
         client = _revived.get((cls, *constants))
-        if client is None or client._constants() != constants:  # noqa: SLF001 -- of its own kind. Its settings may have been changed
+        if client is None or (client.api_key, client.base_url) != (api_key, base_url):  # its settings may have been changed
             client = _revived[(cls, *constants)] = cls(api_key, base_url, timeout=timeout)
         return client
 

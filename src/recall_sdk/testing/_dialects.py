@@ -32,7 +32,7 @@ class Documented:
     task_prefix = "task_"
     rate_limited = "Rate limit exceeded"
 
-    def error(self, message: str, code: str, *, executing: bool) -> Json:  # noqa: ARG002  # the other dialect needs it
+    def error(self, message: str, code: str, *, executing: bool) -> Json:
         """An error's body; ``executing`` on the execute endpoint."""
         return {"error": message, "code": code}
 
@@ -64,7 +64,7 @@ class Documented:
         metadata = {"duration": run.milliseconds, "executionId": run.execution_id}
         return [{"event": "done", "success": True, "output": run.output, "metadata": metadata}, "[DONE]"]
 
-    def ticket(self, task_id: str, run: Run, base_url: str) -> Json:  # noqa: ARG002  # the other dialect needs it
+    def ticket(self, task_id: str, run: Run, base_url: str) -> Json:
         """The answer to a queued execution."""
         links = {"status": f"/api/jobs/{task_id}"}
         return {"success": True, "taskId": task_id, "status": "queued", "createdAt": _iso(run.started), "links": links}
@@ -106,7 +106,7 @@ class Observed(Documented):
     task_prefix = "run_"
     rate_limited = "Rate limit exceeded. Please try again later."
 
-    def error(self, message: str, code: str, *, executing: bool) -> Json:  # noqa: ARG002  # the other dialect needs it
+    def error(self, message: str, code: str, *, executing: bool) -> Json:
         return {"error": message} if executing else {"error": message, "code": message.upper().replace(" ", "_")}
 
     def result(self, run: Run) -> Json:

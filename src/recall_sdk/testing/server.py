@@ -186,7 +186,7 @@ class RecallServer:
                 yield ", two"
         """
         # The usual slip: the decorator without its parentheses.
-        if not isinstance(workflow_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may have no type checker
+        if not isinstance(workflow_id, str):
             raise TypeError('workflow_id must be a str: write @server.workflow("my-id")')
         if workflow_id in ("", ".", ".."):
             raise ValueError(f"workflow_id must be a name that can stand in a path, not {workflow_id!r}")
