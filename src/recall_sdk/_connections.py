@@ -270,7 +270,8 @@ def _after_fork() -> None:
     _sockets.clear()
     _in_use.clear()
     for session in list(_sessions):
-        _part(session)
+        with suppress(Exception):  # an adapter of the user's that can't be set up anew must not keep the others from it
+            _part(session)
 
 
 def _part(session: Any) -> None:

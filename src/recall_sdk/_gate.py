@@ -110,7 +110,7 @@ class Gate:
         self._counted_from = 0  # number of the last request before it
         self._accepted = 0
         self._pause = 0.0  # the ordered pause with which it began
-        self._times: Deque[float] = deque(maxlen=REMEMBERED)  # of the requests that followed closely upon each other, the newest last
+        self._times: Deque[float] = deque(maxlen=REMEMBERED)  # when its requests went
         # What was accepted before the first 429, and the seconds that it took:
         self._burst = 0.0
         self._burst_time: Optional[float] = None
@@ -249,5 +249,5 @@ class Gate:
         if self._order or evidence >= LONG_STRETCH:
             calls = max(calls, (1 + rate * self._order) / COST)
         self._doubling = calls / rate / -log2(1 - margin)
-        self._quickening = 1 - 1 / max(calls, 2.0)
+        self._quickening = 1 - 1 / max(calls, 1 / COST)
         self._at_once = int(min(self._burst, rate * pause) / 2)
