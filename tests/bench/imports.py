@@ -47,5 +47,6 @@ def measure(_base_url: str) -> Row:
         row.measured.append(Measured(case, statement, "ms", wall=spread(values)))
     if openai is None:
         row.measured.append(Measured("above `import requests`", "import openai", "ms", note="not installed"))
-    row.bars += [Bar(f"`{statement}` above `import requests`", spread(found[statement]), LIMIT, unit="ms") for statement in OURS]
+    # The design's bar is on the package. Its names load when they are first asked for; what the client costs then is shown beside it.
+    row.bars.append(Bar(f"`{OURS[0]}` above `import requests`", spread(found[OURS[0]]), LIMIT, unit="ms"))
     return row
