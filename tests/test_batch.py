@@ -222,10 +222,11 @@ def test_closing_early(server):
     items.close()
     assert time.monotonic() - begin < 10
     assert not batch_threads()
-    executions = server.executions["slow"]
-    time.sleep(0.1)
-    assert server.executions["slow"] == executions
     release.set()
+    time.sleep(0.3)  # a request that was on its way may still be counted
+    executions = server.executions["slow"]
+    time.sleep(0.3)
+    assert server.executions["slow"] == executions <= 2 * 3
 
 
 def test_a_forgotten_batch(server):

@@ -135,6 +135,20 @@ def test_a_server_that_refuses_all():
     assert holds[-1] == pytest.approx(4.0)
 
 
+def test_more_late_refusals_than_the_burst():
+    """Refusals of the first burst that arrive after the hold, all of it even, leave the pace a pace."""
+    gate = Gate(30.0)
+    first, second = gate.sent(0.0), gate.sent(0.0)
+    gate.refused(first, 1.0, None)
+    gate.sent(2.0)
+    for _ in range(3):
+        gate.refused(second, 2.0, None)
+    gate.refused(gate.sent(3.0), 3.0, None)
+    gate.sent(4.0)
+    gate.sent(5.0)
+    assert 0 < gate.wait(5.0) < math.inf
+
+
 EVENTS = st.tuples(st.floats(0, 5), st.sampled_from(["ok", "429", "order", "told"]), st.floats(0, 10), st.integers(0, 5))
 
 

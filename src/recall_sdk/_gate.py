@@ -50,6 +50,9 @@ FASTEST = 1e-6
 LONGEST_RESET = 60.0
 """Seconds for which a reset is waited for at most: limits are counted by the minute or faster, and clocks may differ."""
 
+SHORTEST_ORDER = 0.001
+"""Seconds. A pause that is shorter is none, and would make of the pace a number beyond all bounds."""
+
 LATE = 0.01
 """Seconds by which a timer may wake late; a request later than that was not waiting for the gate."""
 
@@ -167,15 +170,15 @@ class Gate:
         if ticket.number > self._counted_from:
             self._accepted -= 1
         elif self._burst_time:  # a late one of the first burst
-            self._burst -= 1
-        self._empty(ticket, now, retry_after or None)
+            self._burst = max(0.0, self._burst - 1)
+        self._empty(ticket, now, retry_after if (retry_after or 0.0) >= SHORTEST_ORDER else None)
 
     def _empty(self, ticket: Ticket, now: float, pause: Optional[float]) -> None:
         if ticket.number <= self._held:  # it was on its way when the hold began, and tells nothing new
             self._next = max(self._next, now + (pause or 0.0))
             return
         if pause is not None:
-            self._hold = pause
+            self._hold = max(pause, FASTEST)
         elif self._accepted <= 0:
             self._hold = min(2 * self._hold, self._longest_hold)
         else:
@@ -236,7 +239,7 @@ class Gate:
     def _climb(self, pace: float) -> None:
         """Look for an unknown rate: from a pace upwards, the more slowly the more often that failed."""
         self.rate = None
-        self._gap = 1 / pace
+        self._gap = max(1 / pace, FASTEST)
         self._quickening = 1.0
         self._doubling = max(CLIMB * self._hold, self._gap) * 2 ** min(self._misses, FEW_MISSES)
 
