@@ -16,6 +16,11 @@ class Bucket:
     def __init__(self, rate, burst):
         self.rate, self.burst = rate, burst
         self.tokens, self.time = burst, 0.0
+        self.seconds = 1.0  # until the reset that its headers tell, at most
+
+    @property
+    def left(self):
+        return int(self.tokens)
 
     def take(self, now):
         self.tokens = min(self.burst, self.tokens + (now - self.time) * self.rate)
@@ -84,6 +89,14 @@ def test_an_ordered_second_is_kept(latency):
     assert refused <= 0.03 * 400
 
 
+@pytest.mark.parametrize("latency", [0.001, 0.005, 0.02])
+def test_headers_spare_a_pause(latency):
+    """Where headers tell what is left, the rate is known after the first ordered pause, and not after the second."""
+    seconds, refused = simulate(Bucket(50, 10), calls=400, workers=16, latency=latency, order=1.0, headers=True)
+    assert seconds <= 1.22 * (400 - 10) / 50
+    assert refused <= 0.03 * 400
+
+
 @pytest.mark.parametrize("order", [None, 1.0])
 @pytest.mark.parametrize("rate", [2, 10, 200])
 @pytest.mark.parametrize("burst", [1, 20])
@@ -120,6 +133,19 @@ def test_refusals_that_arrive_late():
     assert 0 < gate.wait(0.1) < 1
     gate.refused(second, 0.2, 5.0)
     assert gate.wait(0.2) == pytest.approx(5.0)
+
+
+def test_refusals_that_arrive_later_still():
+    """A 429 that arrives when its hold is over, and the rate measured, extends nothing and changes no measurement."""
+    gate = Gate(30.0)
+    gate.refused(gate.sent(0.0), 0.1, 1.0)
+    gate.sent(1.1)
+    first, late = gate.sent(2.0), gate.sent(2.0)
+    gate.refused(first, 2.1, 1.0)
+    gate.sent(3.1)
+    rate, wait = gate.rate, gate.wait(3.2)
+    gate.refused(late, 3.2, None)
+    assert (gate.rate, gate.wait(3.2)) == (rate, wait)
 
 
 def test_a_server_that_refuses_all():

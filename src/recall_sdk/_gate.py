@@ -210,7 +210,7 @@ class Gate:
         pause = self._hold if self._ordered else 0.0
         self._at_once = 0
         if self._burst_time is None:
-            self._burst = self._accepted
+            self._burst = max(0.0, self._accepted)
             self._burst_time = self._held_at - (self._since or 0.0)
             self._climb(FIRST_GUESS * max(1.0, self._burst) / pause if pause else 1 / FIRST_HOLD)
         elif self._accepted <= 0:
