@@ -1,5 +1,6 @@
 """The stand-in server, spoken to over real sockets."""
 
+import importlib
 import json
 import os
 import runpy
@@ -274,6 +275,18 @@ def test_an_output_that_is_no_json_fails_the_run(serve, output):
     caller = serve()
     caller.server.workflow("odd")(lambda input: output)
     assert caller.execute("odd").status_code == 500
+
+
+def test_half_a_surrogate_pair_is_sent_as_an_escape(serve):
+    """An output that UTF-8 has no bytes for, but JSON has a form for, arrives."""
+    assert serve().execute("echo", {"half": "\ud800"}).json()["output"] == {"half": "\ud800"}
+
+
+def test_a_missing_key_is_called_one(serve):
+    """The usual slip, a field that the input lacks, is not told as the bare name of the field."""
+    caller = serve()
+    caller.server.workflow("odd")(lambda input: input["name"])
+    assert caller.execute("odd").json()["error"] == "KeyError: 'name'"
 
 
 def test_a_job_in_the_documented_words(serve):
@@ -767,8 +780,11 @@ def test_stopping_is_prompt():
         stream.close()
         assert slow.recv(100) == b""
         slow.close()
-    assert took < 0.5
-    assert threading.active_count() == before
+    assert took < 5  # seconds: nobody waits for the delay of a minute
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.001)  # a thread whose connection has just ended takes a moment
+    assert threading.active_count() <= before
 
 
 def test_stopping_does_not_wait_for_a_stuck_workflow():
@@ -780,7 +796,7 @@ def test_stopping_does_not_wait_for_a_stuck_workflow():
         session.post(server.base_url + "/api/workflows/stuck/execute", headers={"X-Execution-Mode": "async"})
         started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10  # seconds: far from the workflow's 30
     go_on.set()
 
 
@@ -839,14 +855,35 @@ def test_its_client_works_and_is_closed_with_it():
         assert server.requests[0].json == {"input": "hello"}
 
 
-def test_without_werkzeug(monkeypatch):
-    """Without Werkzeug the error says what to install."""
+@pytest.fixture
+def no_werkzeug(monkeypatch):
+    """An environment in which Werkzeug is not installed."""
     monkeypatch.setitem(sys.modules, "werkzeug", None)
     for name in [name for name in sys.modules if name.startswith("recall_sdk.testing.")]:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_without_werkzeug(no_werkzeug):
+    """Without Werkzeug the error says what to install."""
     with pytest.raises(ImportError, match=r'needs werkzeug: pip install "recall-sdk\[testing\]"') as raised:
         _ = recall_sdk.testing.RecallServer
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+def test_the_command_without_werkzeug(no_werkzeug, capsys):
+    """The command says in one line what to install, and no traceback."""
+    assert importlib.import_module("recall_sdk.testing.__main__").main(["--port", "0"]) == 2
+    assert capsys.readouterr().err == 'error: recall_sdk.testing needs werkzeug: pip install "recall-sdk[testing]"\n'
+
+
+def test_the_shared_line_of_the_examples_without_werkzeug(no_werkzeug, monkeypatch):
+    """With a key the line needs no Werkzeug; without one it says what to install."""
+    monkeypatch.setenv("RECALL_API_KEY", "a-key-of-my-own")
+    assert importlib.import_module("recall_sdk.testing.demo").server is None
+    monkeypatch.delitem(sys.modules, "recall_sdk.testing.demo")
+    monkeypatch.delenv("RECALL_API_KEY")
+    with pytest.raises(ImportError, match=r'pip install "recall-sdk\[testing\]"'):
+        importlib.import_module("recall_sdk.testing.demo")
 
 
 def test_its_names():
@@ -880,7 +917,7 @@ def test_the_plugin_costs_next_to_nothing():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_command(capsys):
+def test_the_command(capsys, ctrl_c):
     """The command prints what to export, serves its demonstrations, and logs each request until Ctrl-C."""
     answers = {}
 
@@ -912,13 +949,9 @@ def test_the_command(capsys):
 
     printed = []
     visitor = threading.Thread(target=visit)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores Ctrl-C
-    try:
-        visitor.start()
-        assert __main__.main(["--port", "0", "--api-key", "a-key"]) == 0
-        visitor.join()
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    visitor.start()
+    assert __main__.main(["--port", "0", "--api-key", "a-key"]) == 0
+    visitor.join()
     assert answers == {
         "greet": (200, {"content": "Hello Ada"}),
         "echo": (200, 1),

@@ -263,7 +263,6 @@ _ADVICE = {
     402: "raise the limit or the plan; get_usage_limits() shows both",
     407: "the proxy wants credentials: put them into HTTPS_PROXY, or on a session of your own",
     408: "the workflow takes longer than the server allows; async_execution=True gives it more",
-    429: "execute_with_retry() waits and tries again",
     502: "a gateway could not reach the server; try again later",
     503: "the server is overloaded or down; try again later",
     504: "a gateway gave up waiting and the workflow may still be running; async_execution=True does not wait",
@@ -303,7 +302,8 @@ def error_of(answer: Answer) -> RecallError:
     body = _error_body(answer)
     server_words, server_code = _words_and_code(body)
     kind, code = _class_and_code(answer, server_code)
-    advice = _advice(answer, server_words, body)
+    retry_after = answer.retry_after if answer.retry_after is not None else _wait(_dict(body).get("retryAfterSeconds"))
+    advice = _advice(answer, server_words, body, retry_after)
     said = one_line(server_words) or "the server gave no reason"
     message = f"the workflow failed: {said} (HTTP {status})" if kind is ExecutionError else f"{said} (HTTP {status})"
     error = kind(f"{message}: {advice}" if advice else message, code, status)
@@ -311,11 +311,9 @@ def error_of(answer: Answer) -> RecallError:
     error.server_code = server_code
     refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED
     error.may_have_executed = answer.call.executes and not refused
-    error.retry_after = answer.retry_after
-    if error.retry_after is None:
-        error.retry_after = _wait(_dict(body).get("retryAfterSeconds"))
+    error.retry_after = retry_after
     if isinstance(error, RateLimitError):
-        error.rate_limit = rate_limit(answer, error.retry_after)
+        error.rate_limit = rate_limit(answer, retry_after)
     elif isinstance(error, (RecallTimeoutError, ExecutionError)):
         error.result = envelope(body)
     return error
@@ -340,7 +338,7 @@ def _class_and_code(answer: Answer, server_code: Optional[str]) -> Tuple[Type[Re
     return kind, server_code or code
 
 
-def _advice(answer: Answer, server_words: str, body: Any) -> str:
+def _advice(answer: Answer, server_words: str, body: Any, retry_after: Optional[float]) -> str:
     status = answer.status
     if status == 403:
         deploy = "deployed" in server_words.lower()
@@ -349,6 +347,9 @@ def _advice(answer: Answer, server_words: str, body: Any) -> str:
         return (
             f"check the id {answer.call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
         )
+    if status == 429:
+        wait = f"wait {retry_after:g} s and try again" if retry_after else "wait a little and try again"
+        return f"{wait}; execute_with_retry() does so, up to max_retries times" if answer.call.executes else wait
     return _ADVICE.get(status, "")
 
 

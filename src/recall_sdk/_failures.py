@@ -14,6 +14,7 @@ from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
 )
 
@@ -51,7 +52,9 @@ def failure(error: Exception, call: Circumstances) -> RecallError:
         message = f"the answer of {call.where} can't be read ({_words(causes[-1])}): check the base_url"
         translated = InvalidResponseError(one_line(message), "INVALID_RESPONSE")
     else:
-        translated = RecallConnectionError(one_line(_connection_message(causes[-1], call, unsent=unsent)), "CONNECTION_ERROR")
+        at_proxy = unsent and any(isinstance(each, ProxyError) for each in causes)
+        message = _proxy_message(causes[-1], call) if at_proxy else _connection_message(causes[-1], call, unsent=unsent)
+        translated = RecallConnectionError(one_line(message), "CONNECTION_ERROR")
     translated.may_have_executed = call.executes and not unsent
     return translated
 
@@ -99,6 +102,13 @@ def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
     if not call.executes:
         return message
     return f"{message}: the workflow may still be running; a longer timeout= or async_execution=True gives it more time"
+
+
+def _proxy_message(reason: BaseException, call: Circumstances) -> str:
+    return (
+        f"the proxy on the way to {call.where} gave no connection ({_words(reason)}): check HTTPS_PROXY and HTTP_PROXY, "
+        "and that they hold the credentials that it wants; or the proxies of your session"
+    )
 
 
 def _connection_message(reason: BaseException, call: Circumstances, *, unsent: bool) -> str:

@@ -4,10 +4,11 @@ import argparse
 import logging
 import sys
 import threading
+from contextlib import suppress
 from typing import Optional, Sequence
 
+from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
 from recall_sdk.testing._workflows import SUMMARY, add_workflows
-from recall_sdk.testing.server import RecallServer
 
 _DESCRIPTION = f"""\
 A stand-in server on loopback, for a first try of recall-sdk without an account.
@@ -28,10 +29,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        server = RecallServer(**vars(options))
+        server = testing.RecallServer(**vars(options))
         add_workflows(server)
         server.start()
-    except (ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     log = logging.StreamHandler(sys.stdout)
@@ -41,13 +42,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     logger.setLevel(logging.INFO)
     print(f"Serving on {server.base_url} (stop with Ctrl-C). In another terminal:\n")
     print(f"    export RECALL_API_KEY={server.api_key}\n    export RECALL_BASE_URL={server.base_url}\n", flush=True)
-    try:
+    with suppress(KeyboardInterrupt):
         threading.Event().wait()
-    except KeyboardInterrupt:
-        print("stopped")
-    finally:
-        server.stop()
-        logger.removeHandler(log)
+    server.stop()
+    logger.removeHandler(log)
+    print("stopped")
     return 0
 
 

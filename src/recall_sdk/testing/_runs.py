@@ -55,7 +55,9 @@ class Run:
         # A workflow is the user's code: whatever it raises is the run's failure, as on a real server.
         except Exception as error:
             LOGGER.debug("workflow %r failed", self.workflow_id, exc_info=True)
-            self.error = str(error) or type(error).__name__
+            name = type(error).__name__
+            # Of a KeyError, the text is the bare key.
+            self.error = f"{name}: {error}" if isinstance(error, KeyError) else str(error) or name
         finally:
             self.ended = time.time()
 

@@ -86,8 +86,8 @@ def _content(json: Any, body: Union[bytes, str, None], events: Optional[Iterable
 
 
 def encode(value: Any) -> bytes:
-    """A value as compact JSON, with every character as it is."""
-    return dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """A value as compact JSON, with every character as it is, but for half a surrogate pair, which only an escape can stand for."""
+    return dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def event_bytes(payload: Any) -> bytes:

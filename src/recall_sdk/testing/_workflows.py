@@ -1,9 +1,10 @@
 """The demonstration workflows: those that the documentation and the examples execute."""
 
 import time
-from typing import Any, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Dict, Iterator
 
-from recall_sdk.testing.server import RecallServer
+if TYPE_CHECKING:
+    from recall_sdk.testing.server import RecallServer
 
 SUMMARY = """\
   greet   gives {"content": "Hello NAME"} for the input {"name": NAME}
@@ -17,7 +18,7 @@ PAUSE = 0.2
 """Seconds between two pieces of a stream: slow enough to be seen."""
 
 
-def add_workflows(server: RecallServer) -> None:
+def add_workflows(server: "RecallServer") -> None:
     """Serve them all.
 
     Args:
@@ -26,7 +27,7 @@ def add_workflows(server: RecallServer) -> None:
 
     @server.workflow("greet")
     def greet(input: Dict[str, Any]) -> Any:
-        return {"content": f"Hello {input['name']}"}
+        return {"content": f"Hello {input.get('name', 'you')}"}
 
     @server.workflow("echo")
     def echo(input: Any) -> Any:

@@ -2,7 +2,7 @@
 
 Where ``RECALL_API_KEY`` is not set, the import starts a server inside this process, with the workflows that
 ``python -m recall_sdk.testing --help`` lists and a limit of 10 executions per second, and points ``RECALL_API_KEY`` and ``RECALL_BASE_URL``
-at it. Where it is set, the import does nothing.
+at it. Where it is set, the import does nothing, and needs no Werkzeug.
 """
 
 import logging
@@ -10,17 +10,17 @@ import os
 import sys
 from typing import Optional
 
+from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
 from recall_sdk.testing._workflows import add_workflows
-from recall_sdk.testing.server import RecallServer
 
 __all__ = ["server"]
 
 
-def _start() -> Optional[RecallServer]:
+def _start() -> "Optional[testing.RecallServer]":
     if os.environ.get("RECALL_API_KEY"):
         return None
     logging.getLogger("recall_sdk.testing").setLevel(logging.WARNING)  # its log is not the script's
-    started = RecallServer(rate_limit=10)
+    started = testing.RecallServer(rate_limit=10)
     add_workflows(started)
     started.start()
     os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url)
@@ -28,5 +28,5 @@ def _start() -> Optional[RecallServer]:
     return started
 
 
-server: Optional[RecallServer] = _start()
+server: "Optional[testing.RecallServer]" = _start()
 """The running server, or ``None`` where the script has a key of its own."""
