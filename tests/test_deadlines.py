@@ -2,9 +2,10 @@
 
 import gzip
 import socket
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import requests
@@ -185,10 +186,10 @@ def test_a_poll_ends_when_the_wait_does(serve, connect):
 
 
 @contextmanager
-def full_backlog():
+def full_backlog(host="127.0.0.1", port=0):
     """Give a port of loopback that swallows all that is sent to it, as a firewall does."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, port))
         listener.listen(0)
         waiting = []
         try:
@@ -210,6 +211,39 @@ def test_a_connect_that_is_swallowed(own_session, connect):
         with times_out(may_have_executed=False) as caught:
             client.execute_workflow("w", timeout=TIMEOUT)
         assert "could not connect" in str(caught.value)
+
+
+@pytest.fixture
+def two_addresses(monkeypatch):
+    """Have the host "twofold" be known under two addresses of loopback."""
+    look_up = socket.getaddrinfo
+
+    def both(host, *args):
+        hosts = ("127.0.0.2", "127.0.0.1") if host == "twofold" else (host,)
+        return [info for each in hosts for info in look_up(each, *args)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_two_addresses_that_are_swallowed(two_addresses, connect):
+    """A host with several addresses, none of which answers, does not have the timeout for each."""
+    with full_backlog() as port, full_backlog("127.0.0.2", port):
+        client = connect(f"http://twofold:{port}")
+        start = time.monotonic()
+        with times_out(1.0, may_have_executed=False):
+            client.execute_workflow("w", timeout=1.0)
+        assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+@pytest.mark.parametrize("timeout", [2.0, None])
+def test_the_second_address_is_tried_in_time(timeout, two_addresses, serve, connect):
+    """An address that is swallowed, or refused, leaves time for the one that answers."""
+    server = serve(answers(http(envelope())))
+    with full_backlog("127.0.0.2", server.port) if timeout else nullcontext():
+        client = connect(f"http://twofold:{server.port}")
+        assert client.execute_workflow("w", timeout=timeout).success
 
 
 @pytest.mark.parametrize("own_session", [False, True])

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 
+import cloudpickle
 import pytest
 import requests
 import trustme
@@ -204,6 +206,20 @@ def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
     for lock in (sending.cookies._cookies_lock, pools.pools.lock, pool.pool.mutex):
         child = while_held(lock, lambda: Forked(lambda: client.execute_workflow("w", {"a": 1}).output))
         assert child.result() == {"a": 1}
+
+
+def test_a_child_that_ends_by_itself(session, serve, connect):
+    """A child whose interpreter ends in the usual way, where pools that are left are closed, is not stopped by a lock of the parent's."""
+    client = connect(serve(echo), session=session)
+    client.execute_workflow("w")
+    pool = client._transport._session.get_adapter(client.base_url).poolmanager.connection_from_url(client.base_url)
+
+    def end():
+        client.execute_workflow("w")
+        weakref.finalize._exitfunc()  # as the interpreter's end does
+
+    while_held(pool.pool.mutex, lambda: in_child(end))
+    client.execute_workflow("w")
 
 
 def test_a_setter_that_is_busy_at_the_fork(serve, connect):
@@ -449,7 +465,14 @@ def test_a_preloading_server(server, tmp_path):
 # ----------------------------------------------------------------------------------------------------------- pickle and copy
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, *(lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in range(2, 6))])
+def by_cloudpickle(client):
+    """Send a client as Ray and loky send it, as a part of the call that it is for."""
+    return pickle.loads(cloudpickle.dumps(client.execute_workflow)).__self__
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, by_cloudpickle, *(lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in range(2, 6))]
+)
 def test_copies_are_clients_of_their_own(server, duplicate):
     """A copy has the same settings, lives on its own, and goes on when the first is closed or changed."""
     client = RecallClient(KEY, server.base_url, timeout=7.0)

@@ -1,6 +1,7 @@
 """Each phase of a call and each way in which it fails: what is raised, what it says, and what is never sent twice or elsewhere."""
 
 import copy
+import gc
 import gzip
 import logging
 import os
@@ -654,6 +655,20 @@ def test_stray_bytes_are_nobodys_answer(stray, together, session, serve, connect
     assert client.execute_workflow("w").output is None
     server.wait_for_hang_up()
     assert client.execute_workflow("w").output in ("hello", None)
+
+
+def test_a_forgotten_client_gives_its_connections_up(serve):
+    """A client that is neither closed nor used any more leaves no connection open, and warns of nothing."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(OK)
+        connection.wait_for_hang_up()
+
+    server = serve(handler)
+    RecallClient(KEY, server.url).execute_workflow("w")
+    gc.collect()
+    server.wait_for_hang_up()
 
 
 # ------------------------------------------------------------------------------------------------- what requests users count on

@@ -2,18 +2,21 @@
 
 import http.client
 import os
+import queue
 import socket
 import threading
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Dict, Iterable, List, Optional
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import Timeout
+from urllib3.util.connection import allowed_gai_family
 
 MOST_CONNECTIONS = 512
 """Idle connections that a client keeps. A thread beyond them still gets one of its own; it is just not kept."""
@@ -120,15 +123,40 @@ class _TimedConnection:
     """What our connections do beyond urllib3's: each step of the way leaves the next only what is left of the time."""
 
     response_class: Any = _TimedResponse
+    port: Any
     sock: Any
     timeout: Any
+    _dns_host: str
     _held: Optional[bytes] = None
 
     def _new_conn(self) -> Any:
         start = monotonic()
-        sock = self._super._new_conn()
+        sock = self._try_each_address() if self.timeout is not None else self._super._new_conn()
         self._spend(sock, start)
         return sock
+
+    def _try_each_address(self) -> Any:
+        """Share the time among the host's addresses: urllib3 would give all of it to each."""
+        host, seconds, until = self._dns_host, self.timeout, monotonic() + self.timeout
+        try:
+            addresses = self._addresses(host) or [host]
+            for left in range(len(addresses), 0, -1):
+                self._dns_host = addresses[-left]
+                self.timeout = max((until - monotonic()) / left, SHORTEST_WAIT)
+                try:
+                    return self._super._new_conn()
+                except (NewConnectionError, ConnectTimeoutError):
+                    if left == 1:
+                        raise
+        finally:
+            self._dns_host, self.timeout = host, seconds
+
+    def _addresses(self, host: str) -> List[str]:
+        try:
+            infos = socket.getaddrinfo(host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
+        except (OSError, UnicodeError):  # urllib3 finds the same, and tells it
+            return []
+        return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
     def connect(self) -> None:
         start = monotonic()
@@ -178,11 +206,29 @@ def _unless_replaced(pool: Any, standard: Any, ours: Any) -> Any:
     return property(lambda _: ours if pool.ConnectionCls is standard else pool.ConnectionCls)
 
 
-class _HTTPPool(HTTPConnectionPool):
+class _ClosedWhenForgotten:
+    """What urllib3's pools do since 2.0: a client that is forgotten leaves no connection open."""
+
+    pool: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        finalize(self, _close_all, self.pool)
+
+
+def _close_all(idle: Any) -> None:
+    with suppress(queue.Empty):
+        while True:
+            connection = idle.get(block=False)
+            if connection is not None:
+                connection.close()
+
+
+class _HTTPPool(_ClosedWhenForgotten, HTTPConnectionPool):
     ConnectionCls: Any = _unless_replaced(HTTPConnectionPool, HTTPConnection, _TimedHTTPConnection)
 
 
-class _HTTPSPool(HTTPSConnectionPool):
+class _HTTPSPool(_ClosedWhenForgotten, HTTPSConnectionPool):
     ConnectionCls: Any = _unless_replaced(HTTPSConnectionPool, HTTPSConnection, _TimedHTTPSConnection)
 
 
@@ -253,7 +299,6 @@ def own_session() -> requests.Session:
 _sockets: "WeakSet[Any]" = WeakSet()
 _sessions: "WeakSet[requests.Session]" = WeakSet()
 _in_use: Dict[int, Any] = {}
-_inherited: List[Any] = []
 
 
 def part_after_fork(session: requests.Session) -> None:
@@ -278,8 +323,12 @@ def _part(session: Any) -> None:
     session.cookies._cookies_lock = threading.RLock()  # each request takes it
     for adapter in list(session.adapters.values()):
         if hasattr(adapter, "poolmanager"):  # of the kind that requests has
-            _inherited.append({**vars(adapter)})
+            managers = [adapter.poolmanager, *adapter.proxy_manager.values()]
+            pools = [pool for manager in managers for pool in manager.pools._container.values()]
             adapter.__setstate__(adapter.__getstate__())  # as after pickling: set up alike, with no connections
+            for pool in pools:
+                if pool.pool is not None:  # a queue with a lock of its own, which closing a forgotten pool takes
+                    pool.pool.__init__(pool.pool.maxsize)
 
 
 if hasattr(os, "register_at_fork"):

@@ -35,20 +35,11 @@ _Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
 _Timeout = Union[float, None, ClientTimeout]
 
 
-_revived: "Dict[Tuple[Any, ...], RecallClient]" = {}
-_NOWHERE_ELSE = os.urandom(8).hex()
-
-
 _lock = threading.RLock()
 """Held while settings are changed, and while a client is made for a process. Never held across a fork."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
-
-def _process() -> Tuple[str, int]:
-    # The number tells a parent from its forks, the rest one machine from another.
-    return _NOWHERE_ELSE, os.getpid()
 
 
 class RecallClient:
@@ -576,29 +567,9 @@ class RecallClient:
     def __reduce__(self) -> Tuple[Any, ...]:
         if not self._transport.owns_session:
             raise TypeError("a client with a session of your own can't be pickled or copied: make one from the same arguments instead")
-        return self._revive, (*self._constants(), _process())
-
-    @classmethod
-    def _revive(cls, api_key: str, base_url: str, timeout: Optional[float], origin: Tuple[str, int]) -> "RecallClient":
-        """Make a copy: one of its own at home; in a worker process one for all that arrive there, so that connections are kept."""
-        constants = (api_key, base_url, timeout)
-        if origin == _process():
-            return cls(api_key, base_url, timeout=timeout)
-        with _lock:
-            return cls._of_this_process(constants)
-
-    @classmethod
-    def _of_this_process(cls, constants: Tuple[str, str, Optional[float]]) -> "RecallClient":
-        api_key, base_url, timeout = constants
-        client = _revived.get((cls, *constants))
-        if client is None or (client.api_key, client.base_url) != (api_key, base_url):  # its settings may have been changed
-            client = _revived[(cls, *constants)] = cls(api_key, base_url, timeout=timeout)
-        return client
+        return _revive, (type(self), self.api_key, self.base_url, self._timeout, _process())
 
     # ------------------------------------------------------------------------------------------------------------ inside
-
-    def _constants(self) -> Tuple[str, str, Optional[float]]:
-        return self.api_key, self.base_url, self._timeout
 
     def _seconds(self, timeout: _Timeout) -> Optional[float]:
         return self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
@@ -655,3 +626,26 @@ class RecallClient:
         """Ask for a job's state within the seconds that are left; give the server's retry-after too."""
         timeout = left if self._timeout is None else self._timeout if left is None else min(left, self._timeout)
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
+
+
+_revived: Dict[Tuple[Any, ...], RecallClient] = {}
+_NOWHERE_ELSE = os.urandom(8).hex()
+
+
+def _process() -> Tuple[str, int]:
+    # The number tells a parent from its forks, the rest one machine from another.
+    return _NOWHERE_ELSE, os.getpid()
+
+
+def _revive(
+    kind: Type[RecallClient], api_key: str, base_url: str, timeout: Optional[float], origin: Tuple[str, int]
+) -> RecallClient:  # no method: cloudpickle, and so Ray and loky, takes a function of a module by its name alone
+    """Make a copy: one of its own at home; in a worker process one for all that arrive there, so that connections are kept."""
+    if origin == _process():
+        return kind(api_key, base_url, timeout=timeout)
+    key = (kind, api_key, base_url, timeout)
+    with _lock:
+        client = _revived.get(key)
+        if client is None or (client.api_key, client.base_url) != (api_key, base_url):  # its settings may have been changed
+            client = _revived[key] = kind(api_key, base_url, timeout=timeout)
+        return client
