@@ -20,6 +20,7 @@ from recall_sdk import (
     RecallTimeoutError,
     ServerError,
     UsageLimitError,
+    WorkflowExecutionResult,
 )
 from recall_sdk._jobs import LAST_POLL, wait_for_job
 from recall_sdk.retry import LONGEST_SLEEP
@@ -258,8 +259,11 @@ def test_settings_of_the_wrong_type(name, value):
 
 def test_something_else_than_a_job():
     """What is neither a ticket nor an id is a TypeError."""
-    with pytest.raises(TypeError, match="task_id must be a str, not dict"):
-        RecallClient("a-key", "http://127.0.0.1:1").wait_for_job({"taskId": "t-1"})
+    client = RecallClient("a-key", "http://127.0.0.1:1")
+    with pytest.raises(TypeError, match="job must be the ticket of a queued run, or its task id, not dict"):
+        client.wait_for_job({"taskId": "t-1"})
+    with pytest.raises(TypeError, match="not WorkflowExecutionResult: execute_workflow.*async_execution=True"):
+        client.wait_for_job(WorkflowExecutionResult(True))
 
 
 # ------------------------------------------------------------------------------------------------------------- real jobs

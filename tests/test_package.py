@@ -1,10 +1,13 @@
 """The package as a whole: its public names, its version, its layout."""
 
 import ast
+import inspect
+import re
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import Dict, Iterator
+from types import FunctionType, ModuleType
+from typing import Any, Dict, Iterator
 
 import pytest
 
@@ -154,6 +157,34 @@ def test_no_import_hides_in_a_function(module: str):
     functions = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef)]
     hidden = [name for function in functions for name in imported_names(function)]
     assert hidden == []
+
+
+def public_callables() -> Dict[str, Any]:
+    """What users call: the public names and, of the classes, their public methods and properties."""
+    modules = ("recall_sdk", "recall_sdk.sse", "recall_sdk.retry", "recall_sdk.testing")
+    found: Dict[str, Any] = {}
+    for module in map(import_module, modules):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value):
+                found[f"{module.__name__}.{name}"] = value
+            if inspect.isclass(value):
+                members = {each: member for each, member in vars(value).items() if not each.startswith("_")}
+                documented = (property, FunctionType)
+                found.update((f"{module.__name__}.{name}.{each}", one) for each, one in members.items() if isinstance(one, documented))
+    return found
+
+
+@pytest.mark.parametrize("name", public_callables())
+def test_docstrings_are_complete(name: str):
+    """A public docstring names each argument, says what is returned, and shows an example."""
+    value = public_callables()[name]
+    text = inspect.getdoc(value) or ""
+    assert "Example:" in text
+    if inspect.isfunction(value):
+        arguments = [each for each in inspect.signature(value).parameters if each != "self"]
+        assert [each for each in arguments if not re.search(rf"^    \*{{0,2}}{each}: ", text, re.MULTILINE)] == []
+        assert ("Returns:" in text) == (inspect.signature(value).return_annotation is not None)
 
 
 def test_every_test_states_its_promise():

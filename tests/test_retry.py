@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry, checked_seconds
+from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
 
@@ -192,5 +192,4 @@ def test_the_defaults_are_the_documented_ones():
 
 def test_whole_numbers_are_seconds_too():
     """An int is as good as a float."""
-    assert checked_seconds("delay", 3) == 3.0
     assert Backoff(1, 1, 30, 2).delay(1, lambda: 0.5) == 2.0

@@ -405,6 +405,8 @@ def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
     assert error.partial.text == "One"
     assert error.partial.text_by_block == {"a": "One"}
     assert error.partial.success is False
+    assert str(error).count("the workflow") == str(error).count("may still be running") == 1
+    assert str(error).endswith("the 3 characters that had arrived are in partial")
     with pytest.raises(StreamInterruptedError):
         _ = stream.result
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):

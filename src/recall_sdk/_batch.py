@@ -54,6 +54,11 @@ class BatchItem:
         input: The input, as given.
         result: What its execution gave; ``None`` where it failed.
         error: Why it failed, or ``None``.
+
+    Example:
+        >>> (item,) = client.execute_batch([("greet", {"name": "Ada"})])
+        >>> item.index, item.result.output, item.error
+        (0, {'content': 'Hello Ada'}, None)
     """
 
     index: int

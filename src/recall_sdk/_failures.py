@@ -124,4 +124,4 @@ def _connection_message(reason: BaseException, call: Circumstances, *, unsent: b
     if unsent:
         return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is up"
     message = f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
-    return f"{message}: the workflow may have run" if call.executes else message
+    return f"{message}: the workflow may have run" if call.executes and not call.streaming else message

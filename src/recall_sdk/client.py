@@ -79,12 +79,22 @@ class RecallClient:
 
     @property
     def api_key(self) -> str:
-        """The current API key."""
+        """The current API key.
+
+        Example:
+            >>> RecallClient("a-key").api_key
+            'a-key'
+        """
         return self._route.settings.api_key
 
     @property
     def base_url(self) -> str:
-        """The current base URL, without trailing slashes."""
+        """The current base URL, without trailing slashes.
+
+        Example:
+            >>> RecallClient("a-key", "https://recall.example.com/").base_url
+            'https://recall.example.com'
+        """
         return self._route.settings.base_url
 
     def __repr__(self) -> str:
@@ -156,16 +166,20 @@ class RecallClient:
 
         Raises:
             ValueError: An id that can't be one, ``async_execution`` with ``stream``, or a timeout that is not above 0.
-            InvalidRequestError: The input has no JSON form (``INVALID_JSON``), or the server refuses it (``INVALID_REQUEST``).
+            InvalidRequestError: The input has no JSON form (``INVALID_JSON``), or the server refuses it (its code, else
+                ``INVALID_REQUEST``).
             AuthenticationError: Wrong key (``UNAUTHORIZED``).
-            PermissionDeniedError: Not allowed, or not deployed (``FORBIDDEN``).
-            NotFoundError: No such workflow (``NOT_FOUND``).
+            PermissionDeniedError: Not allowed, or not deployed (the server's code, such as ``WORKFLOW_NOT_DEPLOYED``, else ``FORBIDDEN``).
+            NotFoundError: No such workflow (the server's code, such as ``WORKFLOW_NOT_FOUND``, else ``NOT_FOUND``).
             RateLimitError: Too many requests (``RATE_LIMIT_EXCEEDED``).
             UsageLimitError: Spending limit reached (``USAGE_LIMIT_EXCEEDED``).
             ExecutionError: The workflow failed (``EXECUTION_ERROR``).
             RecallTimeoutError: Out of time (``TIMEOUT``).
-            RecallConnectionError: No connection, or one that broke (``CONNECTION_ERROR``, ``STREAM_INTERRUPTED``).
-            RecallError: Every other failure; ``may_have_executed`` says whether the workflow could have run.
+            RecallConnectionError: No connection, or one that broke (``CONNECTION_ERROR``; in a stream ``STREAM_INTERRUPTED``).
+            ServerError: The server failed (its code, else ``SERVER_ERROR``).
+            RedirectError: A redirect that is not safe to follow (``REDIRECT_REFUSED``).
+            InvalidResponseError: An answer that can't be read (``INVALID_RESPONSE``).
+            RecallError: All of these; ``may_have_executed`` says whether the workflow could have run.
 
         Example:
             >>> client.execute_workflow("greet", {"name": "Ada"}).output
@@ -378,7 +392,7 @@ class RecallClient:
         Raises:
             ValueError: An id that can't be one.
             NotFoundError: No such workflow (``NOT_FOUND``, or the server's code).
-            RecallError: Every other failure.
+            RecallError: Every other failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> client.get_workflow_status("greet").is_deployed
@@ -399,7 +413,7 @@ class RecallClient:
 
         Raises:
             ValueError: An id that can't be one.
-            RecallError: Every failure but a 404: a wrong key does not mean "not deployed".
+            RecallError: Every failure but a 404, with the codes of :meth:`execute_workflow`: a wrong key does not mean "not deployed".
 
         Example:
             >>> client.validate_workflow("greet"), client.validate_workflow("no-such-workflow")
@@ -425,8 +439,8 @@ class RecallClient:
 
         Raises:
             ValueError: An id that can't be one.
-            NotFoundError: No such job (``NOT_FOUND``, or the server's code).
-            RecallError: Every other failure.
+            NotFoundError: No such job (the server's code, such as ``TASK_NOT_FOUND``, else ``NOT_FOUND``).
+            RecallError: Every other failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
@@ -462,7 +476,7 @@ class RecallClient:
             ValueError: Settings out of their bounds.
             ExecutionError: It failed (``EXECUTION_ERROR``) or was cancelled (``JOB_CANCELLED``).
             RecallTimeoutError: Time is up (``TIMEOUT``); the job goes on.
-            RecallError: Every other failure, such as an unknown id or a wrong key.
+            RecallError: Every other failure, such as an unknown id or a wrong key, as :meth:`get_job_status`.
 
         Example:
             >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
@@ -470,6 +484,11 @@ class RecallClient:
             {'content': 'Hello Ada'}
         """
         task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job
+        if not isinstance(task_id, str):
+            raise TypeError(
+                f"job must be the ticket of a queued run, or its task id, not {type(job).__name__}: "
+                "execute_workflow(..., async_execution=True) gives one"
+            )
         call = _endpoints.job_status(task_id)
         api_key = self.api_key
         try:
@@ -508,7 +527,7 @@ class RecallClient:
             The limits.
 
         Raises:
-            RecallError: Every failure.
+            RecallError: Every failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> client.get_usage_limits().usage["plan"]

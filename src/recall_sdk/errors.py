@@ -74,19 +74,53 @@ class RecallError(Exception):
 
 
 class AuthenticationError(RecallError):
-    """The API key is missing, wrong or revoked (401, ``UNAUTHORIZED``)."""
+    """The API key is missing, wrong or revoked (401, ``UNAUTHORIZED``).
+
+    Example:
+        >>> client.set_api_key("a-wrong-key")
+        >>> try:
+        ...     client.execute_workflow("greet")
+        ... except AuthenticationError as error:
+        ...     print(error.code)
+        UNAUTHORIZED
+    """
 
 
 class UsageLimitError(RecallError):
-    """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help; never retried."""
+    """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help; never retried.
+
+    Example:
+        >>> server.respond_next(402, json={"error": "Usage limit exceeded"})
+        >>> try:
+        ...     client.execute_with_retry("greet")
+        ... except UsageLimitError as error:
+        ...     print(error.code)
+        USAGE_LIMIT_EXCEEDED
+    """
 
 
 class PermissionDeniedError(RecallError):
-    """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``)."""
+    """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``).
+
+    Example:
+        >>> try:
+        ...     client.execute_workflow("draft")
+        ... except PermissionDeniedError as error:
+        ...     print(error)
+        Workflow is not deployed (HTTP 403): deploy it in Recall first
+    """
 
 
 class NotFoundError(RecallError):
-    """There is no such workflow or job (404, the server's code or ``NOT_FOUND``)."""
+    """There is no such workflow or job (404, the server's code or ``NOT_FOUND``).
+
+    Example:
+        >>> try:
+        ...     client.execute_workflow("no-such-workflow")
+        ... except NotFoundError as error:
+        ...     print(error.code)
+        WORKFLOW_NOT_FOUND
+    """
 
 
 class RateLimitError(RecallError):
@@ -94,13 +128,29 @@ class RateLimitError(RecallError):
 
     Attributes:
         rate_limit: What the answer told of the limit, or ``None``.
+
+    Example:
+        >>> server.respond_next(429, headers={"Retry-After": "2"})
+        >>> try:
+        ...     client.execute_workflow("greet")
+        ... except RateLimitError as error:
+        ...     print(error.retry_after, error.may_have_executed)
+        2.0 False
     """
 
     rate_limit: Optional[RateLimitInfo] = None
 
 
 class InvalidRequestError(RecallError, ValueError):
-    """The request is wrong: the server refuses it (other 4xx, its code or ``INVALID_REQUEST``), or it can't be sent (``INVALID_JSON``)."""
+    """The request is wrong: the server refuses it (other 4xx, its code or ``INVALID_REQUEST``), or it can't be sent (``INVALID_JSON``).
+
+    Example:
+        >>> try:
+        ...     client.execute_workflow("greet", {"name": {"Ada", "Alan"}})
+        ... except InvalidRequestError as error:
+        ...     print(error)
+        input.name: set is not JSON serializable
+    """
 
 
 class RecallTimeoutError(RecallError):
@@ -109,6 +159,13 @@ class RecallTimeoutError(RecallError):
     Attributes:
         result: What the server sent of the run, or ``None``.
         partial: What had arrived of a stream, or ``None``.
+
+    Example:
+        >>> try:
+        ...     client.execute_workflow("slow", timeout=0.1)
+        ... except RecallTimeoutError as error:
+        ...     print(error.code, error.may_have_executed)
+        TIMEOUT True
     """
 
     result: Optional[WorkflowExecutionResult] = None
@@ -120,17 +177,42 @@ class ExecutionError(RecallError):
 
     Attributes:
         result: What the server sent of the run, or ``None``.
+
+    Example:
+        >>> try:
+        ...     client.execute_workflow("fail")
+        ... except ExecutionError as error:
+        ...     print(error.result.error)
+        this workflow always fails
     """
 
     result: Optional[WorkflowExecutionResult] = None
 
 
 class ServerError(RecallError):
-    """The server failed (5xx, its code or ``SERVER_ERROR``)."""
+    """The server failed (5xx, its code or ``SERVER_ERROR``).
+
+    Example:
+        >>> server.respond_next(503)
+        >>> try:
+        ...     client.get_usage_limits()
+        ... except ServerError as error:
+        ...     print(error.code, error.status)
+        SERVER_ERROR 503
+    """
 
 
 class RecallConnectionError(RecallError):
-    """No connection, or one that broke before the answer was complete (``CONNECTION_ERROR``)."""
+    """No connection, or one that broke before the answer was complete (``CONNECTION_ERROR``).
+
+    Example:
+        >>> server.respond_next(drop=True)
+        >>> try:
+        ...     client.execute_workflow("greet")
+        ... except RecallConnectionError as error:
+        ...     print(error.code, error.may_have_executed)
+        CONNECTION_ERROR True
+    """
 
 
 class StreamInterruptedError(RecallConnectionError):
@@ -138,14 +220,40 @@ class StreamInterruptedError(RecallConnectionError):
 
     Attributes:
         partial: What had arrived.
+
+    Example:
+        >>> server.respond_next(events=[{"blockId": "b", "chunk": "Once upon"}], cut=True)
+        >>> try:
+        ...     client.execute_workflow("count", stream=True)
+        ... except StreamInterruptedError as error:
+        ...     print(error.partial.text)
+        Once upon
     """
 
     partial: Optional[StreamedExecutionResult] = None
 
 
 class RedirectError(RecallError):
-    """The server redirects to where the key must not go, or a POST can't follow (``REDIRECT_REFUSED``)."""
+    """The server redirects to where the key must not go, or a POST can't follow (``REDIRECT_REFUSED``).
+
+    Example:
+        >>> server.respond_next(301, headers={"Location": "https://www.example.com/"})
+        >>> try:
+        ...     client.execute_workflow("greet")
+        ... except RedirectError as error:
+        ...     print(error.code, error.status)
+        REDIRECT_REFUSED 301
+    """
 
 
 class InvalidResponseError(RecallError):
-    """The answer can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``)."""
+    """The answer can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``).
+
+    Example:
+        >>> server.respond_next(200, body="<html>Please log in</html>")
+        >>> try:
+        ...     client.execute_workflow("greet")
+        ... except InvalidResponseError as error:
+        ...     print(error)
+        the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
+    """

@@ -26,6 +26,13 @@ class WorkflowExecutionResult:
         metadata: Facts about the run, such as ``duration`` (milliseconds) and ``executionId``, or ``None``.
         trace_spans: Timing of the blocks, or ``None``.
         total_duration: Duration of the whole run in milliseconds, or ``None``.
+
+    Example:
+        >>> result = client.execute_workflow("greet", {"name": "Ada"})
+        >>> result.success, result.output, result.error
+        (True, {'content': 'Hello Ada'}, None)
+
+    See the reference page, "WorkflowExecutionResult".
     """
 
     success: bool
@@ -48,6 +55,11 @@ class StreamedExecutionResult(WorkflowExecutionResult):
     Attributes:
         text: All streamed text, in order of arrival.
         text_by_block: The streamed text of each block, by block id.
+
+    Example:
+        >>> result = client.execute_workflow("count", stream=True)
+        >>> result.text, result.text_by_block
+        ('One, two', {'count-block': 'One, two'})
     """
 
     text: str = ""
@@ -64,6 +76,13 @@ class AsyncExecutionResult:
         status: ``"queued"``.
         created_at: When it was queued (ISO 8601), or an empty string where the server does not say.
         links: Where to ask, under ``"status"``.
+
+    Example:
+        >>> ticket = client.execute_workflow("greet", async_execution=True)
+        >>> ticket.status, ticket.links["status"] == f"/api/jobs/{ticket.task_id}"
+        ('queued', True)
+
+    See the reference page, "AsyncExecutionResult".
     """
 
     success: bool
@@ -81,6 +100,12 @@ class WorkflowStatus:
         is_deployed: Whether it is deployed.
         deployed_at: Since when (ISO 8601), or ``None``.
         needs_redeployment: Whether it was changed after it was deployed.
+
+    Example:
+        >>> client.get_workflow_status("draft")
+        WorkflowStatus(is_deployed=False, deployed_at=None, needs_redeployment=False)
+
+    See the reference page, "WorkflowStatus".
     """
 
     is_deployed: bool
@@ -97,6 +122,16 @@ class RateLimitInfo:
         remaining: Requests left in it.
         reset: When it starts anew, in seconds since the epoch.
         retry_after: How long to wait before the next request, in whole seconds (rounded up), or ``None``.
+
+    Example:
+        >>> headers = {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59", "X-RateLimit-Reset": "1800000000"}
+        >>> server.respond_next(200, headers=headers, json={"success": True, "output": 1})
+        >>> client.execute_workflow("greet").output
+        1
+        >>> client.get_rate_limit_info()
+        RateLimitInfo(limit=60, remaining=59, reset=1800000000, retry_after=None)
+
+    See the reference page, "RateLimitInfo".
     """
 
     limit: int
@@ -113,6 +148,13 @@ class UsageLimits:
         success: Whether the server could tell.
         rate_limit: ``sync`` and ``async``, each with ``isLimited``, ``limit``, ``remaining`` and ``resetAt``; ``authType``.
         usage: ``currentPeriodCost``, ``limit`` and ``plan``.
+
+    Example:
+        >>> limits = client.get_usage_limits()
+        >>> limits.rate_limit["sync"]["isLimited"], limits.usage["plan"]
+        (False, 'free')
+
+    See the reference page, "UsageLimits".
     """
 
     success: bool
@@ -129,6 +171,11 @@ class StreamEvent:
         block_id: The block that it comes from, or ``None``.
         chunk: The piece of text of a ``"chunk"``; empty for others.
         data: The payload as received.
+
+    Example:
+        >>> with client.stream_workflow("count") as stream:
+        ...     next(stream)
+        StreamEvent(type='chunk', block_id='count-block', chunk='One', data={'blockId': 'count-block', 'chunk': 'One'})
     """
 
     type: str

@@ -9,7 +9,7 @@ from typing import Callable, Optional, TypeVar
 
 from recall_sdk.errors import RateLimitError
 
-__all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry", "checked_seconds"]
+__all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry"]
 
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds. A server that asks for a longer wait gets none: the error is raised at once."""
@@ -36,6 +36,13 @@ class Backoff:
     Raises:
         ValueError: An argument is out of its bounds, or no finite number.
         TypeError: An argument is no number.
+
+    Example:
+        >>> backoff = Backoff(3, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
+        >>> [backoff.delay(retry, random=lambda: 0.5) for retry in range(4)]
+        [1.0, 2.0, 4.0, 8.0]
+
+    See the reference page, "execute_with_retry()".
     """
 
     __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
@@ -46,8 +53,8 @@ class Backoff:
         if max_retries < 0:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         self.max_retries: int = max_retries
-        self.initial_delay: float = checked_seconds("initial_delay", initial_delay)
-        self.max_delay: float = min(checked_seconds("max_delay", max_delay), LONGEST_SLEEP)
+        self.initial_delay: float = checked_number("initial_delay", initial_delay, least=0)
+        self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), LONGEST_SLEEP)
         self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
@@ -85,6 +92,12 @@ class Backoff:
 
         Returns:
             Seconds, never less than what the server asks for; ``None`` where no retry is due.
+
+        Example:
+            >>> error = RateLimitError("slow down")
+            >>> error.retry_after = 7.0
+            >>> Backoff(3, initial_delay=1.0, max_delay=5.0, multiplier=2.0).wait_after(error, 0, random=lambda: 0.5)
+            7.0
         """
         if retry >= self.max_retries:
             return None
@@ -107,6 +120,17 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
 
     Raises:
         RateLimitError: The last one, after all retries.
+
+    Example:
+        >>> answers = iter([429, 200])
+        >>> def call():
+        ...     if next(answers) == 429:
+        ...         raise RateLimitError("slow down")
+        ...     return "done"
+        >>> backoff = Backoff(3, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
+        >>> call_with_retry(call, backoff, sleep=lambda seconds: print(f"wait {seconds} s"), random=lambda: 0.5)
+        wait 1.0 s
+        'done'
     """
     retry = 0
     while True:
@@ -119,11 +143,6 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         retry += 1
         _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
         sleep(wait)
-
-
-def checked_seconds(name: str, value: float) -> float:
-    """Return a duration in seconds, or refuse it: 0 or more, and finite."""
-    return checked_number(name, value, least=0)
 
 
 def checked_number(name: str, value: float, *, least: float) -> float:

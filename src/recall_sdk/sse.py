@@ -13,13 +13,17 @@ _MOST_RETRY_DIGITS = 18  # more than any time needs, and no more than int() read
 
 
 class ServerSentEvent(NamedTuple):
-    """One event of an event stream.
+    r"""One event of an event stream.
 
     Attributes:
         event: Its type; ``"message"`` where the stream names none.
         data: Its ``data`` lines, joined by newlines.
         id: The last event id that the stream has set so far; empty where it has set none.
         retry: The reconnection time in milliseconds that came with this event, or ``None``.
+
+    Example:
+        >>> list(iter_events([b"event: ping\nid: 7\ndata: hello\n\n"]))
+        [ServerSentEvent(event='ping', data='hello', id='7', retry=None)]
     """
 
     event: str

@@ -76,13 +76,25 @@ class WorkflowStream:
         Raises:
             StreamInterruptedError: The stream was closed before its end (``STREAM_INTERRUPTED``).
             RecallError: As for iterating the stream.
+
+        Example:
+            >>> with client.stream_workflow("count") as stream:
+            ...     stream.result.text
+            'One, two'
         """
         for _ in self._events:
             pass
         return self._progress.result()
 
     def close(self) -> None:
-        """Stop early and give the connection up. After the end, this does nothing."""
+        """Stop early and give the connection up. After the end, this does nothing.
+
+        Example:
+            >>> stream = client.stream_workflow("count")
+            >>> next(stream).chunk
+            'One'
+            >>> stream.close()
+        """
         try:
             self._events.close()
         except ValueError:  # another thread is waiting for the next event, and ends once the connection does
@@ -133,8 +145,8 @@ class _Progress:
     def interrupted(self, reason: str) -> StreamInterruptedError:
         partial = self.snapshot()
         error = StreamInterruptedError(
-            f"the stream ended before the workflow did ({reason}): the workflow may still be running, "
-            f"and the {len(partial.text)} characters that had arrived are in partial",
+            f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
+            f"the {len(partial.text)} characters that had arrived are in partial",
             "STREAM_INTERRUPTED",
         )
         error.partial = partial

@@ -21,6 +21,13 @@ class RecordedRequest:
         json: The body's JSON value, or ``None`` where it is no strict JSON.
         body: The body's bytes.
         connection: The running number of the TCP connection that it came on, from 1.
+
+    Example:
+        >>> client.validate_workflow("greet")
+        True
+        >>> request = server.requests[-1]
+        >>> request.method, request.path, request.headers["x-api-key"]
+        ('GET', '/api/workflows/greet/status', 'test-key')
     """
 
     method: str

@@ -95,9 +95,18 @@ class RecallServer:
     def start(self) -> "RecallServer":
         """Listen, in a thread of its own. A server that was stopped listens on the same port again.
 
+        Returns:
+            The server itself.
+
         Raises:
             RuntimeError: It is running already.
             OSError: The port is taken.
+
+        Example:
+            >>> server = RecallServer().start()
+            >>> server.client().validate_workflow("greet")
+            False
+            >>> server.stop()
         """
         if self._http is not None:
             raise RuntimeError("this server is running already")
@@ -107,7 +116,11 @@ class RecallServer:
         return self
 
     def stop(self) -> None:
-        """End the server: its clients, its connections, its threads. Requests stay recorded. Stopping twice does no harm."""
+        """End the server: its clients, its connections, its threads. Requests stay recorded. Stopping twice does no harm.
+
+        Example:
+            >>> server.stop()
+        """
         if self._http is None:
             return
         for client in self._clients:
@@ -127,30 +140,62 @@ class RecallServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port it listens on.
+
+        Raises:
+            RuntimeError: It was not started yet, and was given no port.
+
+        Example:
+            >>> server.base_url == f"http://127.0.0.1:{server.port}"
+            True
+        """
         if not self._port:
             raise RuntimeError('this server has no port yet: use it in "with", or call start() first')
         return self._port
 
     @property
     def base_url(self) -> str:
-        """What to give a client as its ``base_url``."""
+        """What to give a client as its ``base_url``.
+
+        Example:
+            >>> with RecallClient(server.api_key, server.base_url) as client:
+            ...     client.validate_workflow("greet")
+            True
+        """
         return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
 
     @property
     def requests(self) -> List[RecordedRequest]:
-        """The requests received so far, oldest first."""
+        """The requests received so far, oldest first.
+
+        Example:
+            >>> _ = client.execute_workflow("greet", {"name": "Ada"})
+            >>> [(request.method, request.path, request.json) for request in server.requests]
+            [('POST', '/api/workflows/greet/execute', {'name': 'Ada'})]
+        """
         with self._lock:
             return list(self._requests)
 
     @property
     def executions(self) -> Dict[str, int]:
-        """How many runs each workflow has begun, by its id; 0 for one that never ran. Refused and scripted requests do not count."""
+        """How many runs each workflow has begun, by its id; 0 for one that never ran. Refused and scripted requests do not count.
+
+        Example:
+            >>> _ = client.execute_workflow("greet")
+            >>> server.executions["greet"], server.executions["echo"]
+            (1, 0)
+        """
         return self._api.executions
 
     @property
     def connections(self) -> int:
-        """How many TCP connections were opened so far."""
+        """How many TCP connections were opened so far.
+
+        Example:
+            >>> _ = client.execute_workflow("greet"), client.execute_workflow("greet")
+            >>> server.connections
+            1
+        """
         return self._connections + (self._http.connections if self._http else 0)
 
     def client(self, **settings: Any) -> RecallClient:
@@ -158,6 +203,13 @@ class RecallServer:
 
         Args:
             **settings: For :class:`recall_sdk.RecallClient`, such as ``timeout``.
+
+        Returns:
+            The client.
+
+        Example:
+            >>> server.client(timeout=5.0).execute_workflow("greet", {"name": "Ada"}).output
+            {'content': 'Hello Ada'}
         """
         client = RecallClient(self.api_key, self.base_url, **settings)
         self._clients.append(client)
@@ -173,6 +225,9 @@ class RecallServer:
         Args:
             workflow_id: The id to serve it under. One that is taken already gets the new function.
             deployed: ``False`` makes it a workflow that exists, but can't be executed.
+
+        Returns:
+            A decorator, which leaves the function as it is.
 
         Raises:
             ValueError: The id is empty, ``.`` or ``..``.
