@@ -267,6 +267,61 @@ def test_a_proxy_that_drips(serve, connect, monkeypatch):
     collect_quietly()
 
 
+LONG = 1.5
+"""Seconds. What takes a phase after another that long would take twice as much if each phase had all of it."""
+
+
+def test_a_slow_proxy_and_then_a_silent_server(serve, connect, monkeypatch):
+    """What the tunnel took is not there for TLS any more."""
+
+    def consents_late(connection):
+        connection.request()
+        connection.pause(0.8 * LONG)
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection.idle()
+
+    monkeypatch.setenv("HTTPS_PROXY", serve(consents_late).url)
+    client = connect("https://recall.invalid")
+    start = time.monotonic()
+    with times_out(LONG, may_have_executed=False):
+        client.execute_workflow("w", timeout=LONG)
+    assert time.monotonic() - start < 1.4 * LONG
+    collect_quietly()
+
+
+@pytest.mark.parametrize("timeout", [TIMEOUT, 1.5 * TIMEOUT])
+def test_a_host_that_is_looked_up_too_long(timeout, serve, connect, monkeypatch):
+    """The look-up is the system's, and can't be cut short; but once the time is over, nothing is sent any more."""
+    look_up = socket.getaddrinfo
+
+    def slow(*args):
+        time.sleep(2 * TIMEOUT)
+        return look_up(*args)
+
+    server = serve(answers(http(envelope())))
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with times_out(timeout, may_have_executed=False):
+        connect(server).execute_workflow("w", timeout=timeout)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("call", ["execute_workflow", "execute_with_retry"])
+def test_a_stream_that_nobody_asked_for(call, serve, connect):
+    """A server that answers with a stream, and keeps it alive, does not stretch a call that asked for none."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(head("Content-Type: text/event-stream", "Transfer-Encoding: chunked"))
+        while True:
+            connection.send(chunk(b": still here\n\n"))
+            connection.pause(0.05)
+
+    client = connect(serve(handler))
+    with times_out() as caught:
+        CALLS[call](client, timeout=TIMEOUT)
+    assert "gave no complete answer" in str(caught.value)
+
+
 @pytest.mark.parametrize("own_session", [False, True])
 def test_a_request_that_is_never_read(own_session, serve, connect):
     """A body larger than all buffers that the server never reads does not stretch the call."""

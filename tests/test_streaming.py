@@ -106,6 +106,7 @@ def framings(size):
         "until close, gzip": zipped(head("Connection: close", "Content-Encoding: gzip", STREAM), same, b"", 31),
         "chunked, x-gzip": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: X-GZIP", STREAM), chunk, LAST_CHUNK, 31),
         "chunked, deflate": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: deflate", STREAM), chunk, LAST_CHUNK, 15),
+        "until close, an unknown encoding": Framing(head("Connection: close", "Content-Encoding: none", STREAM), same),
         "chunked, raw deflate": zipped(head("Transfer-Encoding: chunked", "Content-Encoding: deflate", STREAM), chunk, LAST_CHUNK, -15),
     }
 

@@ -3,6 +3,7 @@
 import copy
 import gc
 import gzip
+import itertools
 import logging
 import os
 import pickle
@@ -95,6 +96,8 @@ BROKEN = {
     "short of its length, empty": cut(head("Content-Length: 999")),
     "short of its length, of an error": cut(head("Content-Length: 999", status="404 Gone"), BODY),
     "short of its length, gzip": cut(head("Content-Length: 999", "Content-Encoding: gzip"), gzip.compress(BODY)),
+    "short of its length, an encoding without a name": cut(head("Content-Length: 9", "Content-Encoding: "), b"123"),
+    "short of its length, an unknown encoding": cut(head("Content-Length: 999", "Content-Encoding: zip-it"), BODY),
     "cut between chunks": cut(head("Transfer-Encoding: chunked"), chunk(BODY)),
     "cut within a chunk": cut(head("Transfer-Encoding: chunked"), chunk(BODY)[:-9]),
     "cut within a chunk size": cut(head("Transfer-Encoding: chunked"), b"1"),
@@ -525,13 +528,12 @@ def test_ids_arrive_as_one_segment(workflow_id, session, serve, connect):
 
 def test_connections_are_kept(session, serve, connect):
     """Calls of all kinds share one connection."""
-    server = serve(answers(OK, http({"isDeployed": True}), http({"error": "no"}, status="404 No"), http(b"", status="204 No Content"), OK))
+    server = serve(answers(OK, http({"isDeployed": True}), http({"error": "no"}, status="404 No"), OK))
     client = connect(server, session=session)
     client.execute_workflow("w")
     client.get_workflow_status("w")
     with pytest.raises(NotFoundError):
         client.get_job_status("t")
-    assert client.execute_workflow("w").output is None
     client.execute_workflow("w")
     assert server.connections == 1
 
@@ -633,28 +635,72 @@ def test_a_connection_that_the_server_closes_as_the_request_comes(session, serve
 STRAY = [b"0\r\n\r\n", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnot yours"]
 
 
+@pytest.mark.parametrize("empty", [http(b"", status="204 No Content"), head(status="101 Switching Protocols")], ids=["204", "101"])
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("stray", STRAY)
-def test_stray_bytes_are_nobodys_answer(stray, together, session, serve, connect):
+def test_stray_bytes_are_nobodys_answer(stray, together, empty, session, serve, connect):
     """What a server sends beyond an answer is not taken for the next one."""
 
     def handler(connection):
+        if connection.number > 1:
+            answers(OK)(connection)
         connection.request()
-        empty = http(b"", status="204 No Content")
-        if together:
-            connection.send(empty + stray)
-        else:
-            connection.send(empty)
-            connection.pause(0.02)
-            connection.send(stray)
-        connection.server.hung_up.release()
-        answers(OK)(connection)
+        connection.send(empty + stray if together else empty)
+        connection.wait_for_go()
+        connection.send(b"" if together else stray)
+        connection.idle()
 
     server = serve(handler)
     client = connect(server, session=session)
-    assert client.execute_workflow("w").output is None
-    server.wait_for_hang_up()
-    assert client.execute_workflow("w").output in ("hello", None)
+    if b"204" in empty:
+        assert client.execute_workflow("w").output is None
+    else:
+        with pytest.raises(InvalidResponseError):
+            client.execute_workflow("w")
+    server.go()
+    assert client.execute_workflow("w").output == "hello"
+
+
+INTERIM = [head(status="102 Processing"), head("Link: </style.css>; rel=preload", status="103 Early Hints")]
+
+
+@pytest.mark.parametrize("interim", [*INTERIM, INTERIM[0] * 3, head(status="100 Continue") + INTERIM[1]])
+def test_an_interim_answer_is_not_the_answer(interim, serve, connect):
+    """What a server says before its answer (RFC 9110, section 15.2) is passed over, and each call gets its own answer."""
+
+    def handler(connection):
+        for number in range(2):
+            connection.request()
+            connection.send(interim)
+            connection.wait_for_go()
+            connection.send(http(envelope(number)))
+
+    server = serve(handler)
+    client = connect(server)
+    server.go()
+    server.go()
+    assert [client.execute_workflow("w").output for _ in range(2)] == [0, 1]
+    assert server.connections == 1
+
+
+def test_an_interim_answer_with_a_session_of_the_users(serve, connect):
+    """Where the library below takes it for the answer, the call fails, and the next one does not get what this one was sent."""
+
+    def handler(connection):
+        connection.request()
+        if connection.number > 1:
+            connection.send(http(envelope("second")))
+        connection.send(INTERIM[1])
+        connection.wait_for_go()
+        connection.send(http(envelope("first")))
+
+    server = serve(handler)
+    with requests.Session() as session:
+        client = connect(server, session=session)
+        with pytest.raises(InvalidResponseError):
+            client.execute_workflow("w")
+        server.go()
+        assert client.execute_workflow("w").output == "second"
 
 
 def test_a_forgotten_client_gives_its_connections_up(serve):
@@ -690,7 +736,9 @@ def test_a_proxy_of_the_environment(session, serve, connect, monkeypatch):
 def test_a_proxy_that_is_down(host, scheme, session, connect, monkeypatch):
     """A proxy that nobody listens on, or that does not exist: nothing was sent, and the message does not blame the server."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{host}:{free_port()}")
-    with pytest.raises(RecallConnectionError, match="^the proxy on the way to .*recall.invalid gave no connection .* HTTPS_PROXY") as caught:
+    with pytest.raises(
+        RecallConnectionError, match="^the proxy on the way to .*recall.invalid gave no connection .* HTTPS_PROXY"
+    ) as caught:
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
 
@@ -705,6 +753,15 @@ def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
     assert KEY.encode() not in b"".join(request.head for request in proxy.requests)
     del caught
     collect_quietly()
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://", "nonsense://127.0.0.1"])
+def test_a_proxy_setting_that_can_be_none(url, session, connect, monkeypatch):
+    """A proxy that requests can't use: nothing was sent."""
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    with pytest.raises(RecallConnectionError, match="check HTTPS_PROXY") as caught:
+        connect("https://recall.invalid", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -829,12 +886,15 @@ def test_what_is_no_session_is_refused():
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs the name of the option")
-def test_sockets_are_kept_alive(serve, connect):
-    """An idle connection is probed after a minute, so that it survives a NAT."""
+def test_sockets_are_kept_alive(serve, connect, monkeypatch):
+    """An idle connection, to a proxy too, is probed after a minute, so that it survives a NAT."""
     server = serve(echo)
     client = connect(server)
     client.execute_workflow("w")
-    for line in open_sockets(server.port):
+    proxy = serve(echo)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    connect("http://recall.invalid").execute_workflow("w")
+    for line in itertools.chain(open_sockets(server.port), open_sockets(proxy.port)):
         assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

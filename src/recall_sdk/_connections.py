@@ -7,7 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 from weakref import WeakSet, finalize
 
 import requests
@@ -118,6 +118,12 @@ class _TimedResponse(http.client.HTTPResponse):
             reader.until = monotonic() + left
             reader.granted = left
 
+    def _read_status(self) -> Tuple[str, int, str]:
+        base: Any = super()
+        version, status, reason = base._read_status()
+        interim = http.client.SWITCHING_PROTOCOLS < status < http.client.OK
+        return version, http.client.CONTINUE if interim else status, reason  # http.client knows no other that it could skip
+
 
 class _TimedConnection:
     """What our connections do beyond urllib3's: each step of the way leaves the next only what is left of the time."""
@@ -127,22 +133,22 @@ class _TimedConnection:
     sock: Any
     timeout: Any
     _dns_host: str
+    _until: float  # the moment by which the connection must be there
     _held: Optional[bytes] = None
 
     def _new_conn(self) -> Any:
-        start = monotonic()
         sock = self._try_each_address() if self.timeout is not None else self._super._new_conn()
-        self._spend(sock, start)
+        self._leave_what_is_left(sock)
         return sock
 
     def _try_each_address(self) -> Any:
         """Share the time among the host's addresses: urllib3 would give all of it to each."""
-        host, seconds, until = self._dns_host, self.timeout, monotonic() + self.timeout
+        host, seconds = self._dns_host, self.timeout
         try:
             addresses = self._addresses(host) or [host]
             for left in range(len(addresses), 0, -1):
                 self._dns_host = addresses[-left]
-                self.timeout = max((until - monotonic()) / left, SHORTEST_WAIT)
+                self.timeout = max((self._until - monotonic()) / left, SHORTEST_WAIT)
                 try:
                     return self._super._new_conn()
                 except (NewConnectionError, ConnectTimeoutError):
@@ -158,14 +164,18 @@ class _TimedConnection:
             return []
         return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
+    def _tunnel(self) -> None:
+        self._super._tunnel()
+        self._leave_what_is_left(self.sock)
+
     def connect(self) -> None:
-        start = monotonic()
+        self._until = 0.0 if self.timeout is None else monotonic() + self.timeout
         try:
             self._super.connect()
+            self._leave_what_is_left(self.sock)
         except Exception as error:
             vars(error)["before_sending"] = True
             raise
-        self._spend(self.sock, start)
         _sockets.add(self.sock)
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -187,9 +197,12 @@ class _TimedConnection:
     def _super(self) -> Any:
         return super()  # one of urllib3's connections, into which this is mixed
 
-    def _spend(self, sock: Any, start: float) -> None:
+    def _leave_what_is_left(self, sock: Any) -> None:
         if self.timeout is not None:
-            self.timeout = max(self.timeout - (monotonic() - start), SHORTEST_WAIT)
+            self.timeout = self._until - monotonic()
+            if self.timeout <= 0:
+                sock.close()
+                raise socket.timeout("timed out")
             sock.settimeout(self.timeout)
 
 

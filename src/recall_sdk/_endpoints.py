@@ -23,10 +23,10 @@ class Call(NamedTuple):
 
     @property
     def headers(self) -> Dict[str, str]:
-        headers = {"Accept": "application/json"}
+        # Only encodings of which each piece can be decoded as it comes.
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
         if self.stream:
-            # Only encodings of which each piece can be decoded as it comes.
-            headers = {"Accept": "text/event-stream, application/json", "Accept-Encoding": "gzip, deflate"}
+            headers["Accept"] = "text/event-stream, application/json"
         if self.body is not None:
             headers["Content-Type"] = "application/json"
         if self.asynchronous:

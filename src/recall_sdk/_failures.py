@@ -13,8 +13,10 @@ from urllib3.exceptions import (
     DecodeError,
     HTTPError,
     InvalidHeader,
+    LocationValueError,
     NewConnectionError,
     ProxyError,
+    ProxySchemeUnknown,
     ReadTimeoutError,
 )
 
@@ -23,6 +25,13 @@ from recall_sdk.errors import InvalidResponseError, RecallConnectionError, Recal
 
 FAILURES = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
 """All that requests, urllib3, http.client, ssl and zlib raise."""
+
+_BEFORE_SENDING = (
+    *(NewConnectionError, ConnectTimeoutError, ClosedPoolError, LocationValueError, ssl.SSLCertVerificationError),
+    *(requests.ConnectTimeout, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema),
+)
+
+_OF_THE_PROXY = (ProxyError, ProxySchemeUnknown, requests.exceptions.InvalidProxyURL)
 
 
 class Circumstances(NamedTuple):
@@ -52,7 +61,7 @@ def failure(error: Exception, call: Circumstances) -> RecallError:
         message = f"the answer of {call.where} can't be read ({_words(causes[-1])}): check the base_url"
         translated = InvalidResponseError(one_line(message), "INVALID_RESPONSE")
     else:
-        at_proxy = unsent and any(isinstance(each, ProxyError) for each in causes)
+        at_proxy = unsent and any(isinstance(each, _OF_THE_PROXY) for each in causes)
         message = _proxy_message(causes[-1], call) if at_proxy else _connection_message(causes[-1], call, unsent=unsent)
         translated = RecallConnectionError(one_line(message), "CONNECTION_ERROR")
     translated.may_have_executed = call.executes and not unsent
@@ -71,7 +80,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, (NewConnectionError, ConnectTimeoutError, ClosedPoolError, requests.ConnectTimeout, ssl.SSLCertVerificationError)):
+    if isinstance(error, _BEFORE_SENDING):
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 

@@ -40,6 +40,9 @@ MOST_REDIRECTS = 10
 READ_SIZE = 64 * 1024
 """Bytes asked for at a time. What is there is taken at once."""
 
+_NO_BODY = (*range(100, 200), 204, 304)
+"""Answers that have none, so that what a server sends with one all the same, or after it, would be the next call's answer."""
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECTS_AS_IT_IS = (307, 308)
 
@@ -79,24 +82,23 @@ class Reply:
         return self.head._replace(body=body)
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the body's bytes as they arrive; each silence may take the call's timeout."""
+        """Give the body's bytes as they arrive. Where a stream was asked for, each silence may take the call's timeout."""
         try:
-            if self._reader is not None:
+            if self._reader is not None and self.head.call.stream:
                 self._reader.bound_silence(self._circumstances.timeout)
             yield from self._decoded()
         except FAILURES as error:
-            raise failure(error, self._circumstances._replace(streaming=True)) from error
+            raise failure(error, self._circumstances._replace(streaming=self.head.call.stream)) from error
 
     def _decoded(self) -> Iterator[bytes]:
         if self._response.raw is None:  # made up by an adapter of the user's
             return iter([self._response.content or b""])
-        encoding = self.head.headers.get("Content-Encoding", "identity").strip().lower()
-        if self._reader is None or encoding not in _DECODERS:
+        if self._reader is None:
             # Without a socket, or read by a hook of the user's session, the body is with the response.
             whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
             return whole
         arriving = _arriving(self._response.raw._original_response)  # requests itself looks there for cookies
-        decoder = _DECODERS[encoding]
+        decoder = _DECODERS.get(self.head.headers.get("Content-Encoding", "").strip().lower())
         return map(decoder().decompress, arriving) if decoder else arriving
 
     def finish_within(self, seconds: float) -> None:
@@ -116,13 +118,13 @@ class Reply:
         in_use(self._thread, None)  # before anybody else can get the connection
         raw = self._response.raw
         original = getattr(raw, "_original_response", None)
-        if isinstance(original, http.client.HTTPResponse) and original.isclosed():
+        if isinstance(original, http.client.HTTPResponse) and original.isclosed() and self.head.status not in _NO_BODY:
             raw.release_conn()
         if raw is not None:
             self._response.close()
 
 
-_DECODERS: Dict[str, Any] = {"identity": None, "gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
+_DECODERS: Dict[str, Any] = {"gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
 
 
 def _arriving(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -146,7 +148,7 @@ def _retry_after(value: Optional[str]) -> Optional[float]:
         return None
     try:
         seconds = float(Retry().parse_retry_after(value))
-    except (InvalidHeader, ValueError, OverflowError):
+    except (InvalidHeader, ValueError, OverflowError, IndexError, TypeError):  # the last two from the standard library's parser of dates
         return None
     return seconds if math.isfinite(seconds) else None
 
