@@ -1,13 +1,14 @@
 """Batches on a real server: lazy, isolated, behind one gate, and gone when they are closed."""
 
 import itertools
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -275,6 +276,44 @@ def test_a_rate_limit(settings):
         assert seconds < 10 * (400 - 10) / 50  # nox -s bench measures; this is for a machine that is busy with other things
 
 
+def test_what_headers_tell_is_heeded(server):
+    """When an answer tells that nothing is left until a moment, the batch waits for it rather than to be refused."""
+    told = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
+    server.respond_next(headers=told, json={"success": True, "output": 1})
+    begin = time.monotonic()
+    assert len(list(server.client().execute_batch(numbered(2), max_workers=1))) == 2
+    assert time.monotonic() - begin > 2
+
+
+def test_the_delay_of_a_retry(server):
+    """An item that was refused waits for its own delay, from initial_delay on, less a quarter at most."""
+    server.respond_next(status=429, json={"error": "slow down"})
+    begin = time.monotonic()
+    (item,) = server.client().execute_batch(numbered(1), initial_delay=1.0)
+    assert item.error is None
+    assert time.monotonic() - begin > 0.7
+
+
+class BadHandler(logging.Handler):
+    """A log handler with a fault."""
+
+    def emit(self, record):
+        raise OSError("the disk is full")
+
+
+def test_a_log_handler_with_a_fault(server, caplog):
+    """A handler that raises when a retry is logged costs no item."""
+    server.respond_next(status=429, json={"error": "slow down"})
+    logger, handler = logging.getLogger("recall_sdk"), BadHandler()
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "recall_sdk"):
+            items = list(server.client().execute_batch(numbered(3), initial_delay=0.01, max_workers=1))
+    finally:
+        logger.removeHandler(handler)
+    assert [item.error for item in items] == [None] * 3
+
+
 def test_the_last_refusal(server):
     """After ``max_retries`` refusals the item's error is the last 429."""
     server.respond_next(status=429, json={"error": "slow down"}, times=3)
@@ -330,13 +369,19 @@ def test_processes(method):
         assert server.connections <= 2
 
 
-def test_what_does_not_pickle(server):
-    """An input that can't travel is this item's error."""
+def test_files_travel(server, tmp_path):
+    """A file is read when its item is drawn, so that the source may close it at once, and the work be done in another process."""
+    (tmp_path / "a.txt").write_text("hello", "utf-8")
+
+    def source():
+        with (tmp_path / "a.txt").open("rb") as file:
+            yield "echo", {"file": file}
+        yield "echo", {"file": lambda: 0}
+
     with ProcessPoolExecutor(1) as pool:
-        items = list(server.client().execute_batch([("echo", {"f": lambda: 0}), *numbered(2)], executor=pool))
-    errors = {item.index: item.error for item in items}
-    assert isinstance(errors[0], RecallError)
-    assert errors[1] is errors[2] is None
+        good, bad = sorted(server.client().execute_batch(source(), executor=pool), key=lambda item: item.index)
+    assert good.result.output["file"]["data"] == "data:text/plain;base64,aGVsbG8="
+    assert bad.error.code == "INVALID_JSON"
 
 
 def die(*_):
@@ -367,6 +412,33 @@ def test_an_executor_whose_futures_are_cancelled(server):
         reader.join(PATIENCE)
         items.close()
     assert not batch_threads()
+
+
+class OneAtOnce(Executor):
+    """Does what it is first given at once, and has not begun with the rest yet."""
+
+    def __init__(self):
+        self.futures = []
+
+    def submit(self, function, *args):
+        self.futures.append(Future())
+        if len(self.futures) == 1:
+            self.futures[0].set_result(function(*args))
+        return self.futures[-1]
+
+
+def test_closing_cancels_what_has_not_begun(server):
+    """What an executor still has in its queue when the batch is closed is cancelled there."""
+    executor = OneAtOnce()
+    items = server.client().execute_batch(itertools.repeat(("echo", {})), executor=executor, max_workers=3)
+    next(items)
+    until = time.monotonic() + PATIENCE
+    while len(executor.futures) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    items.close()
+    assert len(executor.futures) >= 2
+    assert all(future.cancelled() for future in executor.futures[1:])
+    assert server.executions["echo"] == 1
 
 
 def test_a_call_that_is_cancelled_before_it_begins():

@@ -30,6 +30,7 @@ from recall_sdk import (
 )
 from recall_sdk import _decoding as decoding
 from recall_sdk import _endpoints as endpoints
+from recall_sdk._redaction import redacted
 
 NOW = 1_800_000_000.0
 
@@ -255,6 +256,13 @@ def test_a_completed_job_whose_run_failed(fields, reason):
     assert reason in job["error"]
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled", "error"])
+def test_the_reason_of_a_failed_job_is_that_of_its_record(state):
+    """A job that says itself that it failed keeps its word, and takes the reason from its record."""
+    job = decoding.job_status(answer({"status": state, "output": record(success=False, error="boom")}, call=JOB))
+    assert (job["status"], job["error"]) == (decoding.JOB_STATES.get(state, state), "boom")
+
+
 def test_usage_limits():
     """The documented limits come as they are; ``maxBurst``, else ``requestsPerMinute``, fills in a missing ``limit``."""
     limits = {
@@ -262,12 +270,14 @@ def test_usage_limits():
         "async": {"maxBurst": 9, "requestsPerMinute": 3, "remaining": -1},
         "other": {"requestsPerMinute": 3},
         "none": {"remaining": 1},
+        "null": {"limit": None, "maxBurst": 9},
         "authType": "api",
     }
     read = decoding.usage_limits(answer({"success": True, "rateLimit": limits, "usage": {"plan": "free"}}, call=USAGE))
     assert read.usage == {"plan": "free"}
     assert read.rate_limit["sync"] == limits["sync"]
     assert read.rate_limit["async"] == {"limit": 9, **limits["async"]}
+    assert read.rate_limit["null"] == {"limit": 9, "maxBurst": 9}
     assert read.rate_limit["other"] == {"limit": 3, "requestsPerMinute": 3}
     assert (read.rate_limit["none"], read.rate_limit["authType"]) == ({"remaining": 1}, "api")
 
@@ -369,6 +379,7 @@ def test_the_error_table(row):
         ({"error": {"error": "a"}, "message": "b", "code": "C"}, "a: b", "C"),
         ({"message": "b"}, "b", None),
         ({"error": "a", "details": [{"path": "x", "message": "y"}, "odd"]}, "a [x: y]", None),
+        ({"error": ["a", 5]}, '["a", 5]', None),
         ({"error": "a\n\tb\x1b[31m", "code": 5}, "a b [31m", None),
         ({}, "the server gave no reason", None),
         ([1], "the server gave no reason", None),
@@ -408,11 +419,35 @@ def test_advice(status, body, advice):
     assert advice in str(error_of(body, status))
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "call", "advice"),
+    [
+        (429, {"error": "no", "code": "USAGE_LIMIT_EXCEEDED"}, RUN, "raise the limit or the plan; get_usage_limits() shows both"),
+        (429, {"error": "no"}, USAGE, "wait a little and try again"),
+        (408, {"error": "no"}, QUEUE, "the workflow takes longer than the server allows"),
+        (504, {"error": "no"}, STATUS, "the server ran out of time; try again later"),
+        (500, {"error": "no"}, JOB, ""),
+    ],
+)
+def test_advice_fits_the_call(status, body, call, advice):
+    """Nobody is told to do what was done, or what does not help here."""
+    message = f"no (HTTP {status})"
+    assert str(error_of(body, status, call=call)) == (f"{message}: {advice}" if advice else message)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 408, 409, 500, 503, 504])
+def test_every_error_has_the_retry_after(status):
+    """When to come back is told with whatever status."""
+    assert error_of({"error": "no"}, status, retry_after=7.0).retry_after == 7.0
+
+
 def test_long_messages():
-    """A message is a line that a person still reads; a word is not cut in two, and the advice stays."""
-    message = str(error_of({"error": "word " * 1000}, 401))
-    assert len(message) < 800
-    assert "word ... (HTTP 401): check the API key" in message
+    """A message is a line that a person still reads: the words stay at their beginning, and the advice whole."""
+    for long in ("word " * 1000, "https://" + "x" * 5000, json.dumps([{"a": 1}] * 1000, separators=(",", ":"))):
+        message = str(redacted(error_of({"error": long}, 401), "key"))
+        assert len(message) < 620
+        assert message.startswith(long[:400])
+        assert message.endswith(f"{long.strip()[-20:]} (HTTP 401): check the API key, given as api_key= or in RECALL_API_KEY")
 
 
 @pytest.mark.parametrize("body", [{"success": False, "output": {"a": 1}, "error": "boom"}, {"error": "boom"}])
@@ -444,6 +479,9 @@ def test_a_reason_nested_too_deeply():
         ("2027-01-15T08:01:00Z", 1_800_000_060),
         ("2027-01-15T08:01:00", 1_800_000_060),
         ("2027-01-15T10:01:00+02:00", 1_800_000_060),
+        ("2027-01-15T10:01:00+0200", 1_800_000_060),
+        ("2027-01-15T08:00:59.5Z", 1_800_000_060),
+        ("2027-01-15T08:00:59.9999999Z", 1_800_000_060),
         ("nonsense", NOW),
         ("nan", NOW),
         ("-5", NOW),

@@ -207,6 +207,36 @@ def test_an_int_of_too_many_digits_is_refused():
     assert refusal({10**5000: 1}).startswith("input: Exceeds the limit")
 
 
+class Unbound:
+    """Raises when anything is asked of it, as a Flask proxy does outside a request."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("working outside of request context")
+
+
+class Unreadable(dict):
+    """A dict that can't be looked through."""
+
+    def items(self):
+        raise RuntimeError("not now")
+
+    keys = items
+
+
+def test_an_object_that_raises_when_it_is_looked_at():
+    """Whatever an object of the caller's raises, it is a refusal that names the place."""
+    assert refusal({"user": [Unbound()]}) == "input.user[0]: working outside of request context"
+    for unreadable in (Unreadable(a=1), {"a": Unreadable(a=1)}):
+        with pytest.raises(InvalidRequestError, match="not now"):
+            encode_body(unreadable, {})
+
+
+def test_a_long_key_is_shown_in_part():
+    """A message stays one that a person reads, however long a key is."""
+    assert len(refusal({"k" * 5000: [{1}]})) < 200
+    assert len(refusal({(1,) * 5000: 1})) < 200
+
+
 def test_a_place_is_written_as_python_would():
     """Names stand behind a dot, other keys and positions in brackets."""
     assert refusal({"a b": {"x": {1: [set()]}}}).startswith("input['a b'].x[1][0]: set")

@@ -262,7 +262,7 @@ def test_something_else_than_a_job():
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match="job must be the ticket of a queued run, or its task id, not dict"):
         client.wait_for_job({"taskId": "t-1"})
-    with pytest.raises(TypeError, match="not WorkflowExecutionResult: execute_workflow.*async_execution=True"):
+    with pytest.raises(TypeError, match=r"not WorkflowExecutionResult: execute_workflow.*async_execution=True"):
         client.wait_for_job(WorkflowExecutionResult(True))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ import weakref
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import ClassVar
 
 import cloudpickle
 import pytest
@@ -40,6 +42,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
+from recall_sdk.client import _revive
 from recall_sdk.testing import RecallServer
 
 pytestmark = [
@@ -85,8 +88,20 @@ def ask(client, count=3):
     return os.getpid()
 
 
+@pytest.fixture(autouse=True)
+def _no_child_left():
+    """No child outlives its test, whatever became of it."""
+    yield
+    while Forked.alive:
+        pid = Forked.alive.pop()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 class Forked:
     """A child that does some work and ends. :meth:`result` tells what came of it, also where it hung or printed what Python ignores."""
+
+    alive: ClassVar[set] = set()
 
     def __init__(self, work):
         self.outcome, told = multiprocessing.Pipe(duplex=False)
@@ -99,6 +114,7 @@ class Forked:
         finally:
             sys.unraisablehook = usual
         told.close()
+        self.alive.add(self.pid)
 
     def result(self):
         """Wait for the child, and give what its work returned."""
@@ -107,6 +123,7 @@ class Forked:
             if hangs:
                 os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+            self.alive.remove(self.pid)
             assert not hangs, "the child hung"
             result, failure = self.outcome.recv()
         assert failure is None, failure
@@ -114,8 +131,7 @@ class Forked:
 
 
 def _work_and_exit(work, told, ignored):
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(2 * PATIENCE))  # a child that hangs does not outlive the tests
+    Forked.alive.clear()  # these are not the child's
     result = failure = None
     try:
         result = work()
@@ -206,6 +222,17 @@ def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
     for lock in (sending.cookies._cookies_lock, pools.pools.lock, pool.pool.mutex):
         child = while_held(lock, lambda: Forked(lambda: client.execute_workflow("w", {"a": 1}).output))
         assert child.result() == {"a": 1}
+
+
+def test_a_batch_that_a_child_closes(server):
+    """A batch that was under way at the fork is the parent's: the child may close it, whoever held its lock."""
+    with RecallClient(KEY, server.base_url) as client:
+        items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
+        next(items)
+        changed = items.gi_frame.f_locals["crew"]._changed
+        assert while_held(changed, lambda: in_child(items.close)) is None
+        assert next(items).error is None
+        items.close()
 
 
 def test_a_child_that_ends_by_itself(session, serve, connect):
@@ -538,6 +565,12 @@ def test_what_arrives_in_a_worker():
     indexes, settings = in_child(work)
     assert indexes == [0, 1, 2, 3, 0, 1, 2, 3]
     assert settings == [KEY, clients[0].base_url, 30.0, False]
+
+
+def test_a_number_that_two_machines_have_in_common():
+    """A process of another machine that happens to have the same number is another process."""
+    first, second = (_revive(RecallClient, KEY, "http://elsewhere", 1.0, ("another machine", os.getpid())) for _ in range(2))
+    assert first is second
 
 
 def test_what_arrives_in_several_threads_of_a_worker():

@@ -27,7 +27,13 @@ from recall_sdk._redaction import redacted
 from recall_sdk.testing import RecallServer
 
 KEY = 'sk-0123/"45+67&89'
-FORMS = [KEY, "sk-0123%2F%2245%2B67%2689", 'sk-0123/\\"45+67&89']
+FORMS = [
+    KEY,
+    "sk-0123%2F%2245%2B67%2689",  # in a URL
+    "sk-0123/%2245+67&89",  # in a URL that requests has quoted
+    'sk-0123/\\"45+67&89',  # in JSON
+    "sk-0123/&quot;45+67&amp;89",  # in HTML
+]
 CALL = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynchronous=False)
 
 
@@ -107,12 +113,13 @@ def test_the_whole_chain_is_masked():
 
 
 def test_the_request_behind_an_error_is_masked():
-    """An error of requests brings along what was sent, key and all."""
+    """An error of requests brings along what was sent, key and all; if that is the caller's, it can still be sent again."""
     request = requests.Request("GET", "http://127.0.0.1", {"X-API-Key": KEY, "Accept": "*/*"}).prepare()
     error = RecallError("failed")
     error.__cause__ = requests.ConnectionError("refused", request=request)
     redacted(error, KEY)
-    assert dict(request.headers) == {"X-API-Key": "[API key]", "Accept": "*/*"}
+    assert dict(error.__cause__.request.headers) == {"X-API-Key": "[API key]", "Accept": "*/*"}
+    assert request.headers["X-API-Key"] == KEY
 
 
 @dataclass
@@ -193,6 +200,14 @@ def test_no_echo_shows(body, status):
             failures.append(redacted(error, KEY))
     told = "".join(f"{failure} {failure!r} {vars(failure)}" for failure in failures)
     assert [form for form in FORMS if form in told] == []
+
+
+def test_an_input_that_holds_the_key():
+    """A refused input is shown by its place, and not with the key, if that is a part of it."""
+    with RecallClient(KEY) as client:
+        for call in (client.execute_workflow, client.execute_with_retry, client.stream_workflow):
+            error = caught(call, "wf", {KEY: object()})
+            assert str(error) == "input['[API key]']: object is not JSON serializable"
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

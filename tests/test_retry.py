@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry
+from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry, parse_retry_after
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
 
@@ -96,6 +96,47 @@ def test_a_retry_after_of_more_than_an_hour_is_not_waited_for():
     backoff = Backoff(3, 1.0, 30.0, 2.0)
     assert backoff.wait_after(limited(3600.0), 0, lambda: 0.5) == 3600.0
     assert backoff.wait_after(limited(3600.1), 0, lambda: 0.5) is None
+
+
+# ------------------------------------------------------------------------------------------------- reading a retry-after
+
+NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("1.5", 1.5),
+        ("86400", 86_400.0),
+        ("3, 9", 3.0),
+        ("Fri, 15 Jan 2027 08:01:00 GMT", 60.0),
+        ("Fri, 15 Jan 2027 10:01:00 +0200", 60.0),
+        ("Friday, 15-Jan-27 08:01:00 GMT", 60.0),
+        ("Fri Jan 15 08:01:00 2027", 60.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        *(
+            (none, None)
+            for none in ("", "soon", "-5", "nan", "inf", "1_0", "1e3", "Nov Z , .", "Jan 1 , 2", "99 Jan 99999999 99:99:99 GMT")
+        ),
+    ],
+)
+def test_forms_of_a_retry_after(value, seconds):
+    """Seconds, with a fraction too, and the three forms of an HTTP date (RFC 9110, section 5.6.7); what is neither is none."""
+    assert parse_retry_after(value, NOW) == seconds
+
+
+def test_a_date_is_not_undercut():
+    """What is left until a date is kept to the fraction of a second."""
+    assert parse_retry_after("Fri, 15 Jan 2027 08:01:00 GMT", NOW + 0.25) == 59.75
+
+
+@given(st.text(max_size=40))
+def test_no_retry_after_breaks_the_reader(value):
+    """Whatever a server sends is seconds or none."""
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or 0 <= seconds < math.inf
 
 
 # -------------------------------------------------------------------------------------------------------------- the loop

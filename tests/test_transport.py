@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import traceback
+from contextlib import suppress
 
 import pytest
 import requests
@@ -18,9 +19,11 @@ import trustme
 
 from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 from recall_sdk import (
+    AuthenticationError,
     ExecutionError,
     InvalidResponseError,
     NotFoundError,
+    RateLimitError,
     RecallClient,
     RecallConnectionError,
     RecallError,
@@ -635,10 +638,12 @@ def test_a_connection_that_the_server_closes_as_the_request_comes(session, serve
 STRAY = [b"0\r\n\r\n", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnot yours"]
 
 
-@pytest.mark.parametrize("empty", [http(b"", status="204 No Content"), head(status="101 Switching Protocols")], ids=["204", "101"])
+NOTHING = [http(b"", status="204 No Content"), head(status="101 Switching Protocols")]
+
+
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("stray", STRAY)
-def test_stray_bytes_are_nobodys_answer(stray, together, empty, session, serve, connect):
+@pytest.mark.parametrize(("empty", "stray"), list(itertools.product(NOTHING, STRAY)))
+def test_stray_bytes_are_nobodys_answer(empty, stray, together, serve, connect):
     """What a server sends beyond an answer is not taken for the next one."""
 
     def handler(connection):
@@ -650,15 +655,17 @@ def test_stray_bytes_are_nobodys_answer(stray, together, empty, session, serve, 
         connection.send(b"" if together else stray)
         connection.idle()
 
-    server = serve(handler)
-    client = connect(server, session=session)
-    if b"204" in empty:
-        assert client.execute_workflow("w").output is None
-    else:
-        with pytest.raises(InvalidResponseError):
-            client.execute_workflow("w")
-    server.go()
-    assert client.execute_workflow("w").output == "hello"
+    for own in (None, requests.Session()):
+        server = serve(handler)
+        client = connect(server, session=own)
+        if empty is NOTHING[0]:
+            assert client.execute_workflow("w").output is None
+        else:
+            with pytest.raises(InvalidResponseError):
+                client.execute_workflow("w")
+        server.go()
+        assert client.execute_workflow("w").output == "hello"
+        (own or client).close()
 
 
 INTERIM = [head(status="102 Processing"), head("Link: </style.css>; rel=preload", status="103 Early Hints")]
@@ -737,7 +744,7 @@ def test_a_proxy_that_is_down(host, scheme, session, connect, monkeypatch):
     """A proxy that nobody listens on, or that does not exist: nothing was sent, and the message does not blame the server."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{host}:{free_port()}")
     with pytest.raises(
-        RecallConnectionError, match="^the proxy on the way to .*recall.invalid gave no connection .* HTTPS_PROXY"
+        RecallConnectionError, match=r"^the proxy on the way to .*recall.invalid gave no connection .* HTTPS_PROXY"
     ) as caught:
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
@@ -747,12 +754,62 @@ def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
     """A proxy that wants another login: nothing was sent to the server."""
     proxy = serve(cut(http(b"", status="407 Proxy Authentication Required")))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-    with pytest.raises(RecallConnectionError, match="407 .*the credentials that it wants") as caught:
+    with pytest.raises(RecallConnectionError, match=r"407 .*the credentials that it wants") as caught:
         connect("https://recall.invalid").execute_workflow("w")
     assert caught.value.may_have_executed is False
     assert KEY.encode() not in b"".join(request.head for request in proxy.requests)
     del caught
     collect_quietly()
+
+
+def test_certificates_that_are_not_there(session, serve, connect, monkeypatch):
+    """A bundle that does not exist is said to be missing; nothing was sent."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    with pytest.raises(RecallConnectionError, match=r"/no/such/bundle\.pem") as caught:
+        connect("https://recall.invalid", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, AuthenticationError), (404, NotFoundError), (429, RateLimitError), (500, ExecutionError)]
+)
+def test_a_hook_that_raises_for_a_status(status, kind, serve, connect):
+    """A session that is set to raise for each status gives the errors that the statuses stand for."""
+    server = serve(answers(http({"error": "no"}, status=f"{status} No")))
+    with requests.Session() as session:
+        session.hooks["response"].append(lambda response, **_: response.raise_for_status())
+        with pytest.raises(kind, match="no") as caught:
+            connect(server, session=session).execute_workflow("w")
+    assert caught.value.status == status
+
+
+def test_what_is_known_of_the_rate_limit_is_the_newest(serve, connect):
+    """An answer that says nothing of the limit, a bare 429 too, leaves what was known."""
+    told = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
+    server = serve(answers(told, OK, http({"error": "no"}, status="429 Slow"), http({"error": "no"}, "Retry-After: 2", status="429 Slow")))
+    client = connect(server)
+    known = []
+    for _ in range(4):
+        with suppress(RateLimitError):
+            client.execute_workflow("w")
+        known.append(client.get_rate_limit_info().limit)
+    assert known == [9, 9, 9, 0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
+def test_only_a_404_means_not_deployed(status, serve, connect):
+    """Where validate_workflow could not ask, it does not say no."""
+    server = serve(answers(http({"error": "no"}, status=f"{status} No")))
+    with pytest.raises(RecallError) as caught:
+        connect(server).validate_workflow("w")
+    assert (caught.value.status, caught.value.may_have_executed) == (status, False)
+
+
+def test_no_content_of_a_stream(serve, connect):
+    """A 204 is a run without output, whatever type of content it says it lacks."""
+    server = serve(answers(http(b"", "Content-Type: text/event-stream", status="204 No Content")))
+    result = connect(server).execute_workflow("w", stream=True)
+    assert (result.success, result.output, result.text) == (True, None, "")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://", "nonsense://127.0.0.1"])

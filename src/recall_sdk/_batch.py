@@ -15,10 +15,10 @@ from collections import deque
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from pickle import PicklingError
 from queue import SimpleQueue
 from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
+from recall_sdk._endpoints import Call
 from recall_sdk._gate import Gate, Ticket
 from recall_sdk.errors import InvalidRequestError, RateLimitError, RecallError
 from recall_sdk.models import AsyncExecutionResult, RateLimitInfo, WorkflowExecutionResult
@@ -27,7 +27,7 @@ from recall_sdk.retry import LONGEST_RETRY_AFTER, Backoff
 __all__ = ["BatchItem", "Executor", "run_batch"]
 
 Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
-Attempt = Callable[[str, Any], Tuple[Result, Optional[RateLimitInfo]]]
+Attempt = Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]]
 
 LOOK_AHEAD = 2
 """Items drawn and not yet handed over, for each worker: one to work on, and one for when it is done."""
@@ -73,11 +73,13 @@ class _Work(NamedTuple):
     number: int  # its place in the source
     workflow_id: str
     input: Any
+    call: Call
     refusals: int  # 429s so far
 
 
 def run_batch(
     items: Iterable[Tuple[str, Any]],
+    prepare: Callable[[str, Any], Call],
     attempt: Attempt,
     *,
     max_workers: int,
@@ -91,6 +93,8 @@ def run_batch(
 
     Args:
         items: Pairs of a workflow id and its input; any iterable, also an endless one.
+        prepare: Makes a call of an item. That is done when the item is drawn, in the reader's thread: a file in the input may be closed,
+            or anything in it be changed, before the next item is drawn.
         attempt: Makes one execution and gives its result, and what the headers of that very answer tell of the rate limit. With an executor
             of processes it must pickle.
         max_workers: Attempts in flight at most.
@@ -115,10 +119,13 @@ def run_batch(
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
     threads = _Threads(hang_up) if executor is None else None
     crew = _Crew(attempt, executor=threads or executor, max_workers=max_workers, policy=policy, clock=clock, dice=dice)
-    return _read(iter(items), crew, threads, max_workers)
+    return _read(iter(items), prepare, crew, threads, max_workers)
 
 
-def _read(source: Iterator[Any], crew: "_Crew", threads: Optional["_Threads"], max_workers: int) -> Iterator[BatchItem]:
+def _read(
+    source: Iterator[Any], prepare: Callable[[str, Any], Call], crew: "_Crew", threads: Optional["_Threads"], max_workers: int
+) -> Iterator[BatchItem]:
+    process = os.getpid()
     drawn = handed_over = 0
     more = True
     failure: Optional[Exception] = None
@@ -139,7 +146,10 @@ def _read(source: Iterator[Any], crew: "_Crew", threads: Optional["_Threads"], m
                 except Exception as error:  # whatever the source raises, it reaches the reader, after what is under way
                     more, failure = False, error
                 else:
-                    crew.add(_Work(0.0, drawn, workflow_id, input, 0))
+                    try:
+                        crew.add(_Work(0.0, drawn, workflow_id, input, prepare(workflow_id, input), 0))
+                    except (RecallError, ValueError, TypeError) as error:  # the caller's own mistake: nothing was sent
+                        crew.refuse(BatchItem(drawn, workflow_id, input, None, _refusal(error)))
                     drawn += 1
                     fresh = True
             if drawn == handed_over:
@@ -150,9 +160,18 @@ def _read(source: Iterator[Any], crew: "_Crew", threads: Optional["_Threads"], m
         if failure is not None:
             raise failure
     finally:
-        crew.stop()
-        if threads is not None:
-            threads.stop()
+        if process == os.getpid():  # in a process forked meanwhile there are no threads to stop, and their lock may be held for ever
+            crew.stop()
+            if threads is not None:
+                threads.stop()
+
+
+def _refusal(error: Exception) -> RecallError:
+    if isinstance(error, RecallError):
+        return error
+    refusal = InvalidRequestError(str(error), "INVALID_REQUEST")
+    refusal.__cause__ = error
+    return refusal
 
 
 _PAIRS: Any = (tuple, list)
@@ -205,6 +224,10 @@ class _Crew:
         with self._changed:
             self._new.append(work)
             self._changed.notify_all()
+
+    def refuse(self, item: BatchItem) -> None:
+        with self._changed:
+            self._ended.append(item)
 
     def ended(self) -> int:
         return len(self._ended)
@@ -259,7 +282,7 @@ class _Crew:
 
     def _send_off(self, work: _Work, ticket: Ticket) -> None:
         try:
-            future: Future[Any] = self._executor.submit(_attempt, (self._name, ticket.number), self._attempt, work.workflow_id, work.input)
+            future: Future[Any] = self._executor.submit(_attempt, (self._name, ticket.number), self._attempt, work.call)
         except Exception as error:  # an executor that is broken or shut down fails this item, and no other
             self._end(work, None, _executor_failure(error, may_have_executed=False))
             return
@@ -279,10 +302,6 @@ class _Crew:
             self._refused(work, ticket, error)
         except RecallError as error:
             self._end(work, None, error)
-        except (ValueError, TypeError, PicklingError) as error:  # the caller's own mistake: nothing was sent
-            refusal = InvalidRequestError(str(error), "INVALID_REQUEST")
-            refusal.__cause__ = error
-            self._end(work, None, refusal)
         except BaseException as error:  # a worker process that died, a cancelled future: this item's error, and no other's
             self._end(work, None, _executor_failure(error, may_have_executed=True))
         else:
@@ -306,12 +325,13 @@ class _Crew:
             if wait is not None:
                 if order is None and work.refusals == 0 and self._gate.rate is not None:
                     wait = 0.0  # when a request may go again is known, and need not be guessed
-                _log.info("rate limited: item %d, retry %d of %d in %.2f s", work.number, work.refusals + 1, self._policy.max_retries, wait)
                 heapq.heappush(self._retries, work._replace(due=now + wait, refusals=work.refusals + 1))
                 self._in_flight -= 1
                 self._changed.notify_all()
-                return
-        self._end(work, None, error)
+        if wait is None:
+            self._end(work, None, error)
+        else:
+            _log.info("rate limited: item %d, retry %d of %d in %.2f s", work.number, work.refusals + 1, self._policy.max_retries, wait)
 
     def _end(self, work: _Work, result: Optional[Result], error: Optional[RecallError]) -> None:
         with self._changed:
@@ -320,9 +340,9 @@ class _Crew:
             self._changed.notify_all()
 
 
-def _attempt(_number: Tuple[str, int], attempt: Attempt, workflow_id: str, input: Any) -> Tuple[Result, Optional[RateLimitInfo]]:
+def _attempt(_number: Tuple[str, int], attempt: Attempt, call: Call) -> Tuple[Result, Optional[RateLimitInfo]]:
     """Make one attempt. Its number sets it apart from all others: Dask answers a task that looks like an earlier one from memory."""
-    return attempt(workflow_id, input)
+    return attempt(call)
 
 
 def _executor_failure(cause: BaseException, *, may_have_executed: bool) -> RecallError:

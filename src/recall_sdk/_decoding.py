@@ -91,7 +91,6 @@ def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
     if isinstance(result, WorkflowExecutionResult):
         return result
     error = unreadable(answer, f"is no stream but a ticket: the run was queued, and wait_for_job({result.task_id!r}) gets its result")
-    error.status = answer.status
     raise error
 
 
@@ -167,8 +166,8 @@ def job_status(answer: Answer) -> Dict[str, Any]:
     if isinstance(record, _OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
         job["run"] = record
         job["output"] = record["output"]
-        if record["success"] is False and job["status"] == "completed":
-            job["status"] = "failed"
+        if record["success"] is False:
+            job["status"] = "failed" if job["status"] == "completed" else job["status"]
             job["error"] = job["error"] or record.get("error") or "the run did not succeed; the server does not say why"
     return job
 
@@ -202,10 +201,10 @@ def usage_limits(answer: Answer) -> UsageLimits:
 
 
 def _with_limit(value: Any) -> Any:
-    if not isinstance(value, _OBJECT) or "limit" in value:
+    if not isinstance(value, _OBJECT) or value.get("limit") is not None:
         return value
     known = [value[name] for name in ("maxBurst", "requestsPerMinute") if value.get(name) is not None]
-    return {"limit": known[0], **value} if known else value
+    return {**value, "limit": known[0]} if known else value
 
 
 # ---------------------------------------------------------------------------------------------------- rate limits
@@ -250,7 +249,9 @@ def _epoch(text: str, now: float) -> Optional[float]:
 
 def _iso_date(text: str) -> Optional[float]:
     try:
-        date = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
+        # In the one form that every supported Python reads: six digits of a fraction, and a colon in the offset.
+        text = re.sub(r"[.,](\d+)", lambda fraction: f".{fraction[1][:6]:<06}", re.sub(r"[Zz]$", "+00:00", text.strip()))
+        date = datetime.fromisoformat(re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text))
         return max((date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp(), 0.0)
     except (ValueError, OverflowError):
         return None
@@ -258,36 +259,34 @@ def _iso_date(text: str) -> Optional[float]:
 
 # ---------------------------------------------------------------------------------------------------- errors
 
-_ADVICE = {
-    401: "check the API key, given as api_key= or in RECALL_API_KEY",
-    402: "raise the limit or the plan; get_usage_limits() shows both",
-    407: "the proxy wants credentials: put them into HTTPS_PROXY, or on a session of your own",
-    408: "the workflow takes longer than the server allows; async_execution=True gives it more",
-    502: "a gateway could not reach the server; try again later",
-    503: "the server is overloaded or down; try again later",
-    504: "a gateway gave up waiting and the workflow may still be running; async_execution=True does not wait",
-}
 
-_CLASSES: Dict[int, Tuple[Type[RecallError], str]] = {
-    401: (AuthenticationError, "UNAUTHORIZED"),
-    402: (UsageLimitError, "USAGE_LIMIT_EXCEEDED"),
-    408: (RecallTimeoutError, "TIMEOUT"),
-    429: (RateLimitError, "RATE_LIMIT_EXCEEDED"),
-    504: (RecallTimeoutError, "TIMEOUT"),
-}
-"""Statuses with a class and a code of their own, whatever code the server sends."""
+class _Kind(NamedTuple):
+    """What kind of error an answer stands for."""
 
-_OPEN_CLASSES: Dict[int, Tuple[Type[RecallError], str]] = {
-    403: (PermissionDeniedError, "FORBIDDEN"),
-    404: (NotFoundError, "NOT_FOUND"),
+    error: Type[RecallError]
+    code: str
+    advice: str = ""
+    keeps_code: bool = False  # else a code of the server's wins
+
+
+_USAGE_LIMIT = _Kind(UsageLimitError, "USAGE_LIMIT_EXCEEDED", "raise the limit or the plan; get_usage_limits() shows both", keeps_code=True)
+_FAILED_RUN = _Kind(ExecutionError, "EXECUTION_ERROR", keeps_code=True)
+
+_KINDS = {
+    401: _Kind(AuthenticationError, "UNAUTHORIZED", "check the API key, given as api_key= or in RECALL_API_KEY", keeps_code=True),
+    402: _USAGE_LIMIT,
+    403: _Kind(PermissionDeniedError, "FORBIDDEN", "check that the API key may do this, and that the workflow is deployed"),
+    404: _Kind(NotFoundError, "NOT_FOUND"),
+    407: _Kind(InvalidRequestError, "INVALID_REQUEST", "the proxy wants credentials: put them into HTTPS_PROXY, or on your session"),
+    408: _Kind(RecallTimeoutError, "TIMEOUT", "the workflow takes longer than the server allows", keeps_code=True),
+    429: _Kind(RateLimitError, "RATE_LIMIT_EXCEEDED", keeps_code=True),
+    502: _Kind(ServerError, "SERVER_ERROR", "a gateway could not reach the server; try again later"),
+    503: _Kind(ServerError, "SERVER_ERROR", "the server is overloaded or down; try again later"),
+    504: _Kind(RecallTimeoutError, "TIMEOUT", "a gateway gave up waiting, and the workflow may still be running", keeps_code=True),
 }
-"""Statuses with a class of their own, and the code where the server sends none."""
 
 _MAY_HAVE_STARTED = (408, 409, 422)
 """The only 4xx after which the workflow may have run all the same."""
-
-_LONGEST_MESSAGE = 600
-"""Characters: a line that a person still reads."""
 
 
 def check(answer: Answer) -> None:
@@ -301,12 +300,13 @@ def error_of(answer: Answer) -> RecallError:
     status = answer.status
     body = _error_body(answer)
     server_words, server_code = _words_and_code(body)
-    kind, code = _class_and_code(answer, server_code)
+    kind = _kind(answer, server_code)
     retry_after = answer.retry_after if answer.retry_after is not None else _wait(_dict(body).get("retryAfterSeconds"))
-    advice = _advice(answer, server_words, body, retry_after)
+    advice = _advice(answer, kind, server_words, body, retry_after)
     said = one_line(server_words) or "the server gave no reason"
-    message = f"the workflow failed: {said} (HTTP {status})" if kind is ExecutionError else f"{said} (HTTP {status})"
-    error = kind(f"{message}: {advice}" if advice else message, code, status)
+    message = f"the workflow failed: {said} (HTTP {status})" if kind is _FAILED_RUN else f"{said} (HTTP {status})"
+    code = kind.code if kind.keeps_code else server_code or kind.code
+    error = kind.error(f"{message}: {advice}" if advice else message, code, status)
     error.body = body
     error.server_code = server_code
     refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED
@@ -319,38 +319,34 @@ def error_of(answer: Answer) -> RecallError:
     return error
 
 
-def _class_and_code(answer: Answer, server_code: Optional[str]) -> Tuple[Type[RecallError], str]:
+def _kind(answer: Answer, server_code: Optional[str]) -> _Kind:
     status = answer.status
-    if server_code == "USAGE_LIMIT_EXCEEDED":
-        return UsageLimitError, server_code
-    if status in _CLASSES:
-        return _CLASSES[status]
+    if server_code == _USAGE_LIMIT.code:
+        return _USAGE_LIMIT
+    if status in _KINDS:
+        return _KINDS[status]
     if status == 500 and answer.call.executes:
-        return ExecutionError, "EXECUTION_ERROR"
-    if status in _OPEN_CLASSES:
-        kind, code = _OPEN_CLASSES[status]
-    elif 400 <= status < 500:
-        kind, code = InvalidRequestError, "INVALID_REQUEST"
-    elif status >= 500:
-        kind, code = ServerError, "SERVER_ERROR"
-    else:
-        return InvalidResponseError, "INVALID_RESPONSE"
-    return kind, server_code or code
+        return _FAILED_RUN
+    if 400 <= status < 500:
+        return _Kind(InvalidRequestError, "INVALID_REQUEST")
+    return _Kind(ServerError, "SERVER_ERROR") if status >= 500 else _Kind(InvalidResponseError, "INVALID_RESPONSE", keeps_code=True)
 
 
-def _advice(answer: Answer, server_words: str, body: Any, retry_after: Optional[float]) -> str:
-    status = answer.status
-    if status == 403:
-        deploy = "deployed" in server_words.lower()
-        return "deploy it in Recall first" if deploy else "check that the API key may do this, and that the workflow is deployed"
-    if status == 404:
-        return (
-            f"check the id {answer.call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
-        )
-    if status == 429:
+def _advice(answer: Answer, kind: _Kind, server_words: str, body: Any, retry_after: Optional[float]) -> str:
+    """Say what to do next, to whoever made this call."""
+    call = answer.call
+    if kind.error is NotFoundError:
+        return f"check the id {call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
+    if kind.error is PermissionDeniedError and "deployed" in server_words.lower():
+        return "deploy it in Recall first"
+    if kind.error is RateLimitError:
         wait = f"wait {retry_after:g} s and try again" if retry_after else "wait a little and try again"
-        return f"{wait}; execute_with_retry() does so, up to max_retries times" if answer.call.executes else wait
-    return _ADVICE.get(status, "")
+        return f"{wait}; execute_with_retry() does so, up to max_retries times" if call.executes else wait
+    if kind.error is RecallTimeoutError:
+        if not call.executes:
+            return "the server ran out of time; try again later"
+        return kind.advice if call.asynchronous else f"{kind.advice}; async_execution=True does not wait for it"
+    return kind.advice
 
 
 def parse(answer: Answer) -> Any:
@@ -400,9 +396,9 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     if not isinstance(body, _OBJECT):
         return "", None
     inner: Dict[str, Any] = body["error"] if isinstance(body.get("error"), _OBJECT) else body
-    said = [_str(inner.get("error")), _str(inner.get("message"))]
+    said = [words(inner[name]) for name in ("error", "message") if inner.get(name)]
     if inner is not body:
-        said.append(_str(body.get("message")))
+        said.append(_str(body.get("message")) or "")
     text = ": ".join(dict.fromkeys(part for part in said if part))
     details = _list(body.get("details")) or []
     faults = [f"{words(fault.get('path'))}: {words(fault.get('message'))}" for fault in details if isinstance(fault, _OBJECT)]
@@ -488,15 +484,8 @@ def words(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Fold white space, control characters and halves of surrogate pairs, and cut what is too long for a message."""
-    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
-    if len(line) <= _LONGEST_MESSAGE:
-        return line
-    # Not within a word: half an API key would not be known for one any more, and go unmasked.
-    return line[: _LONGEST_MESSAGE - 3].rstrip(_KEY_CHARACTERS) + "..."
-
-
-_KEY_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
+    """Fold white space, control characters and halves of surrogate pairs."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
 
 
 def _wait(value: Any) -> Optional[float]:

@@ -80,7 +80,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, _BEFORE_SENDING):
+    if isinstance(error, _BEFORE_SENDING) or getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return True
+    if type(error) is OSError and error.errno is None:  # of requests, about certificates; of http.client, about a tunnel
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 

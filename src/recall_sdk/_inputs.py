@@ -8,11 +8,15 @@ import json
 import math
 import mimetypes
 import os
+import reprlib
 from base64 import b64encode
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from recall_sdk.errors import InvalidRequestError
+
+_LONGEST_KEY = 80
+"""Characters of a key that a message shows."""
 
 _OBJECT: Any = dict
 _ARRAYS: Any = (list, tuple)
@@ -34,10 +38,9 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
         InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message names the place.
     """
     fields: Dict[str, Any] = input if isinstance(input, _OBJECT) else {} if input is None else {"input": input}
-    body = {**fields, **control} if control else fields
     try:
-        return _ENCODER.encode(body).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        return _ENCODER.encode({**fields, **control} if control else fields).encode()
+    except Exception as error:  # an object of the caller's may raise anything when it is looked at
         raise InvalidRequestError(_refusal(input, error), "INVALID_JSON") from error
 
 
@@ -47,7 +50,7 @@ def _refusal(input: Any, error: Exception) -> str:
         place, reason = next(_faults(input, "input", ()), ("input", str(error)))
     except RecursionError:
         return "input: nested too deeply for JSON"
-    except ValueError:  # an int of thousands of digits as a key can't be shown
+    except Exception:  # nor can each be shown: an int of thousands of digits as a key, for one
         return f"input: {error}"
     return f"{place}: {reason}"
 
@@ -58,7 +61,7 @@ def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[st
     elif isinstance(value, _OBJECT):
         for key, item in value.items():
             if not _is_key(key):
-                yield place, f"the key {key!r} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
+                yield place, f"the key {_shown(key)} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
             yield from _faults(item, _place(place, key), (*above, id(value)))
     elif isinstance(value, _ARRAYS):
         for index, item in enumerate(value):
@@ -68,8 +71,8 @@ def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[st
     else:
         try:
             _ENCODER.encode(value)
-        except (TypeError, ValueError) as error:
-            yield place, str(error)
+        except Exception as error:
+            yield place, str(error) or type(error).__name__
 
 
 def _is_key(key: Any) -> bool:
@@ -77,7 +80,13 @@ def _is_key(key: Any) -> bool:
 
 
 def _place(place: str, key: Any) -> str:
-    return f"{place}.{key}" if isinstance(key, str) and key.isidentifier() else f"{place}[{key!r}]"
+    plain = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST_KEY
+    return f"{place}.{key}" if plain else f"{place}[{_shown(key)}]"
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _LONGEST_KEY
+_shown = _repr.repr
 
 
 def _encode_file(value: Any) -> Dict[str, str]:

@@ -1,7 +1,9 @@
-"""Keeping the API key out of errors, also where a server echoes it."""
+"""What is done to each error before the caller gets it: the API key is masked, also where a server echoes it, and the message is cut."""
 
+import html
 import json
-from typing import Any, Dict, MutableMapping, TypeVar, cast
+from copy import copy
+from typing import Any, Dict, MutableMapping, Set, TypeVar
 from urllib.parse import quote
 
 from recall_sdk import models
@@ -15,15 +17,35 @@ SHORTEST_SECRET = 4
 """Characters. Masking a key like "k" would only garble messages."""
 
 
+_LONGEST_MESSAGE = 600
+"""Characters: a line that a person still reads."""
+
+_END_OF_MESSAGE = 180
+"""Characters at its end that are kept: they say what to do."""
+
+
 def redacted(error: _E, api_key: str) -> _E:
-    """Mask the key in all that an error holds, and in the errors behind it; return the error."""
+    """Mask the key in all that an error holds, and in the errors behind it, and cut a message that is too long; return the error."""
     if len(api_key) >= SHORTEST_SECRET:
         chain: Dict[int, BaseException] = {}
         _collect(error, chain)
         for each in chain.values():
-            for secret in {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}:
+            for secret in _forms(api_key):
                 _redact(each, secret)
+    message = str(error)
+    if len(message) > _LONGEST_MESSAGE:  # only now, for half a key would not be known for one
+        error.args = (f"{message[: _LONGEST_MESSAGE - _END_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
+
+
+def _forms(api_key: str) -> Set[str]:
+    """Give the key as it stands alone, in URLs, in JSON, in HTML, and in ``repr``."""
+    in_urls = {quote(api_key, safe=safe) for safe in ("", _RESERVED)}
+    return {api_key, *in_urls, json.dumps(api_key)[1:-1], html.escape(api_key), repr(api_key)[1:-1]}
+
+
+_RESERVED = "!#$%&'()*+,/:;=?@[]~"
+"""What may stand in a URL as it is (RFC 3986, section 2.2)."""
 
 
 def _collect(error: BaseException, chain: Dict[int, BaseException]) -> None:
@@ -42,10 +64,11 @@ def _redact(error: BaseException, secret: str) -> None:
         except RecursionError:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
-    sent: Any = getattr(vars(error).get("request"), "headers", None)  # requests' errors bring the request along
-    if isinstance(sent, MutableMapping):
-        headers = cast("MutableMapping[str, Any]", sent)
-        headers.update(_mask(dict(headers), secret))
+    sent: Any = copy(vars(error).get("request"))  # requests' errors bring the request along, which the caller may want to send again
+    kind: Any = type(getattr(sent, "headers", None))
+    if issubclass(kind, MutableMapping):
+        sent.headers = kind(_mask(dict(sent.headers), secret))
+        vars(error)["request"] = sent
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)
 

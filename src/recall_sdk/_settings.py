@@ -80,8 +80,9 @@ def check_base_url(base_url: str) -> str:
         url.port  # noqa: B018 -- reading it checks it
     except ValueError as error:
         raise ValueError(f"base_url is no URL ({error}): {_NEEDED}") from error
+    # What was given is not shown: it may be the key, in the wrong place.
     if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s\\\x00-\x1f\x7f]", base_url):
-        raise ValueError(f"base_url is {base_url!r}: {_NEEDED}")
+        raise ValueError(f"base_url lacks http:// or https:// and a host, or holds white space: {_NEEDED}")
     if url.username is not None or "?" in base_url or "#" in base_url:
         raise ValueError(f"base_url may hold no user name, query or fragment: {_NEEDED}")
     return base_url.rstrip("/")

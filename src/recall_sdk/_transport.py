@@ -6,7 +6,6 @@ its answer is always opened as a stream, so that deadlines, the translation of e
 
 import http.client
 import logging
-import math
 import os
 import sys
 import threading
@@ -16,9 +15,9 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.utils import requote_uri
-from urllib3.exceptions import InvalidHeader, LocationParseError
+from urllib3.exceptions import LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
-from urllib3.util import Retry, parse_url
+from urllib3.util import parse_url
 
 from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
 from recall_sdk._decoding import Answer, one_line
@@ -27,6 +26,7 @@ from recall_sdk._failures import FAILURES, Circumstances, failure
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
 from recall_sdk.errors import RecallError, RedirectError
+from recall_sdk.retry import parse_retry_after
 
 Session = requests.Session
 
@@ -55,7 +55,10 @@ class Reply:
 
     def __init__(self, call: Call, response: Any, circumstances: Circumstances, until: Optional[float]) -> None:
         headers = response.headers
-        self.head: Answer = Answer(call, response.status_code, headers, b"", time(), _retry_after(headers.get("Retry-After")))
+        now = time()
+        told = headers.get("Retry-After")
+        wait = None if told is None else parse_retry_after(told, now)
+        self.head: Answer = Answer(call, response.status_code, headers, b"", now, wait)
         self._response = response
         self._circumstances = circumstances
         self._thread = threading.get_ident()
@@ -68,8 +71,8 @@ class Reply:
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of events."""
-        kind = self.head.headers.get("Content-Type", "")
-        return 200 <= self.head.status < 300 and kind.partition(";")[0].strip().lower() == "text/event-stream"
+        status, kind = self.head.status, self.head.headers.get("Content-Type", "")
+        return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
 
     def answer(self) -> Answer:
         """Read the whole body within the time that is left, and close."""
@@ -141,16 +144,6 @@ def _arriving(response: http.client.HTTPResponse) -> Iterator[bytes]:
     response.close()
     if left:
         raise http.client.IncompleteRead(b"", left)
-
-
-def _retry_after(value: Optional[str]) -> Optional[float]:
-    if value is None:
-        return None
-    try:
-        seconds = float(Retry().parse_retry_after(value))
-    except (InvalidHeader, ValueError, OverflowError, IndexError, TypeError):  # the last two from the standard library's parser of dates
-        return None
-    return seconds if math.isfinite(seconds) else None
 
 
 # ---------------------------------------------------------------------------------------------------------- sending
@@ -262,6 +255,11 @@ class Transport:
             response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, route))
             outcome = response.status_code
             return response
+        except requests.HTTPError as error:
+            if error.response is None:
+                raise failure(error, circumstances) from error
+            outcome = error.response.status_code
+            return error.response  # a hook of the user's session called raise_for_status(): what that means is said by our errors
         except FAILURES as error:
             raise failure(error, circumstances) from error
         finally:
@@ -314,7 +312,7 @@ def _redirected(url: str, status: int, location: str, call: Call, route: Route) 
     except (ValueError, LocationParseError):
         raise _redirect_error(f"the server redirects to {location!r}, which is no clear URL: check the base_url", call, status) from None
     parts = urlsplit(target)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
     if origin != route.origin:
         reason = "the API key goes to the base_url's own origin alone; if you trust the other"

@@ -187,7 +187,7 @@ class RecallClient:
 
         See the reference page, "execute_workflow()".
         """
-        call = _endpoints.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
+        call = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
         return self._execute(call, self._seconds(timeout))[0]
 
     @overload
@@ -284,7 +284,7 @@ class RecallClient:
         See the reference page, "execute_with_retry()".
         """
         backoff = Backoff(max_retries, initial_delay, max_delay, backoff_multiplier)
-        call = _endpoints.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
+        call = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
         attempt = partial(self._execute, call, self._seconds(timeout))
         return call_with_retry(attempt, backoff, sleep=time.sleep, random=random.random)[0]
 
@@ -305,7 +305,7 @@ class RecallClient:
             selected_outputs: Outputs to stream, each as ``"blockName.attribute"``; servers stream no others.
 
         Returns:
-            The stream: iterate it, best inside ``with``.
+            A stream to iterate, best inside ``with``.
 
         Raises:
             ValueError: As for :meth:`execute_workflow`.
@@ -317,10 +317,10 @@ class RecallClient:
             ...         print(piece, end="")
             One, two
         """
-        call = _endpoints.execute(workflow_id, input, stream=True, selected_outputs=selected_outputs, asynchronous=False)
+        call = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
         route = self._route
         try:
-            reply = self._open(call, route, self._seconds(timeout))
+            reply, _ = self._open(call, route, self._seconds(timeout))
             whole = None if reply.is_event_stream else _decoding.execution_of_stream(reply.answer())
         except RecallError as error:
             self._note(error, route)
@@ -356,7 +356,8 @@ class RecallClient:
             backoff_multiplier: As for :meth:`execute_with_retry`.
 
         Returns:
-            An iterator of :class:`BatchItem`, in the order in which they end. Closing it early stops the batch.
+            An iterator of :class:`BatchItem`, in the order in which they end. Closing it early stops the batch, and breaks off the calls
+            that are under way; those over a session of your own, or on an executor, end by themselves.
 
         Raises:
             ValueError: Settings out of their bounds.
@@ -371,7 +372,8 @@ class RecallClient:
         """
         return run_batch(
             items,
-            partial(self._execute_item, timeout=self._seconds(timeout), asynchronous=async_execution),
+            partial(self._execution, asynchronous=async_execution),
+            partial(self._execute, timeout=self._seconds(timeout)),
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
@@ -597,10 +599,27 @@ class RecallClient:
         with _lock:
             self._route = Route(self._route.settings._replace(**settings))
 
-    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Reply:
+    def _execution(
+        self,
+        workflow_id: str,
+        input: Any,
+        *,
+        stream: bool = False,
+        selected_outputs: Optional[Sequence[str]] = None,
+        asynchronous: bool = False,
+    ) -> Call:
+        try:
+            return _endpoints.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=asynchronous)
+        except RecallError as error:
+            redacted(error, self.api_key)
+            raise
+
+    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Tuple[Reply, Optional[RateLimitInfo]]:
+        """Send once; give the answer to come, and what its head tells of the rate limit."""
         reply = self._transport.open(call, route, timeout)
-        self._rate_limit = _decoding.rate_limit(reply.head) or self._rate_limit
-        return reply
+        told = _decoding.rate_limit(reply.head)
+        self._rate_limit = told or self._rate_limit
+        return reply, told
 
     def _note(self, error: RecallError, route: Route) -> None:
         if isinstance(error, RateLimitError):
@@ -611,8 +630,7 @@ class RecallClient:
         """Send once; give the result, and what this very answer told of the rate limit."""
         route = self._route  # with the key that goes out, whatever is set meanwhile
         try:
-            reply = self._open(call, route, timeout)
-            told = _decoding.rate_limit(reply.head)
+            reply, told = self._open(call, route, timeout)
             if reply.is_event_stream and call.asynchronous:
                 reply.close()
                 raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
@@ -626,17 +644,11 @@ class RecallClient:
             result = StreamedExecutionResult(**vars(result))
         return result, told
 
-    def _execute_item(
-        self, workflow_id: str, input: Any, *, timeout: Optional[float], asynchronous: bool
-    ) -> Tuple[_Result, Optional[RateLimitInfo]]:
-        return self._execute(
-            _endpoints.execute(workflow_id, input, stream=False, selected_outputs=None, asynchronous=asynchronous), timeout
-        )
-
     def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         route = self._route
         try:
-            return decode(self._open(call, route, self._seconds(timeout)).answer())
+            reply, _ = self._open(call, route, self._seconds(timeout))
+            return decode(reply.answer())
         except RecallError as error:
             self._note(error, route)
             raise

@@ -5,6 +5,8 @@ Only a 429 is ever retried: it alone says that the workflow did not start.
 
 import logging
 import math
+import re
+from email.utils import mktime_tz, parsedate_tz
 from typing import Callable, Optional, TypeVar
 
 from recall_sdk.errors import RateLimitError
@@ -12,7 +14,7 @@ from recall_sdk.errors import RateLimitError
 __all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry"]
 
 LONGEST_RETRY_AFTER = 3600.0
-"""Seconds. A server that asks for a longer wait gets none: the error is raised at once."""
+"""Seconds. Where a server asks for a longer wait, the error is raised at once."""
 
 LONGEST_SLEEP = 2_000_000.0
 """Seconds (23 days): about the longest that every platform can sleep."""
@@ -143,6 +145,28 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         retry += 1
         _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
         sleep(wait)
+
+
+def parse_retry_after(value: str, now: float) -> Optional[float]:
+    """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with a fraction if need be, or an HTTP date.
+
+    urllib3's own reading gives no more than six hours, and no fractions.
+
+    Args:
+        value: The header's value; of several, joined by commas, the first counts.
+        now: Seconds since the epoch.
+
+    Returns:
+        Seconds from now, 0 or more; ``None`` where the value says nothing of the kind.
+    """
+    seconds = re.match(r"\s*([0-9]{1,12}(\.[0-9]{1,12})?)\s*(,|$)", value)
+    if seconds:
+        return float(seconds[1])
+    try:
+        date = parsedate_tz(value)
+        return None if date is None else max(0.0, mktime_tz((*date[:9], date[9] or 0)) - now)  # without a zone it is GMT
+    except (ValueError, OverflowError, TypeError, IndexError):  # all of which odd dates raise, by the version of Python
+        return None
 
 
 def checked_number(name: str, value: float, *, least: float) -> float:
