@@ -1,11 +1,16 @@
 """Settings of the documentation; ``nox -s docs`` builds it."""
 
-from typing import Any
+import re
+from inspect import isfunction
+from typing import Any, Dict, List, Optional
 
 from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 
-from recall_sdk import __version__
+from recall_sdk import RecallClient, __version__
+from recall_sdk._settings import ClientTimeout
+from recall_sdk.testing import RecallServer
+from recall_sdk.testing._scripts import UNSET
 
 project = "recall-sdk"
 copyright = "2026, recall-sdk contributors"
@@ -38,11 +43,33 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def forget_overloads(_app: Any) -> None:
-    """Show one signature for each method of the client: three that differ in one word say less."""
+NOT_GIVEN: Dict[Any, Any] = {ClientTimeout.DEFAULT: Optional[float], UNSET: Any}
+"""Private defaults that stand for an argument that is not given, and the type of one that is."""
+
+
+class Dots:
+    """What the pages show for such a default."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def show_no_private_names(_app: Any) -> None:
+    """Show one signature for each method (three that differ in one word say less), and no private name in it."""
     analyzer = ModuleAnalyzer.for_module("recall_sdk.client")
     analyzer.analyze()
     analyzer.overloads.clear()
+    for function in filter(isfunction, [*vars(RecallClient).values(), *vars(RecallServer).values()]):
+        defaults = function.__kwdefaults__ or {}
+        for name in [name for name, default in defaults.items() if default in NOT_GIVEN]:
+            function.__annotations__[name] = NOT_GIVEN[defaults[name]]
+            defaults[name] = Dots()
+
+
+def speak_to_users(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: List[str]) -> None:
+    """Name a type by the address that users import it from, and send nobody from this page to "the reference page"."""
+    kept = [line for line in lines if not line.startswith("See the reference page")]
+    lines[:] = [re.sub(r"\brecall_sdk\.\w+\.", "~recall_sdk.", line) if line.startswith(":vartype") else line for line in kept]
 
 
 def setup(app: Any) -> None:
@@ -50,4 +77,5 @@ def setup(app: Any) -> None:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"  # Sphinx says "Variables"
-    app.connect("builder-inited", forget_overloads)
+    app.connect("builder-inited", show_no_private_names)
+    app.connect("autodoc-process-docstring", speak_to_users, priority=600)  # after Napoleon

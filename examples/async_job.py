@@ -6,6 +6,7 @@ Run it with: python examples/async_job.py
 import sys
 import threading
 import time
+from typing import Any, Dict
 
 import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
 from recall_sdk import ExecutionError, RecallClient
@@ -13,7 +14,7 @@ from recall_sdk import ExecutionError, RecallClient
 EXPECTED = 3.0  # seconds that such a run usually takes
 
 
-def draw_bar(started: float, state: dict, ended: threading.Event) -> None:
+def draw_bar(started: float, state: Dict[str, Any], ended: threading.Event) -> None:
     """Draw the bar ten times a second. The server tells no percentage, so the bar shows the time against the usual time."""
     width = 30
     while not ended.wait(0.1):
@@ -27,7 +28,7 @@ with RecallClient() as client:
     job = client.execute_workflow("slow", {"seconds": 2}, async_execution=True)
     print("Queued as", job.task_id)  # keep it: any process can wait for the job by this id
 
-    state: dict = {}
+    state: Dict[str, Any] = {}
     ended = threading.Event()
     bar = threading.Thread(target=draw_bar, args=(time.monotonic(), state, ended))
     bar.start()

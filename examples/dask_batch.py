@@ -4,26 +4,24 @@ It needs Dask: pip install distributed
 Run it with:   python examples/dask_batch.py
 """
 
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
-from recall_sdk import RecallClient
+from recall_sdk import RecallClient, WorkflowExecutionResult
 
 ITEMS = [("greet", {"name": f"guest {number}"}) for number in range(1, 9)]
 
 
 def main() -> None:
     """Run the batch on two worker processes. For your own cluster: Client("tcp://scheduler:8786")."""
-    cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
-    with cluster, Client(cluster) as dask, RecallClient() as client:
-        executor = dask.get_executor()
-        greetings = {}
-        for item in client.execute_batch(ITEMS, max_workers=4, executor=executor):
-            if item.error:
-                print(item.index, item.error)
+    outputs = {}
+    with Client(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as dask, RecallClient() as client:
+        for item in client.execute_batch(ITEMS, max_workers=4, executor=dask.get_executor()):
+            if isinstance(item.result, WorkflowExecutionResult):
+                outputs[item.index] = item.result.output
             else:
-                greetings[item.index] = item.result.output["content"]
-        print(f"{len(greetings)} greetings, the last: {greetings[7]}")
+                print(item.index, item.error)
+    print(f"{len(outputs)} greetings, the last: {outputs[7]}")
 
 
 if __name__ == "__main__":  # worker processes import this file

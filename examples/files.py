@@ -6,28 +6,37 @@ Run it with: python examples/files.py
 import io
 import tempfile
 from pathlib import Path
+from typing import Any, Dict
 
 import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
 from recall_sdk import InvalidRequestError, RecallClient
 
-with RecallClient() as client, tempfile.TemporaryDirectory() as folder:
+client = RecallClient()
+
+
+def echo(data: Dict[str, Any]) -> Dict[str, Any]:
+    """Execute a workflow that gives back what it received."""
+    return client.execute_workflow("echo", data).output or {}
+
+
+with client, tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "minutes.txt"
     path.write_text("We met, and were brief.\n", encoding="utf-8")
 
     with path.open("rb") as document:
-        result = client.execute_workflow("echo", {"question": "What happened?", "documents": [document]})
-    sent = result.output["documents"][0]  # this workflow gives back what it received
+        output = echo({"question": "What happened?", "documents": [document]})
+    sent = output["documents"][0]
     print("Sent:", sent["name"], sent["mime"], sent["data"])
 
     # Bytes that are no file yet: give them a name, from which the type is guessed.
     picture = io.BytesIO(b"\x89PNG...")
     picture.name = "dot.png"
-    result = client.execute_workflow("echo", {"picture": picture})
-    print("Sent:", result.output["picture"]["name"], result.output["picture"]["mime"])
+    sent = echo({"picture": picture})["picture"]
+    print("Sent:", sent["name"], sent["mime"])
 
     # A file in text mode is refused before anything is sent.
-    with path.open(encoding="utf-8") as document:
+    with path.open(encoding="utf-8") as text:
         try:
-            client.execute_workflow("echo", {"documents": [document]})
+            echo({"documents": [text]})
         except InvalidRequestError as error:
             print("Refused:", error)

@@ -1,36 +1,46 @@
 """A Flask relay: pass a workflow's stream on to a browser, so that the API key stays on the server.
 
+It needs Flask:               pip install flask
 See what a browser would get: python examples/flask_relay.py
 Serve it for real:            flask --app examples/flask_relay run
 """
 
 import json
-from typing import Iterator
+from typing import Any, Iterator
 
 from flask import Flask, Response, request
 
 import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
-from recall_sdk import RecallClient, RecallError
+from recall_sdk import RecallClient, RecallError, WorkflowStream
 
 app = Flask(__name__)
 client = RecallClient()  # one for all requests: threads may share it, and connections are kept
 
 
+def event(name: str, data: Any) -> str:
+    """Write one server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def events(stream: WorkflowStream) -> Iterator[str]:
+    """Give a stream as server-sent events: text, and then done or failed."""
+    with stream:  # a browser that leaves ends the stream too
+        try:
+            for text in stream.text():
+                yield event("text", text)
+            if stream.result.success:
+                yield event("done", stream.result.output)
+            else:
+                yield event("failed", stream.result.error)
+        except RecallError as error:  # the status has been sent: all that is left is an event
+            yield event("failed", error.code)
+
+
 @app.get("/count")
 def count() -> Response:
-    """Relay one stream as server-sent events."""
+    """Relay one stream. Each request starts a run, a HEAD too: put this behind your login."""
     stream = client.stream_workflow("count", dict(request.args), selected_outputs=["agent1.content"])
-
-    def events() -> Iterator[str]:
-        with stream:  # a browser that leaves ends the stream too
-            try:
-                for text in stream.text():
-                    yield f"data: {json.dumps({'text': text})}\n\n"
-                yield f"event: done\ndata: {json.dumps(stream.result.output)}\n\n"
-            except RecallError as error:  # the status has been sent: all that is left is an event
-                yield f"event: failed\ndata: {json.dumps({'code': error.code})}\n\n"
-
-    return Response(events(), mimetype="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    return Response(events(stream), mimetype="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 @app.errorhandler(RecallError)

@@ -1,6 +1,7 @@
 """Quick start: execute a workflow, stream one, and look at the rate limit.
 
 Run it with: python examples/quickstart.py
+With a key of your own, put the ids of your workflows in the place of "greet" and "count".
 """
 
 import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.

@@ -33,8 +33,8 @@ class GreetingService:
         except RecallError as error:
             print(f"no greeting for {name}: {error}")
             return None
-        output: Dict[str, str] = result.output
-        return output["content"]
+        output: Dict[str, str] = result.output or {}
+        return output.get("content")
 
 
 with GreetingService() as service, ThreadPoolExecutor(max_workers=4) as pool:

@@ -9,7 +9,7 @@ from recall_sdk import ExecutionError, RecallClient, StreamInterruptedError
 with RecallClient(timeout=60.0) as client:  # in a stream: seconds until it begins, and of silence at most
     try:
         # Servers stream only the outputs that are named, each as blockName.attribute.
-        with client.stream_workflow("count", {"to": 5}, selected_outputs=["agent1.content"]) as stream:
+        with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
             for event in stream:
                 if event.type == "chunk":
                     print(event.chunk, end="", flush=True)
@@ -18,7 +18,8 @@ with RecallClient(timeout=60.0) as client:  # in a stream: seconds until it begi
             print()
             result = stream.result
     except StreamInterruptedError as error:
-        raise SystemExit(f"\nThe connection broke. Arrived so far: {error.partial.text!r}") from error
+        arrived = error.partial.text if error.partial else ""
+        raise SystemExit(f"\nThe connection broke. Arrived so far: {arrived!r}") from error
     except ExecutionError as error:
         raise SystemExit(f"\nThe workflow failed: {error}") from error
 

@@ -5,7 +5,7 @@ A page is one session on one stand-in server with the demonstration workflows, s
 
 - A ``text`` block right after a ``python`` block is what that block prints; without one it prints nothing. ``...`` stands for anything,
   and ``<!-- any order -->`` before it allows its lines in any order.
-- A block with tests runs under pytest.
+- A block with tests runs under pytest, and one with a ``__main__`` guard as a script too.
 - Of the engines for many machines, Dask is the real one. Ray and MPI are no part of the test environment: where they are missing, threads
   stand in for their executors.
 """
@@ -15,7 +15,9 @@ import doctest
 import importlib
 import inspect
 import io
+import json
 import logging
+import pickle
 import re
 import shlex
 import subprocess
@@ -24,14 +26,17 @@ import textwrap
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
 
+import cloudpickle
 import pytest
 
 import recall_sdk
 from blocks import run
+from recall_sdk import _decoding
 from recall_sdk.testing import RecallServer, __main__
 from recall_sdk.testing._workflows import add_workflows
+from test_package import LADDER
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -105,7 +110,7 @@ def fresh_logging() -> Iterator[None]:
 
 
 class ThreadsForRay:
-    """The few names of Ray that the documentation uses, on threads."""
+    """The few names of Ray that the documentation uses, on threads. What is called with what is pickled, as Ray does it."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(4)
@@ -116,7 +121,8 @@ class ThreadsForRay:
     def remote(self, *, max_retries: int) -> Callable[[Callable[..., Any]], Any]:
         def decorate(function: Callable[..., Any]) -> Any:
             def submit(*args: Any) -> Any:
-                future = self._threads.submit(function, *args)
+                sent = pickle.loads(cloudpickle.dumps((function, args)))
+                future = self._threads.submit(sent[0], *sent[1])
                 return types.SimpleNamespace(future=lambda: future)
 
             return types.SimpleNamespace(remote=submit)
@@ -141,6 +147,14 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setitem(sys.modules, name, module)
 
 
+def as_script(code: str, folder: Path) -> str:
+    """Run a block as a file of its own, and give what it prints."""
+    (folder / "block.py").write_text(code, "utf-8")
+    done = subprocess.run([sys.executable, "block.py"], cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def under_pytest(blocks: List[str], folder: Path) -> None:
     """Run blocks of tests, each a module of its own."""
     for number, code in enumerate(blocks):
@@ -163,13 +177,17 @@ def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
         for block in blocks_of(text):
             where = f"{page}, line {block.line}"
-            if block.language != "python":
+            if block.language == "json":
+                json.loads(block.code)
+            elif block.language != "python":
                 assert block.language not in ("py", "python3", "pycon"), f"{where}: call it python, so that it is run"
             elif re.search(r"^def test_", block.code, re.MULTILINE):
                 tests.append(block.code)
             else:
                 before = printed.tell()
                 run(block.code, names, source=page, line=block.line, printed=printed)
+                if "__main__" in block.code:
+                    printed.write(as_script(block.code, tmp_path))
                 output = printed.getvalue()[before:].replace(server.base_url, "http://127.0.0.1:8787")
                 shown = block.shown
                 if block.any_order:
@@ -190,16 +208,77 @@ def test_the_links_of_a_page(page: str):
     assert [target for target in targets if not (PAGES[page].parent / target).exists()] == []
 
 
-def test_the_reference_has_each_method_as_it_is():
-    """The reference names each public member of the client, and the signatures that it spells out are the real ones."""
-    text = PAGES["docs/reference/client.md"].read_text("utf-8")
-    listed = dict(re.findall(r"^   \.\. auto(?:method|property):: (\w+)(.*)$", text, re.MULTILINE))
-    assert set(listed) == {name for name in vars(recall_sdk.RecallClient) if not name.startswith("_")}
-    for name, signature in listed.items():
-        if signature:
-            parameters = list(inspect.signature(getattr(recall_sdk.RecallClient, name)).parameters.values())[1:]
-            real = [each.replace(annotation=each.empty, default=... if each.name == "timeout" else each.default) for each in parameters]
-            assert signature == str(inspect.Signature(real)).replace("Ellipsis", "...")
+def test_each_example_is_shown():
+    """The page of examples holds each script of the folder."""
+    shown = re.findall(r"literalinclude\} \.\./examples/(.+)", PAGES["docs/examples.md"].read_text("utf-8"))
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_the_diagram_shows_the_ladder():
+    """Read from the bottom up, and from left to right, the diagram of the modules names them in the order that their imports keep."""
+    rows: Dict[int, List[str]] = {}
+    for y, names in re.findall(r' y="(\d+)"[^>]* font-weight="bold">([^<]+)<', (ROOT / "docs/_static/modules.html").read_text("utf-8")):
+        rows.setdefault(int(y), []).extend(names.split(", "))
+    drawn = [name for y in sorted(rows, reverse=True) for name in rows[y]]
+    assert drawn == [*(module for module in LADDER if not module.startswith("testing.")), "testing"]
+
+
+def test_the_answers_on_the_wire_are_read_as_documented():
+    """Each answer that the page on the wire format shows, and the stream on the page about streams, gives what it stands for."""
+    wire, streams = (blocks_of(PAGES[f"docs/{page}.md"].read_text("utf-8")) for page in ("reference/wire", "explanation/streams"))
+    execution, ticket, job, status, limits, error = (json.loads(block.code) for block in wire if block.language == "json")
+    with RecallServer() as server:
+        client = server.client()
+        for answer in (execution, ticket, job, status, limits):
+            server.respond_next(json=answer)
+        server.respond_next(404, json=error)
+        server.respond_next(headers={"Content-Type": "text/event-stream"}, body=streams[0].code + "\n")
+        executed = client.execute_workflow("w")
+        assert executed == recall_sdk.WorkflowExecutionResult(
+            True, execution["output"], None, [], execution["metadata"], [], execution["totalDuration"]
+        )
+        queued = client.execute_workflow("w", async_execution=True)
+        assert queued == recall_sdk.AsyncExecutionResult(True, ticket["taskId"], "queued", ticket["createdAt"], ticket["links"])
+        assert client.get_job_status("task_1") == {**job, "error": None}
+        assert client.get_workflow_status("w") == recall_sdk.WorkflowStatus(True, status["deployedAt"], False)
+        assert client.get_usage_limits() == recall_sdk.UsageLimits(True, limits["rateLimit"], limits["usage"])
+        with pytest.raises(recall_sdk.NotFoundError, match=error["error"]) as caught:
+            client.execute_workflow("w")
+        assert caught.value.code == error["code"]
+        streamed = client.execute_workflow("w", stream=True)
+    assert streamed == recall_sdk.StreamedExecutionResult(
+        True, {"content": "One, two"}, metadata={"duration": 402}, text="One, two", text_by_block={"count-block": "One, two"}
+    )
+
+
+SENT_BY_SERVERS = {"WORKFLOW_NOT_DEPLOYED", "WORKFLOW_NOT_FOUND", "TASK_NOT_FOUND"}
+"""Codes that are the servers' own."""
+
+
+def codes_by_class() -> Dict[str, Set[str]]:
+    """The codes of each error, as its docstring has them."""
+    names = [name for name in recall_sdk.__all__ if name.endswith("Error") and name != "RecallError"]
+    return {name: set(re.findall("``([A-Z_]+)``", getattr(recall_sdk, name).__doc__)) for name in names}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reference/errors.md"])
+def test_the_table_of_errors(page: str):
+    """The table names each error, with its codes."""
+    table: Dict[str, Set[str]] = {}
+    name = ""
+    for first, codes in re.findall(r"^\|(?: `(\w+Error)`)? \|[^|]+\|(.+)\|$", PAGES[page].read_text("utf-8"), re.MULTILINE):
+        name = first or name
+        table.setdefault(name, set()).update(re.findall("`([A-Z_]+)`", codes))
+    assert {name: codes - SENT_BY_SERVERS for name, codes in table.items()} == codes_by_class()
+
+
+def test_the_table_of_codes():
+    """The how-to on errors says what to do about each code that there is, and about no other."""
+    rows = re.findall(r"^\| (`[A-Z].+?) \|", PAGES["docs/howto/errors.md"].read_text("utf-8"), re.MULTILINE)
+    known = set().union(*codes_by_class().values())
+    assert set(re.findall("`([A-Z_]+)`", " ".join(rows))) == known | SENT_BY_SERVERS
+    given = set(re.findall('"([A-Z_]{4,})"', inspect.getsource(_decoding)))
+    assert given <= known
 
 
 def test_the_command_is_documented():

@@ -60,8 +60,9 @@ PRINTS: Dict[str, List[str]] = {
         r"count-block wrote 27 characters",
     ],
     "flask_relay": [
-        r'data: \{"text": "One"\}',
-        r'data: \{"text": ", five"\}',
+        r"event: text",
+        r'data: "One"',
+        r'data: ", five"',
         r"event: done",
         r'data: \{"content": "One, two, three, four, five"\}',
     ],
@@ -71,7 +72,7 @@ PRINTS: Dict[str, List[str]] = {
         r"Sent: dot\.png image/png",
         r"Refused: input\.documents\[0\]: a file in text mode .*",
     ],
-    "dask_batch": [r"8 greetings, the last: Hello guest 8"],
+    "dask_batch": [r"8 greetings, the last: \{'content': 'Hello guest 8'\}"],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 
@@ -171,14 +172,17 @@ def served(example: str, **variables: str) -> Iterator[str]:
 
 
 def test_the_relay_serves_a_browser(account: RecallServer):
-    """Served by Flask, the relay passes the stream on, and answers 502 with the code where there is none."""
+    """Served by Flask, the relay passes the stream on, tells a run that failed at its end, and answers 502 with the code for no stream."""
     variables = {"RECALL_API_KEY": account.api_key, "RECALL_BASE_URL": account.base_url}
     with served("flask_relay", **variables) as address:
         good = requests.get(f"{address}/count?to=5", timeout=20)
+        account.respond_next(events=[{"event": "done", "success": False, "error": "no luck"}])
+        failed = requests.get(f"{address}/count", timeout=20)
         account.respond_next(401, json={"error": "Invalid API key"})
         bad = requests.get(f"{address}/count", timeout=20)
     assert good.headers["Content-Type"].startswith("text/event-stream")
-    assert good.text.startswith('data: {"text": "One"}\n\ndata: {"text": ", two"}\n\n')
+    assert good.text.startswith('event: text\ndata: "One"\n\nevent: text\ndata: ", two"\n\n')
+    assert failed.text == 'event: failed\ndata: "no luck"\n\n'
     assert account.requests[0].json == {"to": "5", "stream": True, "selectedOutputs": ["agent1.content"]}
     assert (bad.status_code, bad.json()) == (502, {"code": "UNAUTHORIZED"})
 

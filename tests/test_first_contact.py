@@ -56,6 +56,14 @@ def of_an_unknown_host(server: RecallServer) -> None:
         client.execute_workflow("greet")
 
 
+def through_a_proxy_that_is_down(server: RecallServer) -> None:
+    proxy = server.base_url
+    server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTPS_PROXY", proxy)
+        of_an_unknown_host(server)
+
+
 def behind_a_proxy(server: RecallServer) -> None:
     server.respond_next(headers={"Content-Type": "text/html"}, body="<!doctype html><title>Please log in</title>")
     execute(server)
@@ -104,6 +112,14 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         of_an_unknown_host,
         RecallConnectionError,
         "the host of https://recall.invalid is unknown (Name or service not known): check the base_url and the network",
+    ),
+    "a proxy that is down": (
+        through_a_proxy_that_is_down,
+        RecallConnectionError,
+        (
+            "the proxy on the way to https://recall.invalid gave no connection ([Errno 111] Connection refused): check HTTPS_PROXY and "
+            "HTTP_PROXY, and that they hold the credentials that it wants; or the proxies of your session"
+        ),
     ),
     "a proxy that answers with a page": (
         behind_a_proxy,

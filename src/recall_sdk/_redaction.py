@@ -65,9 +65,8 @@ def _redact(error: BaseException, secret: str) -> None:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
     sent: Any = copy(vars(error).get("request"))  # requests' errors bring the request along, which the caller may want to send again
-    kind: Any = type(getattr(sent, "headers", None))
-    if issubclass(kind, MutableMapping):
-        sent.headers = kind(_mask(dict(sent.headers), secret))
+    if isinstance(getattr(sent, "headers", None), MutableMapping):
+        sent.headers = sent.headers.__class__(_mask(dict(sent.headers), secret))
         vars(error)["request"] = sent
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)
