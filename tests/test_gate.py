@@ -47,28 +47,33 @@ class Window:
         return True
 
 
-def simulate(server, *, calls, workers, latency, order=None, headers=False):
-    """Run a batch through a gate; give the seconds that it took, and the requests that were refused."""
+def simulate(server, *, calls, workers, latency, run=0.0, order=None, headers=False):
+    """Run a batch through a gate; give the seconds that it took, and the requests that were refused.
+
+    A request is answered after the latency, and the seconds of the run where it was accepted.
+    """
     gate = Gate(30.0)
     now, left, refused = 0.0, calls, 0
-    under_way = []  # when each ends, its number, its ticket, and whether it was accepted
+    under_way = []  # when each ends, its number, its ticket, whether it was accepted, and what its headers tell
     while left:
         may_send = len(under_way) < min(workers, left)
         ends = under_way[0][0] if under_way else math.inf
         if may_send and ends > now and gate.wait(now) <= 0:
             ticket = gate.sent(now)
-            heapq.heappush(under_way, (now + latency, ticket.number, ticket, server.take(now + latency / 2)))
+            accepted = server.take(now + latency / 2)
+            told = server.left, now + server.seconds - now % server.seconds
+            heapq.heappush(under_way, (now + latency + (run if accepted else 0.0), ticket.number, ticket, accepted, told))
         elif may_send and now + gate.wait(now) < ends:
             now += gate.wait(now)
         else:
-            now, _, ticket, accepted = heapq.heappop(under_way)
+            now, _, ticket, accepted, (remaining, reset) = heapq.heappop(under_way)
             if not accepted:
                 refused += 1
                 gate.refused(ticket, now, order)
             else:
                 left -= 1
                 if headers:
-                    gate.told(ticket, now, server.left, server.seconds - now % server.seconds)
+                    gate.told(ticket, now, remaining, reset - now)
         assert refused < 10 * calls, "no end in sight"
     return now, refused
 
@@ -94,6 +99,16 @@ def test_headers_spare_a_pause(latency):
     """Where headers tell what is left, the rate is known after the first ordered pause, and not after the second."""
     seconds, refused = simulate(Bucket(50, 10), calls=400, workers=16, latency=latency, order=1.0, headers=True)
     assert seconds <= 1.22 * (400 - 10) / 50
+    assert refused <= 0.03 * 400
+
+
+@pytest.mark.parametrize("headers", [False, True])
+@pytest.mark.parametrize(("order", "bar"), [(None, 1.10), (1.0, 1.30)])
+@pytest.mark.parametrize("run", [0.05, 0.3, 2.0])
+def test_slow_workflows(run, order, bar, headers):
+    """The bars hold where runs take their time, and what their headers tell is old when it comes."""
+    seconds, refused = simulate(Bucket(50, 10), calls=400, workers=16, latency=0.002, run=run, order=order, headers=headers)
+    assert seconds <= bar * max((400 - 10) / 50, 400 / 16 * run)
     assert refused <= 0.03 * 400
 
 

@@ -42,6 +42,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
+from recall_sdk._connections import _after_fork, part_after_fork
 from recall_sdk.client import _revive
 from recall_sdk.testing import RecallServer
 
@@ -415,6 +416,47 @@ def test_a_client_of_which_the_parent_made_no_use(server, session):
         pids = {child.result() for child in children}
     assert len(pids) == 4
     assert sorted(map(sorted, processes_by_connection(server).values())) == sorted([pid] for pid in pids)
+
+
+def test_what_a_child_does_first(session, serve, connect):
+    """Done here without a fork, so that it is measured: inherited connections are closed, and each session starts anew, broken or not."""
+    server = serve(echo)
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    closed, broken = client._transport._session.get_adapter(server.url).poolmanager.connection_from_host("127.0.0.1", 9), requests.Session()
+    closed.close()
+    broken.mount("http://", type("Broken", (requests.adapters.HTTPAdapter,), {"__setstate__": None})())
+    part_after_fork(broken)
+    streams = [connect(serve(two_pieces)).stream_workflow("w") for _ in range(2)]
+    for stream in streams:
+        next(stream)
+    _after_fork()
+    streams[0].close()
+    with pytest.raises(StreamInterruptedError):
+        next(streams[1])
+    assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+    assert server.connections == 2
+
+
+def test_in_another_process(server, serve, connect, monkeypatch):
+    """Where the process is another than the one that began it, closing a stream or a batch leaves connection and threads alone."""
+    here = os.getpid()
+    raw = serve(two_pieces)
+    stream = connect(raw).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    batch = server.client().execute_batch(itertools.repeat(("echo", {})), max_workers=1)
+    assert next(batch).error is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: here + 1)
+        stream._reply.close()
+        stream._reply.hang_up()
+        crew, threads = (batch.gi_frame.f_locals[name] for name in ("crew", "threads"))
+        batch.close()
+    raw.go()
+    assert stream.result.text == "One, two"
+    assert crew._dispatcher.is_alive()
+    crew.stop()
+    threads.stop()
 
 
 # ---------------------------------------------------------------------------------------------------------- worker processes

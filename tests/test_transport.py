@@ -783,6 +783,18 @@ def test_a_hook_that_raises_for_a_status(status, kind, serve, connect):
     assert caught.value.status == status
 
 
+def test_a_hook_that_raises_of_itself(serve, connect):
+    """An error of requests that tells of no answer is a broken connection."""
+
+    def refuse(response, **_):
+        raise requests.HTTPError("not this one")
+
+    with requests.Session() as session:
+        session.hooks["response"].append(refuse)
+        with pytest.raises(RecallConnectionError, match="not this one"):
+            connect(serve(echo), session=session).execute_workflow("w")
+
+
 def test_what_is_known_of_the_rate_limit_is_the_newest(serve, connect):
     """An answer that says nothing of the limit, a bare 429 too, leaves what was known."""
     told = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
@@ -818,6 +830,14 @@ def test_a_proxy_setting_that_can_be_none(url, session, connect, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", url)
     with pytest.raises(RecallConnectionError, match="check HTTPS_PROXY") as caught:
         connect("https://recall.invalid", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
+def test_a_socks_proxy(connect, monkeypatch):
+    """Whether PySocks is missing or the proxy is down: nothing was sent."""
+    monkeypatch.setenv("HTTPS_PROXY", f"socks5://127.0.0.1:{free_port()}")
+    with pytest.raises(RecallConnectionError, match="SOCKS") as caught:
+        connect("https://recall.invalid").execute_workflow("w")
     assert caught.value.may_have_executed is False
 
 

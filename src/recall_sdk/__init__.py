@@ -69,12 +69,11 @@ _HOMES = ("models", "errors", "streaming", "_batch", "client")
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for (PEP 562), so that the import alone costs next to nothing."""
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(f"recall_sdk.{home}")
-            if name in module.__all__:
-                value = globals()[name] = getattr(module, name)
-                return value
+    for home in _HOMES if name in __all__ else ():
+        module = import_module(f"recall_sdk.{home}")
+        if name in module.__all__:
+            value = globals()[name] = getattr(module, name)
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -146,13 +146,13 @@ class _TimedConnection:
         host, seconds = self._dns_host, self.timeout
         try:
             addresses = self._addresses(host) or [host]
-            for left in range(len(addresses), 0, -1):
-                self._dns_host = addresses[-left]
-                self.timeout = max((self._until - monotonic()) / left, SHORTEST_WAIT)
+            while True:
+                self.timeout = max((self._until - monotonic()) / len(addresses), SHORTEST_WAIT)
+                self._dns_host = addresses.pop(0)
                 try:
                     return self._super._new_conn()
                 except (NewConnectionError, ConnectTimeoutError):
-                    if left == 1:
+                    if not addresses:
                         raise
         finally:
             self._dns_host, self.timeout = host, seconds

@@ -34,8 +34,11 @@ GOOD_EVIDENCE = 8
 LONG_STRETCH = 20
 """Calls after which a new measurement starts; up to then the older calls make it the better."""
 
-WORTHWHILE_RESET = 2.0
-"""Seconds that a reset must lie ahead to be waited for: it comes in whole seconds, so that a nearer one says nothing."""
+WORTHWHILE_RESET = 3.0
+"""Seconds that a reset must lie ahead to be waited for: it comes in whole seconds, so that the wait for a nearer one is mostly rounding."""
+
+FRESH = 0.05
+"""Seconds since a request went, within which its answer tells what is left now: a workflow that takes longer tells of the past."""
 
 CLIMB = 1.0
 """Part of the hold in which the pace first doubles while the rate is unknown: long enough to count a few refills on the way, short beside
@@ -156,7 +159,7 @@ class Gate:
         # Those under way take what is left.
         if reset >= WORTHWHILE_RESET:
             self._empty(ticket, now, min(reset, LONGEST_RESET))
-        elif self._gap and self.rate is None and self._measured()[1] >= GOOD_EVIDENCE:
+        elif self._gap and self.rate is None and now - ticket.time < FRESH and self._measured()[1] >= GOOD_EVIDENCE:
             self._empty(ticket, now, None)  # all that a 429 would tell is known
 
     def refused(self, ticket: Ticket, now: float, retry_after: Optional[float]) -> None:
