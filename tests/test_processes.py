@@ -426,6 +426,7 @@ def test_what_a_child_does_first(session, serve, connect):
     closed, broken = client._transport._session.get_adapter(server.url).poolmanager.connection_from_host("127.0.0.1", 9), requests.Session()
     closed.close()
     broken.mount("http://", type("Broken", (requests.adapters.HTTPAdapter,), {"__setstate__": None})())
+    broken.mount("http+mock://", requests.adapters.BaseAdapter())  # which has no connections
     part_after_fork(broken)
     streams = [connect(serve(two_pieces)).stream_workflow("w") for _ in range(2)]
     for stream in streams:
