@@ -14,6 +14,7 @@ import warnings
 from contextlib import suppress
 
 import pytest
+import requests
 
 from recall_sdk import RecallClient
 
@@ -270,6 +271,17 @@ def serve():
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(params=["session of the client", "session of the user"])
+def session(request):
+    """Either of the two kinds of session: None for the client's own."""
+    if request.param == "session of the client":
+        yield None
+    else:
+        with requests.Session() as own:
+            own.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=100))  # room for the threads of the tests
+            yield own
 
 
 @pytest.fixture

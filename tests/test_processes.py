@@ -72,16 +72,6 @@ def server():
         yield server
 
 
-@pytest.fixture(params=["session of the client", "session of the user"])
-def session(request):
-    """A session to pass to the client: none, then one of the user's own."""
-    if request.param == "session of the client":
-        yield None
-    else:
-        with requests.Session() as session:
-            yield session
-
-
 def ask(client, count=3):
     """Execute a few times, with the number of this process as the input, and give it."""
     for _ in range(count):

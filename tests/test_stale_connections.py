@@ -6,7 +6,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
 
 from rawserver import PATIENCE, answers, envelope, http
 from recall_sdk import RecallConnectionError
@@ -32,17 +31,6 @@ def _result_of(item):
     if item.error is not None:
         raise item.error
     return item.result
-
-
-@pytest.fixture(params=["session of the client", "session of the user"])
-def session(request):
-    """A session to pass to the client: none, then one of the user's own."""
-    if request.param == "session of the client":
-        yield None
-    else:
-        with requests.Session() as session:
-            session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=THREADS))
-            yield session
 
 
 GOODBYES = {

@@ -33,16 +33,6 @@ STATUS = f"{URL}/api/workflows/w/status"
 EVENTS = b'data: {"blockId": "a", "chunk": "One"}\n\ndata: {"event": "done", "success": true, "output": "hello"}\n\ndata: [DONE]\n\n'
 
 
-@pytest.fixture(params=["session of the client", "session of the user"])
-def session(request):
-    """Either of the two kinds of session: None for the client's own."""
-    if request.param == "session of the client":
-        yield None
-    else:
-        with requests.Session() as own:
-            yield own
-
-
 @pytest.fixture
 def client(session, connect):
     """A client of a server that does not exist."""

@@ -37,16 +37,6 @@ BODY = b'{"success": true, "output": "hello"}'
 OK = http(envelope())
 
 
-@pytest.fixture(params=["session of the client", "session of the user"])
-def session(request):
-    """Either of the two kinds of session: None for the client's own."""
-    if request.param == "session of the client":
-        yield None
-    else:
-        with requests.Session() as own:
-            yield own
-
-
 def cut(*parts):
     """Make a handler that answers each connection's first request with these bytes, and closes."""
 

@@ -631,10 +631,10 @@ class RecallClient:
         route = self._route  # with the key that goes out, whatever is set meanwhile
         try:
             reply, told = self._open(call, route, timeout)
-            if reply.is_event_stream and call.asynchronous:
-                reply.close()
-                raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
             if reply.is_event_stream:
+                if call.asynchronous:
+                    reply.close()
+                    raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
                 return WorkflowStream(reply, route.settings.api_key).result, told
             result = _decoding.execution(reply.answer())
         except RecallError as error:
