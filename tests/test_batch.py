@@ -119,6 +119,7 @@ def iterate(items, seen):
         ({"max_workers": True}, TypeError, "max_workers must be an int"),
         ({"max_workers": 2.0}, TypeError, "max_workers must be an int"),
         ({"executor": 5}, TypeError, "Executor, not int"),
+        ({"async_execution": "false"}, TypeError, "async_execution must be a bool"),
         ({"max_retries": -1}, ValueError, "max_retries"),
         ({"timeout": 0}, ValueError, "timeout"),
     ],
@@ -127,7 +128,7 @@ def test_bad_settings(server, settings, kind, words):
     """Bad settings are refused at the call, before anything is drawn."""
     with pytest.raises(kind, match=words):
         server.client().execute_batch(iter([]), **settings)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="items must be an iterable of pairs of a workflow id and an input, not int"):
         server.client().execute_batch(5)
 
 

@@ -303,7 +303,7 @@ def test_answers_of_the_wrong_shape(call, read, body):
 @pytest.mark.parametrize(
     ("body", "headers", "said"),
     [
-        (b"", {}, "is empty"),
+        (b"", {}, "is empty: check the base_url"),
         (b" \n", {}, "is empty"),
         (b"<!DOCTYPE html><p>hello", {}, "is an HTML page"),
         (b"\n <HTML>", {}, "is an HTML page"),

@@ -1,6 +1,8 @@
 """Waiting for a queued run: the loop with a fake clock, and real jobs of both dialects."""
 
+import logging
 import math
+import re
 import threading
 
 import pytest
@@ -180,11 +182,13 @@ def test_time_is_up():
     assert sum(world.slept) == pytest.approx(5.0)
 
 
-def test_time_is_up_and_the_server_never_answered():
-    """What kept it from answering is the cause."""
+def test_time_is_up_and_the_server_never_answered(caplog):
+    """What kept it from answering is told, and logged each time, and is the cause."""
     trouble = failing(RecallConnectionError)
-    with pytest.raises(RecallTimeoutError, match=r"job t-1 could not be asked for after 2\.0 s") as caught:
+    said = "job t-1 could not be asked for after 2.0 s (not now); it may go on: wait for it again with wait_for_job('t-1')"
+    with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError, match=re.escape(said)) as caught:
         World(trouble).wait(timeout=2.0)
+    assert caplog.messages[0] == "job t-1 could not be asked for: not now; asking again in 1.00 s"
     assert caught.value.__cause__ is trouble
     assert caught.value.body is None
 
@@ -262,6 +266,8 @@ def test_something_else_than_a_job():
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match="job must be the ticket of a queued run, or its task id, not dict"):
         client.wait_for_job({"taskId": "t-1"})
+    with pytest.raises(TypeError, match="on_update must be callable, not int"):
+        client.wait_for_job("t-1", on_update=3)
     with pytest.raises(TypeError, match=r"not WorkflowExecutionResult: execute_workflow.*async_execution=True"):
         client.wait_for_job(WorkflowExecutionResult(True))
 

@@ -70,6 +70,7 @@ LADDER = (
     "_batch",
     "client",
     "__init__",
+    "testing._loopback",
     "testing._bucket",
     "testing._runs",
     "testing._http",

@@ -175,6 +175,15 @@ def test_ids_of_another_type(client, call):
         call(client, 7)
 
 
+@pytest.mark.parametrize("flag", ["false", 0, None, [1]])
+@pytest.mark.parametrize("name", ["stream", "async_execution"])
+def test_flags_of_another_type(client, name, flag):
+    """A text such as "false" from the environment is no flag: it would count as true."""
+    for call in (client.execute_workflow, client.execute_with_retry):
+        with pytest.raises(TypeError, match=f"{name} must be a bool, not {type(flag).__name__}"):
+            call("w", **{name: flag})
+
+
 @pytest.mark.parametrize(
     ("id", "segment"), [("a/b", "a%2Fb"), ("a b", "a%20b"), ("%2e", "%252e"), ("\u00fc?#", "%C3%BC%3F%23"), ("...", "...")]
 )

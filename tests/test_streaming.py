@@ -408,8 +408,9 @@ def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
     assert error.partial.success is False
     assert str(error).count("the workflow") == str(error).count("may still be running") == 1
     assert str(error).endswith("the 3 characters that had arrived are in partial")
-    with pytest.raises(StreamInterruptedError):
-        _ = stream.result
+    for again in (lambda: stream.result, lambda: list(stream), stream.text):
+        with pytest.raises(StreamInterruptedError):
+            again()
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert twin.partial == error.partial
         assert str(twin) == str(error)

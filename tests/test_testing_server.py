@@ -911,6 +911,31 @@ def test_the_fixture(pytester, monkeypatch):
     pytester.runpytest_inprocess("-p", "recall_sdk.testing.plugin").assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize("others", ["", "intranet.example"])
+def test_behind_a_proxy(others, pytester, monkeypatch, capsys, ctrl_c):
+    """Where the environment names a proxy, the fixture and the shared line of the examples go past it, and the command says how to."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", others)
+    expected = f"{others},127.0.0.1" if others else "127.0.0.1"
+    pytester.makepyfile(
+        f"""
+        import os
+
+        def test_one(recall_server):
+            assert recall_server.client().validate_workflow("w") is False
+            assert os.environ["no_proxy"] == {expected!r}
+        """
+    )
+    pytester.runpytest_inprocess("-p", "recall_sdk.testing.plugin").assert_outcomes(passed=1)
+    assert "no_proxy" not in os.environ
+    code = "import recall_sdk.testing.demo, recall_sdk; recall_sdk.RecallClient().execute_workflow('greet')"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, timeout=60).returncode == 0
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    assert __main__.main(["--port", "0"]) == 0
+    assert f"    export no_proxy={expected}\n" in capsys.readouterr().out
+
+
 def test_the_plugin_costs_next_to_nothing():
     """Those who do not use the fixture do not load Werkzeug."""
     code = "import recall_sdk.testing.plugin, sys; sys.exit('werkzeug' in sys.modules)"
@@ -961,7 +986,8 @@ def test_the_command(capsys, ctrl_c):
         "draft": (403, None),
     }
     text = "".join(printed) + capsys.readouterr().out
-    assert "export RECALL_API_KEY=a-key" in text
+    assert "\n    export RECALL_API_KEY=a-key\n    export RECALL_BASE_URL=http://127.0.0.1:" in text
+    assert "no_proxy" not in text
     assert "200  POST /api/workflows/greet/execute" in text
     assert text.endswith("stopped\n")
 

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Generator, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from recall_sdk._endpoints import Call
 from recall_sdk._gate import Gate, Ticket
@@ -88,7 +88,7 @@ def run_batch(
     hang_up: Callable[[Iterable[int]], None],
     clock: Callable[[], float] = time.monotonic,
     dice: Callable[[], float] = random.random,
-) -> Iterator[BatchItem]:
+) -> Generator[BatchItem, None, None]:
     """Execute items side by side, and hand over each as it ends.
 
     Args:
@@ -111,6 +111,8 @@ def run_batch(
         ValueError: ``max_workers`` is below 1.
         TypeError: An argument of the wrong type; while iterating, an item that is no pair.
     """
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
     if isinstance(max_workers, bool) or not isinstance(max_workers, int):
         raise TypeError(f"max_workers must be an int, not {type(max_workers).__name__}")
     if max_workers < 1:
@@ -124,7 +126,7 @@ def run_batch(
 
 def _read(
     source: Iterator[Any], prepare: Callable[[str, Any], Call], crew: "_Crew", threads: Optional["_Threads"], max_workers: int
-) -> Iterator[BatchItem]:
+) -> Generator[BatchItem, None, None]:
     process = os.getpid()
     drawn = handed_over = 0
     more = True

@@ -367,7 +367,7 @@ def unreadable(answer: Answer, what: str) -> InvalidResponseError:
 
 def _what_it_is(answer: Answer) -> str:
     if not answer.body.strip():
-        return "is empty"
+        return "is empty: check the base_url, and whether a proxy answered"
     if _is_html(answer.body.decode("utf-8", "replace")):
         return "is an HTML page instead of JSON: check the base_url, and whether a proxy answered"
     encoding = answer.headers.get("Content-Encoding")

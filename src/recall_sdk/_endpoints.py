@@ -36,6 +36,7 @@ class Call(NamedTuple):
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Call:
     """Run a workflow: at once, as a stream, or queued."""
+    check_flags(stream=stream, async_execution=asynchronous)
     if asynchronous and stream:
         raise ValueError("async_execution=True and stream=True contradict each other: choose one")
     path = f"/api/workflows/{_segment('workflow_id', workflow_id)}/execute"
@@ -60,6 +61,13 @@ def job_status(task_id: str) -> Call:
 def usage_limits() -> Call:
     """Ask for the account's limits."""
     return Call("GET", "/api/users/me/usage-limits")
+
+
+def check_flags(**flags: bool) -> None:
+    """Refuse what is no flag: a text such as "false" would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def _segment(name: str, value: str) -> str:

@@ -1,11 +1,14 @@
 """Waiting for a queued run. Clock and sleep are passed in."""
 
+import logging
 import math
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from recall_sdk._decoding import job_failure
 from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, RecallTimeoutError, ServerError
 from recall_sdk.retry import LONGEST_SLEEP, checked_number
+
+_log = logging.getLogger("recall_sdk")
 
 TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError)
 """What says nothing about the job: the next poll may well succeed."""
@@ -65,15 +68,22 @@ def wait_for_job(
                 raise job_failure(newest)
         left = until - clock()
         if left <= 0:
-            raise _out_of_time(task_id, timeout, job) from trouble
-        sleep(min(max(interval, retry_after or 0.0), left, LONGEST_SLEEP))
+            raise _out_of_time(task_id, timeout, job, trouble) from trouble
+        wait = min(max(interval, retry_after or 0.0), left, LONGEST_SLEEP)
+        if trouble is not None:
+            _log.info("job %s could not be asked for: %s; asking again in %.2f s", task_id, trouble, wait)
+        sleep(wait)
         interval = min(interval * GROWTH, longest)
 
 
-def _out_of_time(task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]]) -> RecallTimeoutError:
+def _out_of_time(
+    task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]], trouble: Optional[RecallError]
+) -> RecallTimeoutError:
     state = "could not be asked for" if job is None else f"is still {job['status']}"
+    why = f" ({trouble})" if trouble else ""
+    goes_on = "it may go on" if job is None else "it goes on"
     error = RecallTimeoutError(
-        f"job {task_id} {state} after {timeout} s; it goes on: wait for it again with wait_for_job({task_id!r})", "TIMEOUT"
+        f"job {task_id} {state} after {timeout} s{why}; {goes_on}: wait for it again with wait_for_job({task_id!r})", "TIMEOUT"
     )
     error.body = job
     error.may_have_executed = True  # the call itself executes nothing, but the run that it waits for may be under way

@@ -6,7 +6,7 @@ import threading
 import time
 from functools import partial
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, Iterator, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
 from recall_sdk._batch import BatchItem, Executor, run_batch
@@ -339,8 +339,8 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Iterator[BatchItem]:
-        """Execute many workflows side by side, and hand over each as it ends.
+    ) -> Generator[BatchItem, None, None]:
+        """Execute many workflows side by side, and hand over each as it ends. Nothing is sent before the first is asked for.
 
         The workers share what they learn of the server's rate limit, so that it is used fully with next to no refused requests.
 
@@ -370,6 +370,7 @@ class RecallClient:
             0 {'content': 'Hello Ada'}
             1 {'content': 'Hello Alan'}
         """
+        _endpoints.check_flags(async_execution=async_execution)
         return run_batch(
             items,
             partial(self._execution, asynchronous=async_execution),
@@ -491,6 +492,8 @@ class RecallClient:
                 f"job must be the ticket of a queued run, or its task id, not {type(job).__name__}: "
                 "execute_workflow(..., async_execution=True) gives one"
             )
+        if on_update is not None and not callable(on_update):
+            raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
         call = _endpoints.job_status(task_id)
         api_key = self.api_key
         try:

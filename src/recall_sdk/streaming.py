@@ -42,6 +42,8 @@ class WorkflowStream:
         self._events = _events(reply, self._progress, api_key)
 
     def __iter__(self) -> Iterator[StreamEvent]:
+        if self._progress.error is not None:
+            raise self._progress.error  # so that what was cut is not taken for all, the second time
         return self._events
 
     def __next__(self) -> StreamEvent:
@@ -67,7 +69,8 @@ class WorkflowStream:
             ...     print("".join(stream.text()))
             One, two
         """
-        return (event.chunk for event in self._events if event.chunk)
+        events = iter(self)
+        return (event.chunk for event in events if event.chunk)
 
     @property
     def result(self) -> StreamedExecutionResult:

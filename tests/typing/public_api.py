@@ -86,6 +86,7 @@ def jobs(client: RecallClient, seen: List[Dict[str, Any]]) -> None:
 
 def batches(client: RecallClient, executor: Executor) -> None:
     items = (("id", {"n": n}) for n in range(3))
+    client.execute_batch(items).close()
     for item in client.execute_batch(items, max_workers=4, executor=executor):
         assert_type(item, BatchItem)
         assert_type(item.index, int)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Optional, Sequence
 
 from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
+from recall_sdk.testing._loopback import exports
 from recall_sdk.testing._workflows import SUMMARY, add_workflows
 
 _DESCRIPTION = f"""\
@@ -41,7 +42,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     logger.addHandler(log)
     logger.setLevel(logging.INFO)
     print(f"Serving on {server.base_url} (stop with Ctrl-C). In another terminal:\n")
-    print(f"    export RECALL_API_KEY={server.api_key}\n    export RECALL_BASE_URL={server.base_url}\n", flush=True)
+    print(*(f"    {line}" for line in exports(server.api_key, server.base_url, options.host)), "", sep="\n", flush=True)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
     server.stop()

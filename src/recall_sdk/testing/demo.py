@@ -11,6 +11,7 @@ import sys
 from typing import Optional
 
 from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
+from recall_sdk.testing._loopback import no_proxy
 from recall_sdk.testing._workflows import add_workflows
 
 __all__ = ["server"]
@@ -23,7 +24,7 @@ def _start() -> "Optional[testing.RecallServer]":
     started = testing.RecallServer(rate_limit=10)
     add_workflows(started)
     started.start()
-    os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url)
+    os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url, no_proxy=no_proxy("127.0.0.1"))
     sys.stderr.write(f"RECALL_API_KEY is not set: running on a stand-in server at {started.base_url}\n")
     return started
 

@@ -5,10 +5,11 @@ from typing import Iterator
 import pytest
 
 from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
+from recall_sdk.testing._loopback import no_proxy
 
 
 @pytest.fixture
-def recall_server() -> "Iterator[testing.RecallServer]":
+def recall_server(monkeypatch: pytest.MonkeyPatch) -> "Iterator[testing.RecallServer]":
     """A running :class:`recall_sdk.testing.RecallServer` of the test's own, with no workflows and no limits.
 
     Example::
@@ -21,5 +22,6 @@ def recall_server() -> "Iterator[testing.RecallServer]":
             result = recall_server.client().execute_workflow("greet", {"name": "Ada"})
             assert result.output == {"content": "Hello Ada"}
     """
+    monkeypatch.setenv("no_proxy", no_proxy("127.0.0.1"))
     with testing.RecallServer() as server:
         yield server
