@@ -1,4 +1,4 @@
-"""A batch on a Dask cluster: the same call as on one machine, with the cluster's executor.
+"""A batch on a Dask cluster: the same call, with the cluster's executor.
 
 It needs Dask: pip install distributed
 Run it with:   python examples/dask_batch.py
@@ -6,17 +6,22 @@ Run it with:   python examples/dask_batch.py
 
 from distributed import Client
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import RecallClient, WorkflowExecutionResult
 
 ITEMS = [("greet", {"name": f"guest {number}"}) for number in range(1, 9)]
 
 
 def main() -> None:
-    """Run the batch on two worker processes. For your own cluster: Client("tcp://scheduler:8786")."""
+    """Run the batch on two worker processes.
+
+    For your own cluster: Client("tcp://scheduler:8786").
+    """
     outputs = {}
-    with Client(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as dask, RecallClient() as client:
-        for item in client.execute_batch(ITEMS, max_workers=4, executor=dask.get_executor()):
+    dask = Client(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+    with dask, RecallClient() as client:
+        executor = dask.get_executor()
+        for item in client.execute_batch(ITEMS, max_workers=4, executor=executor):
             if isinstance(item.result, WorkflowExecutionResult):
                 outputs[item.index] = item.result.output
             else:

@@ -5,7 +5,7 @@ Run it with: python examples/error_handling.py
 
 from typing import Any
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import (
     AuthenticationError,
     ExecutionError,
@@ -21,8 +21,13 @@ from recall_sdk import (
 )
 
 
-def attempt(client: RecallClient, workflow_id: str, data: Any, timeout: float = 30.0) -> None:
-    """Execute a workflow and print what became of it. Name the errors that your program treats differently; RecallError is the rest."""
+def attempt(
+    client: RecallClient, workflow_id: str, data: Any, timeout: float = 30.0
+) -> None:
+    """Execute a workflow and print what became of it.
+
+    Name the errors that your program treats differently; RecallError is the rest.
+    """
     print(f"{workflow_id}:")
     try:
         result = client.execute_workflow(workflow_id, data, timeout=timeout)
@@ -39,7 +44,10 @@ def attempt(client: RecallClient, workflow_id: str, data: Any, timeout: float = 
     except ExecutionError as error:
         report(error, "look at the workflow's log")
     except (RecallTimeoutError, RecallConnectionError) as error:
-        report(error, "find out whether it ran before you send it again" if error.may_have_executed else "send it again")
+        if error.may_have_executed:
+            report(error, "find out whether it ran before you send it again")
+        else:
+            report(error, "send it again")
     except RecallError as error:
         report(error, "tell the operator")
     else:
@@ -47,7 +55,7 @@ def attempt(client: RecallClient, workflow_id: str, data: Any, timeout: float = 
 
 
 def report(error: RecallError, what_to_do: str) -> None:
-    """Print an error: its class, code and status for the program, its message for people."""
+    """Print an error: class, code and status for the program, a message for people."""
     print(f"    {type(error).__name__}, code {error.code}, status {error.status}")
     print(f"    {error}")
     print(f"    -> {what_to_do}")
@@ -59,7 +67,7 @@ with RecallClient() as client:
     attempt(client, "draft", {})
     attempt(client, "fail", {})
     attempt(client, "slow", {"seconds": 2}, timeout=0.5)
-    attempt(client, "greet", {"name": {"a", "set"}})  # JSON has no sets: nothing is sent
+    attempt(client, "greet", {"name": {"a", "set"}})  # no JSON: nothing is sent
 
     client.set_api_key("wrong-key")
     attempt(client, "greet", {"name": "Ada"})

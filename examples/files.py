@@ -1,5 +1,6 @@
-"""Files: send a file as part of a workflow's input. Open it in binary mode and put it where the workflow expects it.
+"""Files: send a file as part of a workflow's input.
 
+Open it in binary mode, and put it where the workflow expects it.
 Run it with: python examples/files.py
 """
 
@@ -8,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import InvalidRequestError, RecallClient
 
 client = RecallClient()

@@ -1,4 +1,4 @@
-"""A Flask relay: pass a workflow's stream on to a browser, so that the API key stays on the server.
+"""A Flask relay: pass a stream on to a browser; the API key stays on the server.
 
 It needs Flask:               pip install flask
 See what a browser would get: python examples/flask_relay.py
@@ -10,11 +10,11 @@ from typing import Any, Iterator
 
 from flask import Flask, Response, request
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import RecallClient, RecallError, WorkflowStream
 
 app = Flask(__name__)
-client = RecallClient()  # one for all requests: threads may share it, and connections are kept
+client = RecallClient()  # one for all requests: threads may share it
 
 
 def event(name: str, data: Any) -> str:
@@ -32,22 +32,32 @@ def events(stream: WorkflowStream) -> Iterator[str]:
                 yield event("done", stream.result.output)
             else:
                 yield event("failed", stream.result.error)
-        except RecallError as error:  # the status has been sent: all that is left is an event
+        except RecallError as error:  # the status is sent: only an event is left
             yield event("failed", error.code)
 
 
 @app.get("/count")
 def count() -> Response:
-    """Relay one stream. Each request starts a run, a HEAD too: put this behind your login."""
-    stream = client.stream_workflow("count", dict(request.args), selected_outputs=["agent1.content"])
-    return Response(events(stream), mimetype="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    """Relay one stream.
+
+    Each request starts a run, a HEAD too: put this behind your login.
+    """
+    stream = client.stream_workflow(
+        "count", dict(request.args), selected_outputs=["agent1.content"]
+    )
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return Response(events(stream), mimetype="text/event-stream", headers=headers)
 
 
 @app.errorhandler(RecallError)
 def failed(error: RecallError) -> Response:
-    """Answer for a stream that did not begin. The browser learns the code; the message is for the log."""
+    """Answer for a stream that did not begin.
+
+    The browser learns the code; the message is for the log.
+    """
     app.logger.error("%s", error)
-    return Response(json.dumps({"code": error.code}), status=502, mimetype="application/json")
+    body = json.dumps({"code": error.code})
+    return Response(body, status=502, mimetype="application/json")
 
 
 if __name__ == "__main__":

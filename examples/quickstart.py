@@ -1,10 +1,10 @@
 """Quick start: execute a workflow, stream one, and look at the rate limit.
 
 Run it with: python examples/quickstart.py
-With a key of your own, put the ids of your workflows in the place of "greet" and "count".
+With a key of your own, put your workflows' ids in the place of "greet" and "count".
 """
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import RecallClient
 
 with RecallClient() as client:  # takes RECALL_API_KEY from the environment

@@ -1,4 +1,4 @@
-"""In a service: one client for the life of the process, shared by a pool of threads, closed at the end.
+"""In a service: one client for the life of the process, shared by its threads.
 
 Run it with: python examples/service.py
 """
@@ -6,7 +6,7 @@ Run it with: python examples/service.py
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Optional
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import RecallClient, RecallError
 
 

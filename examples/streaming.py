@@ -1,15 +1,20 @@
-"""Streaming: print a workflow's output as it arrives, and keep what came when the stream breaks off.
+"""Streaming: print a workflow's output as it arrives.
 
+When the stream breaks off, keep what came.
 Run it with: python examples/streaming.py
 """
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import sys
+
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import ExecutionError, RecallClient, StreamInterruptedError
 
-with RecallClient(timeout=60.0) as client:  # in a stream: seconds until it begins, and of silence at most
+# In a stream, the timeout is for the wait until it begins, and for each silence.
+with RecallClient(timeout=60.0) as client:
     try:
         # Servers stream only the outputs that are named, each as blockName.attribute.
-        with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
+        outputs = ["agent1.content"]
+        with client.stream_workflow("count", selected_outputs=outputs) as stream:
             for event in stream:
                 if event.type == "chunk":
                     print(event.chunk, end="", flush=True)
@@ -19,9 +24,9 @@ with RecallClient(timeout=60.0) as client:  # in a stream: seconds until it begi
             result = stream.result
     except StreamInterruptedError as error:
         arrived = error.partial.text if error.partial else ""
-        raise SystemExit(f"\nThe connection broke. Arrived so far: {arrived!r}") from error
+        sys.exit(f"\nThe connection broke. Arrived so far: {arrived!r}")
     except ExecutionError as error:
-        raise SystemExit(f"\nThe workflow failed: {error}") from error
+        sys.exit(f"\nThe workflow failed: {error}")
 
 print("Output:", result.output)
 for block_id, text in result.text_by_block.items():

@@ -3,7 +3,7 @@
 Run it with: python examples/usage_report.py
 """
 
-import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall.
+import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
 from recall_sdk import RecallClient
 
 WARN_ABOVE = 80  # percent of the spending limit
@@ -14,10 +14,13 @@ with RecallClient() as client:
 print(f"{'':<8}{'limit':>8}{'left':>8}  {'full again at':<26}limited now")
 for kind in ("sync", "async"):
     rate = limits.rate_limit[kind]
-    print(f"{kind:<8}{rate['limit']:>8}{rate['remaining']:>8}  {rate['resetAt']:<26}{'yes' if rate['isLimited'] else 'no'}")
+    limited = "yes" if rate["isLimited"] else "no"
+    counts = f"{rate['limit']:>8}{rate['remaining']:>8}"
+    print(f"{kind:<8}{counts}  {rate['resetAt']:<26}{limited}")
 
 usage = limits.usage
-percent = 100 * usage["currentPeriodCost"] / usage["limit"] if usage["limit"] else 100.0
-print(f"\nplan {usage['plan']}: ${usage['currentPeriodCost']:.2f} of ${usage['limit']:.2f} spent ({percent:.1f} %)")
+spent, limit = usage["currentPeriodCost"], usage["limit"]
+percent = 100 * spent / limit if limit else 100.0
+print(f"\nplan {usage['plan']}: ${spent:.2f} of ${limit:.2f} spent ({percent:.1f} %)")
 if percent > WARN_ABOVE:
     print(f"WARNING: more than {WARN_ABOVE} % of the spending limit is used")

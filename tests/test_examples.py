@@ -20,7 +20,7 @@ from recall_sdk.testing import RecallServer
 from recall_sdk.testing._workflows import add_workflows
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SHARED_LINE = "import recall_sdk.testing.demo  # without RECALL_API_KEY: a stand-in server. Delete this line to use Recall."
+SHARED_LINE = "import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line"
 NOTE = re.compile(r"RECALL_API_KEY is not set: running on a stand-in server at http://127\.0\.0\.1:\d+\n")
 
 PRINTS: Dict[str, List[str]] = {
@@ -44,10 +44,11 @@ PRINTS: Dict[str, List[str]] = {
     ],
     "batch": [
         r"fail \{\}: the workflow failed: this workflow always fails .*",
-        r"30 greetings in \d+\.\d s, the first: \{'content': 'Hello guest 1'\}, the last: \{'content': 'Hello guest 30'\}",
+        r"30 greetings in \d+\.\d s",
+        r"The first: \{'content': 'Hello guest 1'\}, the last: \{'content': 'Hello guest 30'\}",
     ],
     "async_job": [r"Queued as task_\w+", r"Output: \{'content': 'That took 2 s'\}", r"It ran for 2\d\d\d[.\d]* ms"],
-    "retry": [r"call 1: 9 of 10 left, all of them again at \d\d:\d\d:\d\d", r"call 13: \d of 10 left, .*"],
+    "retry": [r"call 1: 9 of 10 left, all again at \d\d:\d\d:\d\d", r"call 13: \d of 10 left, .*"],
     "usage_report": [
         r" +limit +left  full again at +limited now",
         r"sync +10 +10  2\S+Z +no",
@@ -148,6 +149,14 @@ def test_the_usage_report_warns_near_the_limit(account: RecallServer):
             client.execute_workflow("greet", {"name": "Ada"})
     done = run("usage_report", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
     assert done.stdout.endswith("plan free: $0.09 of $0.10 spent (90.0 %)\nWARNING: more than 80 % of the spending limit is used\n")
+
+
+def test_the_retry_example_prints_each_call():
+    """On a server that tells no limit, the example prints a line for each call all the same."""
+    with RecallServer() as server:
+        add_workflows(server)
+        done = run("retry", RECALL_API_KEY=server.api_key, RECALL_BASE_URL=server.base_url)
+    assert done.stdout.splitlines() == [f"call {number}: done; the server tells no limit" for number in range(1, 14)]
 
 
 def test_the_streaming_example_keeps_what_had_arrived(account: RecallServer):
