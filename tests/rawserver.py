@@ -24,7 +24,7 @@ PATIENCE = 10.0
 
 
 def collect_quietly():
-    """Free what Python 3.8's own ``_tunnel`` leaves open when a proxy refuses it."""
+    """Free what others leave open, such as Python 3.8's own ``_tunnel`` when a proxy refuses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

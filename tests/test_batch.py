@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
+import requests
 
 from recall_sdk import (
     AsyncExecutionResult,
@@ -18,6 +19,7 @@ from recall_sdk import (
     InvalidRequestError,
     NotFoundError,
     RateLimitError,
+    RecallClient,
     RecallConnectionError,
     RecallError,
     UsageLimitError,
@@ -383,6 +385,18 @@ def test_files_travel(server, tmp_path):
         good, bad = sorted(server.client().execute_batch(source(), executor=pool), key=lambda item: item.index)
     assert good.result.output["file"]["data"] == "data:text/plain;base64,aGVsbG8="
     assert bad.error.code == "INVALID_JSON"
+
+
+def test_a_client_that_does_not_travel(server):
+    """With a session of the user's own a client stays where it is: nothing is sent from worker processes, and the error says so."""
+    with requests.Session() as session, ProcessPoolExecutor(1) as pool, RecallClient(
+        "test-key", server.base_url, session=session
+    ) as client:
+        (item,) = client.execute_batch(numbered(1), executor=pool)
+    assert isinstance(item.error, InvalidRequestError)
+    assert "session of your own can't be pickled" in str(item.error)
+    assert item.error.may_have_executed is False
+    assert server.requests == []
 
 
 def die(*_):

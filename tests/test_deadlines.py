@@ -9,9 +9,10 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import requests
+import urllib3.util.connection
 
 from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
-from recall_sdk import RecallError, RecallTimeoutError
+from recall_sdk import RecallConnectionError, RecallError, RecallTimeoutError
 
 TIMEOUT = 0.2
 """Seconds. Every server here would take more than ten times that."""
@@ -223,6 +224,32 @@ def two_addresses(monkeypatch):
         return [info for each in hosts for info in look_up(each, *args)]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_a_name_of_one_address_stays_a_name(serve, connect, monkeypatch):
+    """Tools that replace urllib3's way to connect, to override names, see the name; and a name is looked up once where that fails."""
+    seen = []
+
+    def connects(address, *args, **kwargs):
+        seen.append(address)
+        return create((address[0].replace("single", "127.0.0.1"), address[1]), *args, **kwargs)
+
+    def looks_up(host, *args):
+        seen.append(host)
+        if host == "nowhere":
+            raise socket.gaierror(-2, "Name or service not known")
+        return look_up("127.0.0.1" if host == "single" else host, *args)
+
+    create, look_up = urllib3.util.connection.create_connection, socket.getaddrinfo
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connects)
+    monkeypatch.setattr(socket, "getaddrinfo", looks_up)
+    server = serve(answers(http(envelope())))
+    assert connect(f"http://single:{server.port}").execute_workflow("w").success
+    assert ("single", server.port) in seen
+    with pytest.raises(RecallConnectionError, match="the host of http://nowhere is unknown"):
+        connect("http://nowhere").execute_workflow("w")
+    assert seen.count("nowhere") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")

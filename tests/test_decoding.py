@@ -259,8 +259,9 @@ def test_a_completed_job_whose_run_failed(fields, reason):
 @pytest.mark.parametrize("state", ["failed", "cancelled", "error"])
 def test_the_reason_of_a_failed_job_is_that_of_its_record(state):
     """A job that says itself that it failed keeps its word, and takes the reason from its record."""
-    job = decoding.job_status(answer({"status": state, "output": record(success=False, error="boom")}, call=JOB))
-    assert (job["status"], job["error"]) == (decoding.JOB_STATES.get(state, state), "boom")
+    for success in (False, True):
+        job = decoding.job_status(answer({"status": state, "output": record(success=success, error="boom")}, call=JOB))
+        assert (job["status"], job["error"]) == (decoding.JOB_STATES.get(state, state), "boom")
 
 
 def test_usage_limits():
@@ -379,6 +380,8 @@ def test_the_error_table(row):
         ({"error": {"error": "a"}, "message": "b", "code": "C"}, "a: b", "C"),
         ({"message": "b"}, "b", None),
         ({"error": "a", "details": [{"path": "x", "message": "y"}, "odd"]}, "a [x: y]", None),
+        ({"error": True, "message": "a"}, "a", None),
+        ({"error": 404, "message": "a"}, "a", None),
         ({"error": ["a", 5]}, '["a", 5]', None),
         ({"error": "a\n\tb\x1b[31m", "code": 5}, "a b [31m", None),
         ({}, "the server gave no reason", None),
@@ -408,7 +411,7 @@ def test_bodies_of_errors(body, text, code):
         (407, b"", "HTTPS_PROXY"),
         (408, {"error": "no"}, "async_execution=True"),
         (429, {"error": "no"}, "wait a little and try again; execute_with_retry() does so, up to max_retries times"),
-        (429, {"error": "no", "retryAfterSeconds": 7200}, "wait 7200 s and try again; execute_with_retry() does so"),
+        (429, {"error": "no", "retryAfterSeconds": 0.5}, "wait 1 s and try again; execute_with_retry() does so"),
         (502, b"", "try again later"),
         (503, b"", "try again later"),
         (504, b"", "async_execution=True"),
@@ -424,6 +427,7 @@ def test_advice(status, body, advice):
     [
         (429, {"error": "no", "code": "USAGE_LIMIT_EXCEEDED"}, RUN, "raise the limit or the plan; get_usage_limits() shows both"),
         (429, {"error": "no"}, USAGE, "wait a little and try again"),
+        (429, {"error": "no", "retryAfterSeconds": 1234567}, RUN, "wait 1234567 s and try again"),
         (408, {"error": "no"}, QUEUE, "the workflow takes longer than the server allows"),
         (504, {"error": "no"}, STATUS, "the server ran out of time; try again later"),
         (500, {"error": "no"}, JOB, ""),
@@ -480,6 +484,8 @@ def test_a_reason_nested_too_deeply():
         ("2027-01-15T08:01:00", 1_800_000_060),
         ("2027-01-15T10:01:00+02:00", 1_800_000_060),
         ("2027-01-15T10:01:00+0200", 1_800_000_060),
+        ("2027-01-15T10:01:00+02", 1_800_000_060),
+        ("2027-01-15", NOW - 8 * 3600),
         ("2027-01-15T08:00:59.5Z", 1_800_000_060),
         ("2027-01-15T08:00:59.9999999Z", 1_800_000_060),
         ("nonsense", NOW),

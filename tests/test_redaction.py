@@ -4,7 +4,7 @@ import json
 import pickle
 import traceback
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -120,6 +120,26 @@ def test_the_request_behind_an_error_is_masked():
     redacted(error, KEY)
     assert dict(error.__cause__.request.headers) == {"X-API-Key": "[API key]", "Accept": "*/*"}
     assert request.headers["X-API-Key"] == KEY
+
+
+class Odd(Exception):  # noqa: N818 -- somebody else's
+    """An error with a request of another kind, which can't be copied."""
+
+    class Request:
+        headers: ClassVar[dict] = {"X-API-Key": KEY}
+
+        def __copy__(self):
+            raise RuntimeError("working outside of request context")
+
+    request = Request()
+
+
+def test_the_request_of_another_library_is_left_alone():
+    """An error that the caller was handling may refer to whatever it likes."""
+    error = RecallError(f"no {KEY}")
+    error.__context__ = Odd("no")
+    error.__context__.request = Odd.request
+    assert str(redacted(error, KEY)) == "no [API key]"
 
 
 @dataclass

@@ -467,6 +467,15 @@ def test_a_server_that_stays_silent_after_the_end(serve, connect):
     server.wait_for_hang_up()
 
 
+def test_a_stream_in_an_encoding_that_was_not_asked_for(serve, connect):
+    """It can't be read, and is not waited for."""
+    server = serve(
+        lambda connection: (connection.request() and connection.send(CHUNKED[:-2] + b"Content-Encoding: br\r\n\r\n")) or connection.idle()
+    )
+    with pytest.raises(InvalidResponseError, match=r"can't be read \(br\)"):
+        list(connect(server).stream_workflow("w"))
+
+
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "until close", "chunked, gzip", "one chunk over time"])
 def test_silence_is_a_timeout(framing, own_session, serve, connect):

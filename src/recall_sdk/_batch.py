@@ -304,6 +304,8 @@ class _Crew:
             self._refused(work, ticket, error)
         except RecallError as error:
             self._end(work, None, error)
+        except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
+            self._end(work, None, _refusal(error))
         except BaseException as error:  # a worker process that died, a cancelled future: this item's error, and no other's
             self._end(work, None, _executor_failure(error, may_have_executed=True))
         else:

@@ -145,7 +145,7 @@ class _TimedConnection:
         """Share the time among the host's addresses: urllib3 would give all of it to each."""
         host, seconds = self._dns_host, self.timeout
         try:
-            addresses = self._addresses(host) or [host]
+            addresses = self._addresses(host)
             while True:
                 self.timeout = max((self._until - monotonic()) / len(addresses), SHORTEST_WAIT)
                 self._dns_host = addresses.pop(0)
@@ -158,11 +158,17 @@ class _TimedConnection:
             self._dns_host, self.timeout = host, seconds
 
     def _addresses(self, host: str) -> List[str]:
+        """Give the host's addresses if it has several, else its name."""
         try:
             infos = socket.getaddrinfo(host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
-        except (OSError, UnicodeError):  # urllib3 finds the same, and tells it
-            return []
-        return list(dict.fromkeys(str(info[4][0]) for info in infos))
+        except UnicodeError:  # urllib3 tells what is wrong with the name
+            return [host]
+        except OSError as error:
+            connection: Any = self
+            raise NewConnectionError(connection, f"the look-up failed: {error}") from error
+        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV  # which keeps the scope of a link-local address
+        addresses = dict.fromkeys(socket.getnameinfo(info[4], numeric)[0] for info in infos)
+        return list(addresses) if len(addresses) > 1 else [host]
 
     def _tunnel(self) -> None:
         self._super._tunnel()

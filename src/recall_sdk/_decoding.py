@@ -32,6 +32,7 @@ from recall_sdk.models import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
+from recall_sdk.retry import LONGEST_RETRY_AFTER
 
 _OBJECT: Any = dict
 _ARRAY: Any = list
@@ -166,9 +167,11 @@ def job_status(answer: Answer) -> Dict[str, Any]:
     if isinstance(record, _OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
         job["run"] = record
         job["output"] = record["output"]
-        if record["success"] is False:
-            job["status"] = "failed" if job["status"] == "completed" else job["status"]
+        if record["success"] is False and job["status"] == "completed":
+            job["status"] = "failed"
             job["error"] = job["error"] or record.get("error") or "the run did not succeed; the server does not say why"
+        elif job["status"] in ("failed", "cancelled"):
+            job["error"] = job["error"] or record.get("error")
     return job
 
 
@@ -249,9 +252,9 @@ def _epoch(text: str, now: float) -> Optional[float]:
 
 def _iso_date(text: str) -> Optional[float]:
     try:
-        # In the one form that every supported Python reads: six digits of a fraction, and a colon in the offset.
+        # As Python 3.8 reads it: six digits of a fraction, and an offset in hours and minutes.
         text = re.sub(r"[.,](\d+)", lambda fraction: f".{fraction[1][:6]:<06}", re.sub(r"[Zz]$", "+00:00", text.strip()))
-        date = datetime.fromisoformat(re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text))
+        date = datetime.fromisoformat(re.sub(r"(:\S*[+-]\d\d):?(\d\d)?$", lambda end: f"{end[1]}:{end[2] or '00'}", text))
         return max((date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp(), 0.0)
     except (ValueError, OverflowError):
         return None
@@ -340,8 +343,9 @@ def _advice(answer: Answer, kind: _Kind, server_words: str, body: Any, retry_aft
     if kind.error is PermissionDeniedError and "deployed" in server_words.lower():
         return "deploy it in Recall first"
     if kind.error is RateLimitError:
-        wait = f"wait {retry_after:g} s and try again" if retry_after else "wait a little and try again"
-        return f"{wait}; execute_with_retry() does so, up to max_retries times" if call.executes else wait
+        wait = f"wait {math.ceil(retry_after)} s and try again" if retry_after else "wait a little and try again"
+        waited_for = call.executes and (retry_after or 0.0) <= LONGEST_RETRY_AFTER
+        return f"{wait}; execute_with_retry() does so, up to max_retries times" if waited_for else wait
     if kind.error is RecallTimeoutError:
         if not call.executes:
             return "the server ran out of time; try again later"
@@ -396,7 +400,7 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     if not isinstance(body, _OBJECT):
         return "", None
     inner: Dict[str, Any] = body["error"] if isinstance(body.get("error"), _OBJECT) else body
-    said = [words(inner[name]) for name in ("error", "message") if inner.get(name)]
+    said = [words(inner[name]) for name in ("error", "message") if isinstance(inner.get(name), (str, _OBJECT, _ARRAY))]
     if inner is not body:
         said.append(_str(body.get("message")) or "")
     text = ": ".join(dict.fromkeys(part for part in said if part))

@@ -31,6 +31,9 @@ _BEFORE_SENDING = (
     *(requests.ConnectTimeout, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema),
 )
 
+_SAID_BEFORE_SENDING = ("Could not find a suitable TLS", "Could not find the TLS", "Tunnel connection failed")
+"""What requests says of certificates, and http.client of a proxy, in errors of no class of their own."""
+
 _OF_THE_PROXY = (ProxyError, ProxySchemeUnknown, requests.exceptions.InvalidProxyURL)
 
 
@@ -80,9 +83,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, _BEFORE_SENDING) or getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
-        return True
-    if type(error) is OSError and error.errno is None:  # of requests, about certificates; of http.client, about a tunnel
+    if isinstance(error, _BEFORE_SENDING) or str(error).startswith(_SAID_BEFORE_SENDING):
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 

@@ -47,11 +47,11 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
 def _refusal(input: Any, error: Exception) -> str:
     """Name the first place in the input that has no JSON form, and why."""
     try:
-        place, reason = next(_faults(input, "input", ()), ("input", str(error)))
+        place, reason = next(_faults(input, "input", ()), ("input", _said(error)))
     except RecursionError:
         return "input: nested too deeply for JSON"
     except Exception:  # nor can each be shown: an int of thousands of digits as a key, for one
-        return f"input: {error}"
+        return f"input: {_said(error)}"
     return f"{place}: {reason}"
 
 
@@ -72,7 +72,11 @@ def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[st
         try:
             _ENCODER.encode(value)
         except Exception as error:
-            yield place, str(error) or type(error).__name__
+            yield place, _said(error)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _is_key(key: Any) -> bool:

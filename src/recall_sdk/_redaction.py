@@ -2,8 +2,7 @@
 
 import html
 import json
-from copy import copy
-from typing import Any, Dict, MutableMapping, Set, TypeVar
+from typing import Any, Dict, Set, TypeVar
 from urllib.parse import quote
 
 from recall_sdk import models
@@ -17,11 +16,10 @@ SHORTEST_SECRET = 4
 """Characters. Masking a key like "k" would only garble messages."""
 
 
-_LONGEST_MESSAGE = 600
-"""Characters: a line that a person still reads."""
+_START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
+"""Characters that are kept of a message that is too long for a person to read. The end says what to do."""
 
-_END_OF_MESSAGE = 180
-"""Characters at its end that are kept: they say what to do."""
+_LONGEST_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
 
 def redacted(error: _E, api_key: str) -> _E:
@@ -34,7 +32,7 @@ def redacted(error: _E, api_key: str) -> _E:
                 _redact(each, secret)
     message = str(error)
     if len(message) > _LONGEST_MESSAGE:  # only now, for half a key would not be known for one
-        error.args = (f"{message[: _LONGEST_MESSAGE - _END_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
+        error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
 
 
@@ -64,10 +62,10 @@ def _redact(error: BaseException, secret: str) -> None:
         except RecursionError:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
-    sent: Any = copy(vars(error).get("request"))  # requests' errors bring the request along, which the caller may want to send again
-    if isinstance(getattr(sent, "headers", None), MutableMapping):
-        sent.headers = sent.headers.__class__(_mask(dict(sent.headers), secret))
-        vars(error)["request"] = sent
+    sent: Any = vars(error).get("request")
+    if type(sent).__module__ == "requests.models":  # an error of requests brings it along; the caller may want to send it again
+        sent = vars(error)["request"] = sent.copy()
+        sent.headers.update(_mask(dict(sent.headers), secret))
     if isinstance(error, UnicodeDecodeError):
         error.object = _mask(error.object, secret)
 

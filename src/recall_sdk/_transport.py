@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from time import monotonic, time
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -20,7 +20,7 @@ from urllib3.response import DeflateDecoder, GzipDecoder
 from urllib3.util import parse_url
 
 from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
-from recall_sdk._decoding import Answer, one_line
+from recall_sdk._decoding import Answer, one_line, unreadable
 from recall_sdk._endpoints import Call
 from recall_sdk._failures import FAILURES, Circumstances, failure
 from recall_sdk._settings import Settings
@@ -39,6 +39,9 @@ MOST_REDIRECTS = 10
 
 READ_SIZE = 64 * 1024
 """Bytes asked for at a time. What is there is taken at once."""
+
+_UNREADABLE = {"br", "zstd", "compress", "x-compress"}
+"""The other encodings (RFC 9110, section 8.4.1). Under a name that is none, a body is read as it stands."""
 
 _NO_BODY = (*range(100, 200), 204, 304)
 """Answers that have none, so that what a server sends with one all the same, or after it, would be the next call's answer."""
@@ -86,6 +89,8 @@ class Reply:
 
     def chunks(self) -> Iterator[bytes]:
         """Give the body's bytes as they arrive. Where a stream was asked for, each silence may take the call's timeout."""
+        if _UNREADABLE.intersection(self._encodings):
+            raise unreadable(self.head, f"is encoded in a way that can't be read ({', '.join(self._encodings)})")
         try:
             if self._reader is not None and self.head.call.stream:
                 self._reader.bound_silence(self._circumstances.timeout)
@@ -101,8 +106,14 @@ class Reply:
             whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
             return whole
         arriving = _arriving(self._response.raw._original_response)  # requests itself looks there for cookies
-        decoder = _DECODERS.get(self.head.headers.get("Content-Encoding", "").strip().lower())
-        return map(decoder().decompress, arriving) if decoder else arriving
+        for encoding in reversed(self._encodings):
+            if encoding in _DECODERS:
+                arriving = map(_DECODERS[encoding]().decompress, arriving)
+        return arriving
+
+    @property
+    def _encodings(self) -> List[str]:
+        return [each.strip().lower() for each in self.head.headers.get("Content-Encoding", "").split(",")]
 
     def finish_within(self, seconds: float) -> None:
         """Bound what is still to come, once it is known that nothing of worth comes."""
@@ -255,13 +266,12 @@ class Transport:
             response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, route))
             outcome = response.status_code
             return response
-        except requests.HTTPError as error:
-            if error.response is None:
-                raise failure(error, circumstances) from error
-            outcome = error.response.status_code
-            return error.response  # a hook of the user's session called raise_for_status(): what that means is said by our errors
         except FAILURES as error:
-            raise failure(error, circumstances) from error
+            refused: Any = getattr(error, "response", None)
+            if getattr(refused, "request", None) is not request or refused.status_code < http.client.BAD_REQUEST:
+                raise failure(error, circumstances) from error
+            outcome = refused.status_code
+            return refused  # a hook of the user's session called raise_for_status(): what that means is said by our errors
         finally:
             _log.debug("%s %s %s %.0f ms", call.method, call.path, outcome, (monotonic() - start) * 1000)
 
