@@ -2,6 +2,7 @@
 
 import pytest
 
+from rawserver import collect_quietly
 from recall_sdk.testing import RecallServer
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
@@ -23,3 +24,5 @@ def test_a_cluster():
         assert [item.result.output for item in items] == [{"same": 1}] * 40
         assert server.executions["echo"] == 40
         assert server.connections <= 4
+    del cluster, dask, executor, items
+    collect_quietly()  # Dask leaves the sockets of an event loop

@@ -33,6 +33,7 @@ import pytest
 
 import recall_sdk
 from blocks import run
+from rawserver import collect_quietly
 from recall_sdk import _decoding
 from recall_sdk.testing import RecallServer, __main__
 from recall_sdk.testing._workflows import add_workflows
@@ -196,6 +197,9 @@ def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
     for value in names.values():
         if isinstance(value, recall_sdk.RecallClient):
             value.close()
+    if "distributed" in text:
+        names.clear()
+        collect_quietly()  # Dask leaves the sockets of an event loop
     if tests:
         under_pytest(tests, tmp_path)
 
