@@ -82,6 +82,13 @@ def test_an_unknown_host(session, connect):
     assert caught.value.may_have_executed is False
 
 
+def test_a_host_that_can_be_none(session, connect):
+    """A name with a part of more than 63 characters can't be looked up: nothing was sent."""
+    with pytest.raises(RecallConnectionError, match="check the base_url") as caught:
+        connect(f"http://{'a' * 64}.example", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
 BROKEN = {
     "reset": resets,
     "closed without an answer": cut(),
