@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 import pytest
 import requests
 
+from rawserver import collect_quietly
 from recall_sdk import (
     AsyncExecutionResult,
     ExecutionError,
@@ -276,7 +277,7 @@ def test_a_rate_limit(settings):
         assert sorted(item.result.output["number"] for item in items) == list(range(400))
         assert server.executions["echo"] == 400
         assert len(server.requests) - 400 <= 40
-        assert seconds < 10 * (400 - 10) / 50  # nox -s bench measures; this is for a machine that is busy with other things
+        assert seconds < 5 * (400 - 10) / 50  # nox -s bench measures; this is for a machine that is busy with other things
 
 
 def test_what_headers_tell_is_heeded(server):
@@ -397,6 +398,22 @@ def test_a_client_that_does_not_travel(server):
     assert "session of your own can't be pickled" in str(item.error)
     assert item.error.may_have_executed is False
     assert server.requests == []
+
+
+def test_a_hook_with_a_fault(server):
+    """What a hook of the user's session raises once the answer is there is not taken for a call that was never made."""
+
+    def hook(response, **_):
+        raise TypeError("not a number")
+
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        (item,) = client.execute_batch(numbered(1))
+    assert str(item.error) == "the item failed: TypeError: not a number"
+    assert item.error.may_have_executed is True
+    assert server.executions["echo"] == 1
+    del item
+    collect_quietly()  # requests leaves an answer open of which a hook raises
 
 
 def die(*_):

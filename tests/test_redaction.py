@@ -138,8 +138,9 @@ def test_the_request_of_another_library_is_left_alone():
     """An error that the caller was handling may refer to whatever it likes."""
     error = RecallError(f"no {KEY}")
     error.__context__ = Odd("no")
-    error.__context__.request = Odd.request
-    assert str(redacted(error, KEY)) == "no [API key]"
+    for request in (Odd.request, requests.Request("GET", "http://host", {"a": KEY}), requests.PreparedRequest()):
+        error.__context__.request = request
+        assert str(redacted(error, KEY)) == "no [API key]"
 
 
 @dataclass

@@ -139,6 +139,7 @@ def test_a_question_that_breaks_executes_nothing(session, serve, connect):
 
 UNREADABLE = {
     "a garbage status line": cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+    "a status line that speaks as a proxy would": cut(b"Tunnel connection failed: 407\r\n\r\n"),
     "a status that is no number": cut(b"HTTP/1.1 two hundred\r\n\r\n"),
     "a header line of a megabyte": cut(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n"),
     "a thousand headers": cut(head(*[f"x{number}: y" for number in range(1000)]), BODY),

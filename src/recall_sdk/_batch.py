@@ -286,7 +286,7 @@ class _Crew:
         try:
             future: Future[Any] = self._executor.submit(_attempt, (self._name, ticket.number), self._attempt, work.call)
         except Exception as error:  # an executor that is broken or shut down fails this item, and no other
-            self._end(work, None, _executor_failure(error, may_have_executed=False))
+            self._end(work, None, _foreign_failure(error, "the executor did not run the item", may_have_executed=False))
             return
         with self._changed:
             self._futures.add(future)
@@ -307,7 +307,7 @@ class _Crew:
         except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
             self._end(work, None, _refusal(error))
         except BaseException as error:  # a worker process that died, a cancelled future: this item's error, and no other's
-            self._end(work, None, _executor_failure(error, may_have_executed=True))
+            self._end(work, None, _foreign_failure(error, "the executor did not run the item", may_have_executed=True))
         else:
             self._heed(ticket, info)
             self._end(work, result, None)
@@ -346,11 +346,16 @@ class _Crew:
 
 def _attempt(_number: Tuple[str, int], attempt: Attempt, call: Call) -> Tuple[Result, Optional[RateLimitInfo]]:
     """Make one attempt. Its number sets it apart from all others: Dask answers a task that looks like an earlier one from memory."""
-    return attempt(call)
+    try:
+        return attempt(call)
+    except RecallError:
+        raise
+    except Exception as error:  # of a hook of the user's session, perhaps after sending, and not to be taken for the executor's
+        raise _foreign_failure(error, "the item failed", may_have_executed=True) from error
 
 
-def _executor_failure(cause: BaseException, *, may_have_executed: bool) -> RecallError:
-    error = RecallError(f"the executor did not run the item: {type(cause).__name__}: {cause}".rstrip(": "))
+def _foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool) -> RecallError:
+    error = RecallError(f"{what}: {type(cause).__name__}: {cause}".rstrip(": "))
     error.may_have_executed = may_have_executed
     error.__cause__ = cause
     return error

@@ -83,7 +83,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_before_sending(error: BaseException) -> bool:
-    if isinstance(error, _BEFORE_SENDING) or str(error).startswith(_SAID_BEFORE_SENDING):
+    if isinstance(error, _BEFORE_SENDING) or (isinstance(error, OSError) and str(error).startswith(_SAID_BEFORE_SENDING)):
         return True
     return "before_sending" in vars(error) or (isinstance(error, socket.timeout) and "handshake" in str(error))
 

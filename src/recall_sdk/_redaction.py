@@ -63,7 +63,8 @@ def _redact(error: BaseException, secret: str) -> None:
             masked = None  # nested too deeply to be looked through, and so not kept
         vars(error)[name] = masked
     sent: Any = vars(error).get("request")
-    if type(sent).__module__ == "requests.models":  # an error of requests brings it along; the caller may want to send it again
+    if type(sent).__qualname__ == "PreparedRequest" and sent.headers:  # which errors of requests bring along
+        # A copy: the caller may want to send its own again.
         sent = vars(error)["request"] = sent.copy()
         sent.headers.update(_mask(dict(sent.headers), secret))
     if isinstance(error, UnicodeDecodeError):
