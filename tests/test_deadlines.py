@@ -2,6 +2,7 @@
 
 import gzip
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import requests
+import trustme
 import urllib3.util.connection
 
 from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
@@ -316,17 +318,52 @@ def test_a_slow_proxy_and_then_a_silent_server(serve, connect, monkeypatch):
     collect_quietly()
 
 
+def look_ups_take(seconds, monkeypatch):
+    """Have the first look-up of a host take that long."""
+    look_up = socket.getaddrinfo
+    left = [seconds]
+
+    def slow(*args):
+        time.sleep(left.pop() if left else 0)
+        return look_up(*args)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+
+
+def test_a_slow_look_up_and_then_a_silent_server(serve, connect, monkeypatch):
+    """What the connection took is not there for TLS any more."""
+    client = connect(f"https://{serve(never_reads).origin}")
+    look_ups_take(0.8 * LONG, monkeypatch)
+    start = time.monotonic()
+    with times_out(LONG, may_have_executed=False):
+        client.execute_workflow("w", timeout=LONG)
+    assert time.monotonic() - start < 1.4 * LONG
+
+
+def test_a_slow_handshake_and_then_a_request_that_is_never_read(serve, connect, monkeypatch, tmp_path):
+    """What TLS took is not there for the sending any more."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+
+    def agrees_late(connection):
+        connection.pause(0.8 * LONG)
+        with context.wrap_socket(connection.sock, server_side=True):
+            connection.server.ended.wait()
+
+    client = connect(f"https://{serve(agrees_late).origin}")
+    start = time.monotonic()
+    with times_out(LONG):
+        client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=LONG)
+    assert time.monotonic() - start < 1.5 * LONG
+
+
 @pytest.mark.parametrize("timeout", [TIMEOUT, 1.5 * TIMEOUT])
 def test_a_host_that_is_looked_up_too_long(timeout, serve, connect, monkeypatch):
     """The look-up is the system's, and can't be cut short; but once the time is over, nothing is sent any more."""
-    look_up = socket.getaddrinfo
-
-    def slow(*args):
-        time.sleep(2 * TIMEOUT)
-        return look_up(*args)
-
     server = serve(answers(http(envelope())))
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    look_ups_take(2 * TIMEOUT, monkeypatch)
     with times_out(timeout, may_have_executed=False):
         connect(server).execute_workflow("w", timeout=timeout)
     assert server.requests == []

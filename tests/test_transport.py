@@ -32,6 +32,7 @@ from recall_sdk import (
     StreamInterruptedError,
     __version__,
 )
+from recall_sdk.testing import RecallServer
 
 BODY = b'{"success": true, "output": "hello"}'
 OK = http(envelope())
@@ -80,6 +81,19 @@ def test_an_unknown_host(session, connect):
         client.execute_workflow("w")
     assert caught.value.code == "CONNECTION_ERROR"
     assert caught.value.may_have_executed is False
+
+
+@pytest.mark.parametrize("timeout", [5.0, None])
+def test_an_ipv6_address(timeout):
+    """A base URL may hold an IPv6 address, in its brackets."""
+    try:
+        server = RecallServer(host="::1").start()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    try:
+        assert server.client(timeout=timeout).validate_workflow("w") is False
+    finally:
+        server.stop()
 
 
 def test_a_host_that_can_be_none(session, connect):

@@ -160,7 +160,7 @@ class _TimedConnection:
     def _addresses(self, host: str) -> List[str]:
         """Give the host's addresses if it has several, else its name."""
         try:
-            infos = socket.getaddrinfo(host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
+            infos = socket.getaddrinfo(host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
         except UnicodeError:  # urllib3 tells what is wrong with the name
             return [host]
         except OSError as error:
