@@ -340,18 +340,33 @@ def test_a_slow_look_up_and_then_a_silent_server(serve, connect, monkeypatch):
     assert time.monotonic() - start < 1.4 * LONG
 
 
-def test_a_slow_handshake_and_then_a_request_that_is_never_read(serve, connect, monkeypatch, tmp_path):
-    """What TLS took is not there for the sending any more."""
+@pytest.fixture
+def agrees_late(monkeypatch, tmp_path):
+    """A handler that takes its time for the TLS handshake, and then reads nothing."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
 
-    def agrees_late(connection):
+    def handler(connection):
         connection.pause(0.8 * LONG)
         with context.wrap_socket(connection.sock, server_side=True):
             connection.server.ended.wait()
 
+    return handler
+
+
+def test_a_share_of_the_time_is_for_connecting_alone(agrees_late, serve, connect, monkeypatch):
+    """An address that answers at once leaves TLS all the rest, and not the part that was its own among several addresses."""
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args: look_up(host, *args) + look_up("127.0.0.2", *args))
+    client = connect(f"https://{serve(agrees_late).origin}")
+    with times_out(LONG):  # once the handshake is done, for the request is never read
+        client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=LONG)
+
+
+def test_a_slow_handshake_and_then_a_request_that_is_never_read(agrees_late, serve, connect):
+    """What TLS took is not there for the sending any more."""
     client = connect(f"https://{serve(agrees_late).origin}")
     start = time.monotonic()
     with times_out(LONG):
