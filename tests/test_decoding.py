@@ -30,7 +30,7 @@ from recall_sdk import (
 )
 from recall_sdk import _decoding as decoding
 from recall_sdk import _endpoints as endpoints
-from recall_sdk._redaction import redacted
+from recall_sdk._redaction import without_key
 
 NOW = 1_800_000_000.0
 
@@ -448,7 +448,7 @@ def test_every_error_has_the_retry_after(status):
 def test_long_messages():
     """A message is a line that a person still reads: the words stay at their beginning, and the advice whole."""
     for long in ("word " * 1000, "https://" + "x" * 5000, json.dumps([{"a": 1}] * 1000, separators=(",", ":"))):
-        message = str(redacted(error_of({"error": long}, 401), "key"))
+        message = str(without_key(error_of({"error": long}, 401), "key"))
         assert len(message) < 620
         assert message.startswith(long[:400])
         assert message.endswith(f"{long.strip()[-20:]} (HTTP 401): check the API key, given as api_key= or in RECALL_API_KEY")

@@ -25,7 +25,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
 )
 from recall_sdk._jobs import LAST_POLL, wait_for_job
-from recall_sdk.retry import LONGEST_SLEEP
+from recall_sdk.retry import MAX_SLEEP
 from recall_sdk.testing import RecallServer
 
 
@@ -57,7 +57,7 @@ class World:
         return self.now
 
     def sleep(self, seconds):
-        assert 0 < seconds <= LONGEST_SLEEP
+        assert 0 < seconds <= MAX_SLEEP
         self.slept.append(seconds)
         self.now += seconds
 
@@ -214,7 +214,7 @@ def test_without_a_timeout_it_waits_on():
     world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
     assert world.wait(timeout=None)["status"] == "completed"
     assert set(world.polls) == {None}
-    assert world.slept[-1] == LONGEST_SLEEP
+    assert world.slept[-1] == MAX_SLEEP
 
 
 @given(

@@ -55,6 +55,7 @@ LADDER = (
     "models",
     "errors",
     "sse",
+    "_messages",
     "retry",
     "_inputs",
     "_endpoints",

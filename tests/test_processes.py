@@ -439,8 +439,8 @@ def test_in_another_process(server, serve, connect, monkeypatch):
     assert next(batch).error is None
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: here + 1)
-        stream._reply.close()
-        stream._reply.hang_up()
+        stream._response.close()
+        stream._response.abort()
         crew, threads = (batch.gi_frame.f_locals[name] for name in ("crew", "threads"))
         batch.close()
     raw.go()

@@ -23,7 +23,7 @@ from recall_sdk import (
 )
 from recall_sdk import _decoding as decoding
 from recall_sdk import _endpoints as endpoints
-from recall_sdk._redaction import redacted
+from recall_sdk._redaction import without_key
 from recall_sdk.testing import RecallServer
 
 KEY = 'sk-0123/"45+67&89'
@@ -56,7 +56,7 @@ def answer(body, status=400):
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_of_the_key_is_masked(form):
     """The key as it is, as part of a URL, and inside JSON text."""
-    error = redacted(RecallError(f"no access with {form}, sorry"), KEY)
+    error = without_key(RecallError(f"no access with {form}, sorry"), KEY)
     assert str(error) == "no access with [API key], sorry"
     assert error.args == ("no access with [API key], sorry",)
 
@@ -67,7 +67,7 @@ def test_every_attribute_is_masked():
     error.body = {KEY: [f"<{KEY}>", (KEY, 1, None, True, 1.5)], "bytes": KEY.encode(), "n": 5}
     error.server_code = KEY
     error.rate_limit = RateLimitInfo(1, 2, 3, 4)
-    assert redacted(error, KEY) is error
+    assert without_key(error, KEY) is error
     assert error.body == {"[API key]": ["<[API key]>", ("[API key]", 1, None, True, 1.5)], "bytes": b"[API key]", "n": 5}
     assert (error.code, error.status, error.server_code) == ("CODE", 429, "[API key]")
     assert error.rate_limit == RateLimitInfo(1, 2, 3, 4)
@@ -77,20 +77,20 @@ def test_results_are_masked():
     """What the server sent of a run, and what had arrived of a stream, are masked, and are models still."""
     error = StreamInterruptedError("broken")
     error.partial = StreamedExecutionResult(False, {"echo": KEY}, KEY, text=f"a{KEY}b", text_by_block={"b": KEY})
-    redacted(error, KEY)
+    without_key(error, KEY)
     mask = "[API key]"
     assert error.partial == StreamedExecutionResult(False, {"echo": mask}, mask, text=f"a{mask}b", text_by_block={"b": mask})
 
 
 def test_a_key_too_short_to_be_one_is_left():
     """Masking "a" everywhere would garble every message."""
-    assert str(redacted(RecallError("a bad answer"), "a")) == "a bad answer"
+    assert str(without_key(RecallError("a bad answer"), "a")) == "a bad answer"
 
 
 @pytest.mark.parametrize("body", [KEY.encode() + b" is no JSON", b"\xff" + KEY.encode()])
 def test_what_could_not_be_parsed_is_masked_in_the_cause(body):
     """The errors of the JSON and UTF-8 decoders hold the whole answer."""
-    error = redacted(caught(decoding.parse, answer(body, 200)), KEY)
+    error = without_key(caught(decoding.parse, answer(body, 200)), KEY)
     assert isinstance(error, InvalidResponseError)
     assert KEY not in shown(error)
     assert KEY not in repr(getattr(error.__cause__, "doc", None))
@@ -106,7 +106,7 @@ def test_the_whole_chain_is_masked():
     error = RecallError("failed")
     error.__cause__, error.__context__ = cause, context
     inner.__context__ = error  # a circle does no harm
-    redacted(error, KEY)
+    without_key(error, KEY)
     assert [str(each) for each in (inner, context, reason, argument)] == [
         f"{place} [API key]" for place in ("inner", "context", "reason", "argument")
     ]
@@ -117,7 +117,7 @@ def test_the_request_behind_an_error_is_masked():
     request = requests.Request("GET", "http://127.0.0.1", {"X-API-Key": KEY, "Accept": "*/*"}).prepare()
     error = RecallError("failed")
     error.__cause__ = requests.ConnectionError("refused", request=request)
-    redacted(error, KEY)
+    without_key(error, KEY)
     assert dict(error.__cause__.request.headers) == {"X-API-Key": "[API key]", "Accept": "*/*"}
     assert request.headers["X-API-Key"] == KEY
 
@@ -140,7 +140,7 @@ def test_the_request_of_another_library_is_left_alone():
     error.__context__ = Odd("no")
     for request in (Odd.request, requests.Request("GET", "http://host", {"a": KEY}), requests.PreparedRequest()):
         error.__context__.request = request
-        assert str(redacted(error, KEY)) == "no [API key]"
+        assert str(without_key(error, KEY)) == "no [API key]"
 
 
 @dataclass
@@ -171,11 +171,11 @@ def test_what_the_caller_was_handling_does_no_harm():
     for context in (FrozenError("x", bystander), OddError("x")):
         error = RecallError(f"no {KEY}")
         error.__context__ = context
-        assert str(redacted(error, KEY)) == "no [API key]"
+        assert str(without_key(error, KEY)) == "no [API key]"
     assert FrozenError("x", bystander).bystander is bystander
     context = FrozenError(f"with {KEY}", bystander)
     error.__context__ = context
-    redacted(error, KEY)
+    without_key(error, KEY)
     assert context.note == "with [API key]"
     assert context.bystander is bystander
 
@@ -186,7 +186,7 @@ def test_a_body_nested_too_deeply_is_not_kept():
     error.body = []
     for _ in range(5000):
         error.body = [error.body]
-    redacted(error, KEY)
+    without_key(error, KEY)
     assert error.body is None
     assert str(pickle.loads(pickle.dumps(error))) == "failed"
 
@@ -196,7 +196,7 @@ def test_no_part_of_the_key_survives_a_cut(before, after):
     """Where a long message is shortened, no beginning of the key is left at the cut."""
     words = f"{'x ' * (before // 2)}{'' if before % 2 else ' '}key {KEY} {'y ' * after}"
     for body in (words.encode(), json.dumps({"error": words}).encode()):
-        message = str(redacted(caught(decoding.check, answer(body)), KEY))
+        message = str(without_key(caught(decoding.check, answer(body)), KEY))
         assert "sk-0" not in message
 
 
@@ -218,7 +218,7 @@ def test_no_echo_shows(body, status):
         try:
             read(answer(data, status))
         except RecallError as error:
-            failures.append(redacted(error, KEY))
+            failures.append(without_key(error, KEY))
     told = "".join(f"{failure} {failure!r} {vars(failure)}" for failure in failures)
     assert [form for form in FORMS if form in told] == []
 

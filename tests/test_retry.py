@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import LONGEST_RETRY_AFTER, LONGEST_SLEEP, Backoff, call_with_retry, parse_retry_after
+from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry, parse_retry_after
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
 
@@ -63,7 +63,7 @@ def test_the_jitter_is_a_quarter_either_way(roll, delay):
 @given(delays, delays, multipliers, retries, rolls)
 def test_every_delay_is_within_the_formula(initial, longest, multiplier, retry, roll):
     """With d = min(max_delay, initial * multiplier ** n), a delay is in [0.75 d, min(1.25 d, max_delay)], also where powers overflow."""
-    longest = min(longest, LONGEST_SLEEP)
+    longest = min(longest, MAX_SLEEP)
     try:
         power = multiplier**retry
     except OverflowError:
@@ -76,7 +76,7 @@ def test_every_delay_is_within_the_formula(initial, longest, multiplier, retry, 
 @given(delays, delays, multipliers, retries, rolls)
 def test_the_longest_delay_is_a_true_maximum(initial, longest, multiplier, retry, roll):
     """No delay is below 0 or above max_delay, and the machine can sleep each."""
-    assert 0 <= Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll) <= min(longest, LONGEST_SLEEP)
+    assert 0 <= Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll) <= min(longest, MAX_SLEEP)
 
 
 @given(retries, rolls)
@@ -85,7 +85,7 @@ def test_no_initial_delay_stays_none(retry, roll):
     assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: roll) == 0.0
 
 
-@given(st.floats(0, LONGEST_RETRY_AFTER), delays, rolls)
+@given(st.floats(0, MAX_RETRY_AFTER), delays, rolls)
 def test_a_retry_after_is_kept_exactly(retry_after, longest, roll):
     """The server's wait is neither shortened to max_delay nor jittered."""
     assert Backoff(1, 1.0, longest, 2.0).wait_after(limited(retry_after), 0, lambda: roll) == retry_after

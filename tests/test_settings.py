@@ -6,7 +6,7 @@ import pytest
 
 from recall_sdk import RecallClient
 from recall_sdk._endpoints import execute, job_status, usage_limits, workflow_status
-from recall_sdk._settings import DEFAULT_BASE_URL, LONGEST_TIMEOUT, ClientTimeout, Settings, check_timeout
+from recall_sdk._settings import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_timeout
 
 CALLS = [
     lambda client, id: client.execute_workflow(id),
@@ -257,8 +257,8 @@ def test_timeouts_of_another_type(client, timeout):
 
 def test_long_timeouts():
     """What is longer than a socket can wait counts as for ever."""
-    assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(LONGEST_TIMEOUT * 2) is None
-    assert check_timeout(LONGEST_TIMEOUT) == LONGEST_TIMEOUT
+    assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(MAX_TIMEOUT * 2) is None
+    assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     assert check_timeout(5) == 5.0
 
 

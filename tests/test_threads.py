@@ -24,7 +24,7 @@ from recall_sdk import (
     RecallTimeoutError,
 )
 from recall_sdk import _connections as connections
-from recall_sdk._connections import hang_up
+from recall_sdk._connections import abort
 
 THREADS = 32
 CALLS = 2_500
@@ -294,12 +294,12 @@ def test_a_call_that_is_hung_up(start, serve, connect):
     assert server.words.acquire(timeout=PATIENCE)
     time.sleep(0.05)  # in which the thread comes to wait for the rest
     begin = time.monotonic()
-    hang_up([thread.ident, -1])
+    abort([thread.ident, -1])
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert time.monotonic() - begin < PATIENCE / 2
     assert caught[0].may_have_executed is True
-    hang_up([thread.ident])  # it is over: there is nothing to break
+    abort([thread.ident])  # it is over: there is nothing to break
 
 
 def test_only_the_given_threads_are_hung_up(serve, connect):
@@ -324,7 +324,7 @@ def test_only_the_given_threads_are_hung_up(serve, connect):
         server.wait_for_hang_up()  # here: the request has arrived
         kept = pool.submit(call)
         server.wait_for_hang_up()
-        hang_up(idents[:1])
+        abort(idents[:1])
         assert isinstance(given_up.exception(PATIENCE), RecallConnectionError)
         server.go()
         server.go()

@@ -16,17 +16,18 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Callable, Deque, Generator, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Generator, Generic, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, TypeVar, Union
 
-from recall_sdk._endpoints import Call
 from recall_sdk._gate import Gate, Ticket
+from recall_sdk._messages import Call
 from recall_sdk.errors import InvalidRequestError, RateLimitError, RecallError
 from recall_sdk.models import AsyncExecutionResult, RateLimitInfo, WorkflowExecutionResult
-from recall_sdk.retry import LONGEST_RETRY_AFTER, Backoff
+from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
 __all__ = ["BatchItem", "Executor", "run_batch"]
 
 Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
+R = TypeVar("R", bound=Result)
 Attempt = Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]]
 
 LOOK_AHEAD = 2
@@ -45,14 +46,14 @@ _log = logging.getLogger("recall_sdk")
 
 
 @dataclass
-class BatchItem:
+class BatchItem(Generic[R]):
     """One item of a batch that has ended: with a result, or with an error.
 
     Attributes:
         index: Its place in the source, from 0.
-        workflow_id: The workflow's id, as given.
-        input: The input, as given.
-        result: What its execution gave; ``None`` where it failed.
+        workflow_id: The workflow's id, as passed in.
+        input: The input, as passed in.
+        result: The result of its execution, or ``None`` if it failed.
         error: Why it failed, or ``None``.
 
     Example:
@@ -64,7 +65,7 @@ class BatchItem:
     index: int
     workflow_id: str
     input: Any
-    result: Optional[Result]
+    result: Optional[R]
     error: Optional[RecallError]
 
 
@@ -85,10 +86,10 @@ def run_batch(
     max_workers: int,
     executor: Optional[Executor],
     policy: Backoff,
-    hang_up: Callable[[Iterable[int]], None],
+    abort: Callable[[Iterable[int]], None],
     clock: Callable[[], float] = time.monotonic,
     dice: Callable[[], float] = random.random,
-) -> Generator[BatchItem, None, None]:
+) -> Generator[BatchItem[Result], None, None]:
     """Execute items side by side, and hand over each as it ends.
 
     Args:
@@ -100,7 +101,7 @@ def run_batch(
         max_workers: Attempts in flight at most.
         executor: Runs the attempts; ``None`` for threads of the batch's own. It is never shut down.
         policy: How often and when an item is tried again after a 429.
-        hang_up: Breaks the calls of the threads with these idents, so that closing the batch need not wait for them.
+        abort: Breaks the calls of the threads with these idents, so that closing the batch need not wait for them.
         clock: Seconds that never run backwards, as :func:`time.monotonic` gives them.
         dice: Gives a number in [0, 1), as :func:`random.random` does.
 
@@ -119,14 +120,14 @@ def run_batch(
         raise ValueError(f"max_workers must be 1 or more, not {max_workers}")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
-    threads = _Threads(hang_up) if executor is None else None
+    threads = _Threads(abort) if executor is None else None
     crew = _Crew(attempt, executor=threads or executor, max_workers=max_workers, policy=policy, clock=clock, dice=dice)
     return _read(iter(items), prepare, crew, threads, max_workers)
 
 
 def _read(
     source: Iterator[Any], prepare: Callable[[str, Any], Call], crew: "_Crew", threads: Optional["_Threads"], max_workers: int
-) -> Generator[BatchItem, None, None]:
+) -> Generator[BatchItem[Result], None, None]:
     process = os.getpid()
     drawn = handed_over = 0
     more = True
@@ -214,7 +215,7 @@ class _Crew:
         self._sent = self._answered = 0
         self._first_round_ends = 0.0
         self._futures: Set[Future[Any]] = set()
-        self._ended: Deque[BatchItem] = deque()
+        self._ended: Deque[BatchItem[Result]] = deque()
         self._dispatcher = threading.Thread(target=self._dispatch, name="recall_sdk-batch", daemon=True)
 
     # ---------------------------------------------------------------------------------------------- for the reader
@@ -227,14 +228,14 @@ class _Crew:
             self._new.append(work)
             self._changed.notify_all()
 
-    def refuse(self, item: BatchItem) -> None:
+    def refuse(self, item: BatchItem[Result]) -> None:
         with self._changed:
             self._ended.append(item)
 
     def ended(self) -> int:
         return len(self._ended)
 
-    def take(self) -> BatchItem:
+    def take(self) -> BatchItem[Result]:
         with self._changed:
             while not self._ended:
                 self._changed.wait()
@@ -324,7 +325,7 @@ class _Crew:
             now = self._clock()
             if order is None:
                 self._heed(ticket, error.rate_limit)
-            if order is None or order <= LONGEST_RETRY_AFTER:
+            if order is None or order <= MAX_RETRY_AFTER:
                 self._gate.refused(ticket, now, order)
             if wait is not None:
                 if order is None and work.refusals == 0 and self._gate.rate is not None:
@@ -364,8 +365,8 @@ def _foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool
 class _Threads:
     """A batch's own executor. Its threads are daemons, so that a call which never ends can't keep the interpreter from ending."""
 
-    def __init__(self, hang_up: Callable[[Iterable[int]], None]) -> None:
-        self._hang_up = hang_up
+    def __init__(self, abort: Callable[[Iterable[int]], None]) -> None:
+        self._hang_up = abort
         self._threads: List[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._calls: SimpleQueue[Optional[Tuple[Future[Any], Callable[..., Any], Tuple[Any, ...]]]] = SimpleQueue()

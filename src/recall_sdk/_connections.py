@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util import Timeout
 from urllib3.util.connection import allowed_gai_family
 
-MOST_CONNECTIONS = 512
+MAX_POOL_SIZE = 512
 """Idle connections that a client keeps. A thread beyond them still gets one of its own; it is just not kept."""
 
 KEEP_ALIVE_IDLE = 60
@@ -30,7 +30,7 @@ WORTH_SETTING = 0.05
 ONE_PACKET = 64 * 1024
 """Bytes. A body up to this size goes out together with its head."""
 
-SHORTEST_WAIT = 0.001
+MIN_WAIT = 0.001
 """Seconds. A socket takes 0 for "do not wait at all", which is another thing than "no time is left"."""
 
 
@@ -50,7 +50,7 @@ class Deadline(Timeout):
 
     @property
     def connect_timeout(self) -> Optional[float]:
-        return None if self._until is None else max(self._until - monotonic(), SHORTEST_WAIT)
+        return None if self._until is None else max(self._until - monotonic(), MIN_WAIT)
 
     @property
     def read_timeout(self) -> Optional[float]:
@@ -81,7 +81,7 @@ class TimedReader(socket.SocketIO):
                 self.granted = left
         return super().readinto(b)
 
-    def bound_silence(self, seconds: Optional[float]) -> None:
+    def set_read_timeout(self, seconds: Optional[float]) -> None:
         """Let each receive take that long, and drop the deadline."""
         self.until = None
         self._sock.settimeout(seconds)
@@ -91,7 +91,7 @@ class TimedReader(socket.SocketIO):
     def sock(self) -> Any:
         return self._sock
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Break the connection, from another thread than the one that reads."""
         _shut_down(self._sock)
 
@@ -147,7 +147,7 @@ class _TimedConnection:
         try:
             addresses = self._addresses(host)
             while True:
-                self.timeout = max((self._until - monotonic()) / len(addresses), SHORTEST_WAIT)
+                self.timeout = max((self._until - monotonic()) / len(addresses), MIN_WAIT)
                 self._dns_host = addresses.pop(0)
                 try:
                     return self._super._new_conn()
@@ -267,7 +267,7 @@ class _Adapter(HTTPAdapter):
     """The adapter of the client's own session. It looks a connection pool up once, not anew for each request."""
 
     def __init__(self) -> None:
-        super().__init__(pool_maxsize=MOST_CONNECTIONS)
+        super().__init__(pool_maxsize=MAX_POOL_SIZE)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         base: Any = super()
@@ -354,7 +354,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def hang_up(threads: Iterable[int]) -> None:
+def abort(threads: Iterable[int]) -> None:
     """Break the connections that these threads, by their idents, are waiting on, so that their calls end at once."""
     for thread in threads:
         connection = _in_use.get(thread)

@@ -7,9 +7,9 @@ import json
 import math
 import re
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type, Union
 
-from recall_sdk._endpoints import Call
+from recall_sdk._messages import Answer
 from recall_sdk.errors import (
     AuthenticationError,
     ExecutionError,
@@ -22,6 +22,7 @@ from recall_sdk.errors import (
     RecallTimeoutError,
     ServerError,
     UsageLimitError,
+    one_line,
 )
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -32,7 +33,7 @@ from recall_sdk.models import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk.retry import LONGEST_RETRY_AFTER
+from recall_sdk.retry import MAX_RETRY_AFTER
 
 _OBJECT: Any = dict
 _ARRAY: Any = list
@@ -46,26 +47,6 @@ JOB_STATES = {
     "canceled": "cancelled",
 }
 """Other servers' words for the state of a job, and the documented ones."""
-
-
-class Answer(NamedTuple):
-    """One whole answer.
-
-    Attributes:
-        call: What was asked.
-        status: HTTP status.
-        headers: Its headers, by name in any case.
-        body: Its body, decompressed.
-        received: When its head came, in seconds since the epoch.
-        retry_after: Seconds, from the ``Retry-After`` header, or ``None``.
-    """
-
-    call: Call
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    received: float
-    retry_after: Optional[float]
 
 
 # ---------------------------------------------------------------------------------------------------- executions
@@ -110,7 +91,7 @@ def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
     return WorkflowExecutionResult(
         success=fields["success"],
         output=fields.get("output"),
-        error=None if fields.get("error") is None else words(fields["error"]),
+        error=None if fields.get("error") is None else message_of(fields["error"]),
         logs=_list(fields.get("logs")),
         metadata=metadata,
         trace_spans=_list(fields.get("traceSpans")),
@@ -182,7 +163,7 @@ def _job_state(state: str) -> str:
 def job_failure(job: Dict[str, Any]) -> ExecutionError:
     """Give the error of a job that failed or was cancelled."""
     cancelled = job["status"] == "cancelled"
-    reason = words(job["error"]) if job["error"] else "the server does not say why"
+    reason = message_of(job["error"]) if job["error"] else "the server does not say why"
     what = "was cancelled" if cancelled else "failed"
     error = ExecutionError(one_line(f"job {job['taskId']} {what}: {reason}"), "JOB_CANCELLED" if cancelled else "EXECUTION_ERROR")
     error.result = WorkflowExecutionResult(success=False, output=job["output"], error=reason, metadata=job["metadata"])
@@ -344,7 +325,7 @@ def _advice(answer: Answer, kind: _Kind, server_words: str, body: Any, retry_aft
         return "deploy it in Recall first"
     if kind.error is RateLimitError:
         wait = f"wait {math.ceil(retry_after)} s and try again" if retry_after else "wait a little and try again"
-        waited_for = call.executes and (retry_after or 0.0) <= LONGEST_RETRY_AFTER
+        waited_for = call.executes and (retry_after or 0.0) <= MAX_RETRY_AFTER
         return f"{wait}; execute_with_retry() does so, up to max_retries times" if waited_for else wait
     if kind.error is RecallTimeoutError:
         if not call.executes:
@@ -400,12 +381,12 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     if not isinstance(body, _OBJECT):
         return "", None
     inner: Dict[str, Any] = body["error"] if isinstance(body.get("error"), _OBJECT) else body
-    said = [words(inner[name]) for name in ("error", "message") if isinstance(inner.get(name), (str, _OBJECT, _ARRAY))]
+    said = [message_of(inner[name]) for name in ("error", "message") if isinstance(inner.get(name), (str, _OBJECT, _ARRAY))]
     if inner is not body:
         said.append(_str(body.get("message")) or "")
     text = ": ".join(dict.fromkeys(part for part in said if part))
     details = _list(body.get("details")) or []
-    faults = [f"{words(fault.get('path'))}: {words(fault.get('message'))}" for fault in details if isinstance(fault, _OBJECT)]
+    faults = [f"{message_of(fault.get('path'))}: {message_of(fault.get('message'))}" for fault in details if isinstance(fault, _OBJECT)]
     if faults:
         text = f"{text} [{'; '.join(faults)}]"
     return text, _str(inner.get("code")) or _str(body.get("code"))
@@ -464,7 +445,7 @@ def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
 
 def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
     """Give the error for the event that says that the run failed."""
-    reason = words(event.data.get("error") or "the server does not say why")
+    reason = message_of(event.data.get("error") or "the server does not say why")
     error = ExecutionError(one_line(f"the workflow failed: {reason}"), "EXECUTION_ERROR")
     error.result = so_far
     so_far.error = reason
@@ -477,7 +458,7 @@ def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> Execu
 # ---------------------------------------------------------------------------------------------------- small readers
 
 
-def words(value: Any) -> str:
+def message_of(value: Any) -> str:
     """Give a server's reason as text, also where it comes as an object."""
     if isinstance(value, _OBJECT):
         value = value.get("message") or value.get("error") or value
@@ -485,11 +466,6 @@ def words(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value)
     except RecursionError:
         return "a reason nested too deeply to show"
-
-
-def one_line(text: str) -> str:
-    """Fold white space, control characters and halves of surrogate pairs."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
 
 
 def _wait(value: Any) -> Optional[float]:

@@ -1,37 +1,10 @@
 """Arguments to a request: every path, header and field name that is sent lives here."""
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 from urllib.parse import quote
 
 from recall_sdk._inputs import encode_body
-
-
-class Call(NamedTuple):
-    """One request to make, but for the base URL, the key and the time it may take."""
-
-    method: str
-    path: str
-    body: Optional[bytes] = None
-    stream: bool = False
-    asynchronous: bool = False
-    id: str = ""
-
-    @property
-    def executes(self) -> bool:
-        """Whether the server runs a workflow for it."""
-        return self.body is not None
-
-    @property
-    def headers(self) -> Dict[str, str]:
-        # Only encodings of which each piece can be decoded as it comes.
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        if self.stream:
-            headers["Accept"] = "text/event-stream, application/json"
-        if self.body is not None:
-            headers["Content-Type"] = "application/json"
-        if self.asynchronous:
-            headers["X-Execution-Mode"] = "async"
-        return headers
+from recall_sdk._messages import Call
 
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Call:

@@ -20,10 +20,9 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from recall_sdk._decoding import one_line
-from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError
+from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
 
-FAILURES = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
+TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
 """All that requests, urllib3, http.client, ssl and zlib raise."""
 
 _BEFORE_SENDING = (
@@ -37,7 +36,7 @@ _SAID_BEFORE_SENDING = ("Could not find a suitable TLS", "Could not find the TLS
 _OF_THE_PROXY = (ProxyError, ProxySchemeUnknown, requests.exceptions.InvalidProxyURL)
 
 
-class Circumstances(NamedTuple):
+class CallContext(NamedTuple):
     """What an error's message tells of the call.
 
     Attributes:
@@ -53,7 +52,7 @@ class Circumstances(NamedTuple):
     streaming: bool = False
 
 
-def failure(error: Exception, call: Circumstances) -> RecallError:
+def translate(error: Exception, call: CallContext) -> RecallError:
     """Translate an error of the libraries below."""
     causes = list(_causes(error))
     unsent = any(map(_is_before_sending, causes))
@@ -105,7 +104,7 @@ def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
+def _timeout_message(call: CallContext, *, unsent: bool) -> str:
     seconds = "the time that it had" if call.timeout is None else f"{call.timeout:g} s"
     if unsent:
         return f"could not connect to {call.where} within {seconds}: check the base_url and the network"
@@ -116,14 +115,14 @@ def _timeout_message(call: Circumstances, *, unsent: bool) -> str:
     return f"{message}: the workflow may still be running; a longer timeout= or async_execution=True gives it more time"
 
 
-def _proxy_message(reason: BaseException, call: Circumstances) -> str:
+def _proxy_message(reason: BaseException, call: CallContext) -> str:
     return (
         f"the proxy on the way to {call.where} gave no connection ({_words(reason)}): check HTTPS_PROXY and HTTP_PROXY, "
         "and that they hold the credentials that it wants; or the proxies of your session"
     )
 
 
-def _connection_message(reason: BaseException, call: Circumstances, *, unsent: bool) -> str:
+def _connection_message(reason: BaseException, call: CallContext, *, unsent: bool) -> str:
     if isinstance(reason, socket.gaierror):
         return f"the host of {call.where} is unknown ({reason.strerror}): check the base_url and the network"
     if isinstance(reason, ssl.SSLCertVerificationError):

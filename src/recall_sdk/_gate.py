@@ -50,10 +50,10 @@ FEW_MISSES = 10
 FASTEST = 1e-6
 """Seconds between two requests at least: no server is faster, and it keeps the arithmetic away from zero."""
 
-LONGEST_RESET = 60.0
+MAX_RESET = 60.0
 """Seconds for which a reset is waited for at most: limits are counted by the minute or faster, and clocks may differ."""
 
-SHORTEST_ORDER = 0.001
+MIN_ORDER = 0.001
 """Seconds. A pause that is shorter is none, and would make of the pace a number beyond all bounds."""
 
 LATE = 0.01
@@ -158,7 +158,7 @@ class Gate:
             return
         # Those under way take what is left.
         if reset >= WORTHWHILE_RESET:
-            self._empty(ticket, now, min(reset, LONGEST_RESET))
+            self._empty(ticket, now, min(reset, MAX_RESET))
         elif self._gap and self.rate is None and now - ticket.time < FRESH and self._measured()[1] >= GOOD_EVIDENCE:
             self._empty(ticket, now, None)  # all that a 429 would tell is known
 
@@ -174,7 +174,7 @@ class Gate:
             self._accepted -= 1
         elif self._burst_time:  # a late one of the first burst
             self._burst = max(0.0, self._burst - 1)
-        self._empty(ticket, now, retry_after if (retry_after or 0.0) >= SHORTEST_ORDER else None)
+        self._empty(ticket, now, retry_after if (retry_after or 0.0) >= MIN_ORDER else None)
 
     def _empty(self, ticket: Ticket, now: float, pause: Optional[float]) -> None:
         if ticket.number <= self._held:  # it was on its way when the hold began, and tells nothing new

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from recall_sdk._decoding import job_failure
 from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, RecallTimeoutError, ServerError
-from recall_sdk.retry import LONGEST_SLEEP, checked_number
+from recall_sdk.retry import MAX_SLEEP, checked_number
 
 _log = logging.getLogger("recall_sdk")
 
@@ -16,7 +16,7 @@ TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerEr
 GROWTH = 1.5
 """By how much each interval is longer than the one before: short jobs are noticed soon, long ones are not asked for in vain."""
 
-SHORTEST_INTERVAL = 0.001
+MIN_INTERVAL = 0.001
 """Seconds. Polling without a pause would only load the server."""
 
 LAST_POLL = 0.25
@@ -46,8 +46,8 @@ def wait_for_job(
         clock: Gives seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
     """
-    interval = checked_number("poll_interval", poll_interval, least=SHORTEST_INTERVAL)
-    longest = max(interval, checked_number("max_poll_interval", max_poll_interval, least=SHORTEST_INTERVAL))
+    interval = checked_number("poll_interval", poll_interval, least=MIN_INTERVAL)
+    longest = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
     until = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
     while True:
@@ -69,7 +69,7 @@ def wait_for_job(
         left = until - clock()
         if left <= 0:
             raise _out_of_time(task_id, timeout, job, trouble) from trouble
-        wait = min(max(interval, retry_after or 0.0), left, LONGEST_SLEEP)
+        wait = min(max(interval, retry_after or 0.0), left, MAX_SLEEP)
         if trouble is not None:
             _log.info("job %s could not be asked for: %s; asking again in %.2f s", task_id, trouble, wait)
         sleep(wait)

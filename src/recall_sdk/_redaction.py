@@ -12,7 +12,7 @@ _E = TypeVar("_E", bound=RecallError)
 
 _MASK = "[API key]"
 
-SHORTEST_SECRET = 4
+MIN_SECRET = 4
 """Characters. Masking a key like "k" would only garble messages."""
 
 
@@ -22,9 +22,9 @@ _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 _LONGEST_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
 
-def redacted(error: _E, api_key: str) -> _E:
+def without_key(error: _E, api_key: str) -> _E:
     """Mask the key in all that an error holds, and in the errors behind it, and cut a message that is too long; return the error."""
-    if len(api_key) >= SHORTEST_SECRET:
+    if len(api_key) >= MIN_SECRET:
         chain: Dict[int, BaseException] = {}
         _collect(error, chain)
         for each in chain.values():

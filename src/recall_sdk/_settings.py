@@ -31,7 +31,7 @@ class ClientTimeout(Enum):
         return f"<{self.value}>"
 
 
-LONGEST_TIMEOUT = 2_000_000.0
+MAX_TIMEOUT = 2_000_000.0
 """Seconds (23 days): about the longest that a socket can wait on every platform. More counts as for ever."""
 
 
@@ -43,7 +43,7 @@ def check_timeout(timeout: Optional[float]) -> Optional[float]:
         raise TypeError(f"timeout must be a number of seconds for the whole call, or None, not {type(timeout).__name__}")
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
-    return float(timeout) if timeout <= LONGEST_TIMEOUT else None
+    return float(timeout) if timeout <= MAX_TIMEOUT else None
 
 
 def read_settings(api_key: Optional[str], base_url: Optional[str]) -> Settings:

@@ -20,12 +20,12 @@ from urllib3.response import DeflateDecoder, GzipDecoder
 from urllib3.util import parse_url
 
 from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
-from recall_sdk._decoding import Answer, one_line, unreadable
-from recall_sdk._endpoints import Call
-from recall_sdk._failures import FAILURES, Circumstances, failure
+from recall_sdk._decoding import unreadable
+from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, translate
+from recall_sdk._messages import Answer, Call
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
-from recall_sdk.errors import RecallError, RedirectError
+from recall_sdk.errors import RecallError, RedirectError, one_line
 from recall_sdk.retry import parse_retry_after
 
 Session = requests.Session
@@ -35,7 +35,7 @@ _log.addHandler(logging.NullHandler())  # silent, until the application says oth
 
 USER_AGENT = "recall-sdk/{} requests/{} Python/{}.{}.{}".format(__version__, requests.__version__, *sys.version_info)
 
-MOST_REDIRECTS = 10
+MAX_REDIRECTS = 10
 
 READ_SIZE = 64 * 1024
 """Bytes asked for at a time. What is there is taken at once."""
@@ -53,10 +53,10 @@ _REDIRECTS_AS_IT_IS = (307, 308)
 # ---------------------------------------------------------------------------------------------------------- one answer
 
 
-class Reply:
+class OpenResponse:
     """An answer whose head is here, and whose body is still to come. Whoever gets one closes it."""
 
-    def __init__(self, call: Call, response: Any, circumstances: Circumstances, until: Optional[float]) -> None:
+    def __init__(self, call: Call, response: Any, circumstances: CallContext, until: Optional[float]) -> None:
         headers = response.headers
         now = time()
         told = headers.get("Retry-After")
@@ -77,26 +77,26 @@ class Reply:
         status, kind = self.head.status, self.head.headers.get("Content-Type", "")
         return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
 
-    def answer(self) -> Answer:
+    def read(self) -> Answer:
         """Read the whole body within the time that is left, and close."""
         try:
             body = b"".join(self._decoded())
-        except FAILURES as error:
-            raise failure(error, self._circumstances) from error
+        except TRANSPORT_ERRORS as error:
+            raise translate(error, self._circumstances) from error
         finally:
             self.close()
         return self.head._replace(body=body)
 
-    def chunks(self) -> Iterator[bytes]:
+    def iter_bytes(self) -> Iterator[bytes]:
         """Give the body's bytes as they arrive. Where a stream was asked for, each silence may take the call's timeout."""
         if _UNREADABLE.intersection(self._encodings):
             raise unreadable(self.head, f"is encoded in a way that can't be read ({', '.join(self._encodings)})")
         try:
             if self._reader is not None and self.head.call.stream:
-                self._reader.bound_silence(self._circumstances.timeout)
+                self._reader.set_read_timeout(self._circumstances.timeout)
             yield from self._decoded()
-        except FAILURES as error:
-            raise failure(error, self._circumstances._replace(streaming=self.head.call.stream)) from error
+        except TRANSPORT_ERRORS as error:
+            raise translate(error, self._circumstances._replace(streaming=self.head.call.stream)) from error
 
     def _decoded(self) -> Iterator[bytes]:
         if self._response.raw is None:  # made up by an adapter of the user's
@@ -115,15 +115,15 @@ class Reply:
     def _encodings(self) -> List[str]:
         return [each.strip().lower() for each in self.head.headers.get("Content-Encoding", "").split(",")]
 
-    def finish_within(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Bound what is still to come, once it is known that nothing of worth comes."""
         if self._reader is not None:
             self._reader.until = monotonic() + seconds
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Break the connection, from another thread than the one that reads."""
         if self._reader is not None and self._process == os.getpid():
-            self._reader.hang_up()
+            self._reader.abort()
 
     def close(self) -> None:
         """Give the connection up: to the pool where the body was read to its end, else for good."""
@@ -160,7 +160,7 @@ def _arriving(response: http.client.HTTPResponse) -> Iterator[bytes]:
 # ---------------------------------------------------------------------------------------------------------- sending
 
 
-class Route:
+class Target:
     """Where a client's requests go: its settings, and what requests makes of them, resolved once.
 
     Raises:
@@ -195,55 +195,55 @@ class Transport:
         self._session: Any = session or own_session()
         part_after_fork(self._session)
 
-    def open(self, call: Call, route: Route, timeout: Optional[float]) -> Reply:
+    def open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
         """Send a call, follow the redirects that are safe, and return when the head of the answer is here.
 
         Args:
             call: What to send.
-            route: Where to.
+            target: Where to.
             timeout: Seconds for the whole call, or ``None``.
 
         Raises:
             RecallError: No answer came, or a redirect that is not followed.
         """
         try:
-            return self._open(call, route, timeout)
+            return self._open(call, target, timeout)
         except RecallError:
             in_use(threading.get_ident(), None)
             raise
 
-    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Reply:
+    def _open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
         until = None if timeout is None else monotonic() + timeout
-        circumstances = Circumstances(route.name, call.executes, timeout)
-        request = self._prepare(call, route)
+        circumstances = CallContext(target.name, call.executes, timeout)
+        request = self._prepare(call, target)
         redirects = 0
         while True:
-            response = self._send(request, call, route, until, circumstances)
+            response = self._send(request, call, target, until, circumstances)
             location = getattr(response, _LOCATION, None)
             if location is None:
-                return Reply(call, response, circumstances, until)
+                return OpenResponse(call, response, circumstances, until)
             response.close()
-            request.url = _redirected(request.url, response.status_code, location, call, route)
+            request.url = _redirected(request.url, response.status_code, location, call, target)
             request.headers.pop("Cookie", None)
             request.prepare_cookies(self._session.cookies)  # the redirect may have set some
             redirects += 1
-            if redirects > MOST_REDIRECTS:
+            if redirects > MAX_REDIRECTS:
                 message = f"the server redirects without end, at last to {request.url}: check the base_url"
                 raise _redirect_error(message, call, response.status_code)
 
-    def _prepare(self, call: Call, route: Route) -> Any:
+    def _prepare(self, call: Call, target: Target) -> Any:
         if not self.owns_session:
-            return self._prepare_anew(call, route)
+            return self._prepare_anew(call, target)
         kind = (call.method, call.stream, call.asynchronous)
-        template = route.templates.get(kind)
+        template = target.templates.get(kind)
         if template is None:
-            template = self._prepare_anew(call, route)
+            template = self._prepare_anew(call, target)
             template.headers.pop("Cookie", None)
-            route.templates[kind] = template
+            target.templates[kind] = template
         request: Any = requests.PreparedRequest()
         request.__dict__.update(template.__dict__)
         request.headers = template.headers.copy()
-        request.url = route.base_url + call.path
+        request.url = target.base_url + call.path
         if call.body is not None:
             request.body = call.body
             request.headers["Content-Length"] = str(len(call.body))
@@ -251,36 +251,36 @@ class Transport:
             request.prepare_cookies(self._session.cookies)
         return request
 
-    def _prepare_anew(self, call: Call, route: Route) -> Any:
-        headers = {"X-API-Key": route.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
+    def _prepare_anew(self, call: Call, target: Target) -> Any:
+        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
         auth = self._session.auth or _leave_as_it_is  # with none at all, requests would consult ~/.netrc
-        request = requests.Request(call.method, route.base_url + call.path, headers, data=call.body, auth=auth)
+        request = requests.Request(call.method, target.base_url + call.path, headers, data=call.body, auth=auth)
         prepared = self._session.prepare_request(request)
         prepared.hooks["response"] = [*prepared.hooks["response"], _take_location]
         return prepared
 
-    def _send(self, request: Any, call: Call, route: Route, until: Optional[float], circumstances: Circumstances) -> Any:
+    def _send(self, request: Any, call: Call, target: Target, until: Optional[float], circumstances: CallContext) -> Any:
         start = monotonic()
         outcome: Any = "failed"
         try:
-            response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, route))
+            response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, target))
             outcome = response.status_code
             return response
-        except FAILURES as error:
+        except TRANSPORT_ERRORS as error:
             refused: Any = getattr(error, "response", None)
             if getattr(refused, "request", None) is not request or refused.status_code < http.client.BAD_REQUEST:
-                raise failure(error, circumstances) from error
+                raise translate(error, circumstances) from error
             outcome = refused.status_code
             return refused  # a hook of the user's session called raise_for_status(): what that means is said by our errors
         finally:
             _log.debug("%s %s %s %.0f ms", call.method, call.path, outcome, (monotonic() - start) * 1000)
 
-    def _sending(self, request: Any, route: Route) -> Dict[str, Any]:
-        sending = route.sending
+    def _sending(self, request: Any, target: Target) -> Dict[str, Any]:
+        sending = target.sending
         if not sending:
             sending = self._session.merge_environment_settings(request.url, proxies={}, stream=True, verify=None, cert=None)
             if self.owns_session:
-                route.sending = sending
+                target.sending = sending
         return sending
 
     def close(self) -> None:
@@ -314,22 +314,22 @@ def _origin(url: str) -> Tuple[str, str, int]:
     return parts.scheme, str(parts.hostname), parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
-def _redirected(url: str, status: int, location: str, call: Call, route: Route) -> str:
+def _redirected(url: str, status: int, location: str, call: Call, target: Target) -> str:
     """Give the URL to follow to; refuse where the key would leave its origin, or the call would not arrive as it is."""
     try:
-        target = urljoin(url, requote_uri(location.encode("latin-1").decode("utf-8", "replace")))
-        origin = _origin(target)
+        redirected = urljoin(url, requote_uri(location.encode("latin-1").decode("utf-8", "replace")))
+        origin = _origin(redirected)
     except (ValueError, LocationParseError):
         raise _redirect_error(f"the server redirects to {location!r}, which is no clear URL: check the base_url", call, status) from None
-    parts = urlsplit(target)
+    parts = urlsplit(redirected)
     shown = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
-    if origin != route.origin:
+    if origin != target.origin:
         reason = "the API key goes to the base_url's own origin alone; if you trust the other"
     elif call.method != "GET" and status not in _REDIRECTS_AS_IT_IS:
         reason = "a POST would arrive there as a GET, and execute nothing; if that is the API"
     else:
-        return target
+        return redirected
     raise _redirect_error(f"the server redirects to {shown} (HTTP {status}): {reason}, set base_url={base_url!r}", call, status)
 
 

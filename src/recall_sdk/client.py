@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
-from recall_sdk._batch import BatchItem, Executor, run_batch
-from recall_sdk._connections import hang_up
-from recall_sdk._endpoints import Call
+from recall_sdk._batch import BatchItem, Executor, Result, run_batch
+from recall_sdk._connections import abort
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._redaction import redacted
+from recall_sdk._messages import Call
+from recall_sdk._redaction import without_key
 from recall_sdk._settings import ClientTimeout, check_api_key, check_base_url, check_timeout, read_settings
-from recall_sdk._transport import Reply, Route, Session, Transport
+from recall_sdk._transport import OpenResponse, Session, Target, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -31,7 +31,6 @@ from recall_sdk.streaming import WorkflowStream
 __all__ = ["RecallClient"]
 
 _T = TypeVar("_T")
-_Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
 _Timeout = Union[float, None, ClientTimeout]
 
 
@@ -72,7 +71,7 @@ class RecallClient:
         timeout: Optional[float] = 30.0,
         session: Optional[Session] = None,
     ) -> None:
-        self._route = Route(read_settings(api_key, base_url))
+        self._target = Target(read_settings(api_key, base_url))
         self._timeout = check_timeout(timeout)
         self._transport = Transport(session)
         self._rate_limit: Optional[RateLimitInfo] = None
@@ -85,7 +84,7 @@ class RecallClient:
             >>> RecallClient("a-key").api_key
             'a-key'
         """
-        return self._route.settings.api_key
+        return self._target.settings.api_key
 
     @property
     def base_url(self) -> str:
@@ -95,7 +94,7 @@ class RecallClient:
             >>> RecallClient("a-key", "https://recall.example.com/").base_url
             'https://recall.example.com'
         """
-        return self._route.settings.base_url
+        return self._target.settings.base_url
 
     def __repr__(self) -> str:
         return f"RecallClient(base_url={self.base_url!r})"
@@ -136,7 +135,7 @@ class RecallClient:
         stream: bool = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: bool = False,
-    ) -> _Result: ...
+    ) -> Result: ...
 
     def execute_workflow(
         self,
@@ -147,7 +146,7 @@ class RecallClient:
         stream: bool = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: bool = False,
-    ) -> _Result:
+    ) -> Result:
         """Execute a workflow once, and wait for its result.
 
         Args:
@@ -236,7 +235,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> _Result: ...
+    ) -> Result: ...
 
     def execute_with_retry(
         self,
@@ -251,7 +250,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> _Result:
+    ) -> Result:
         """Execute a workflow, and try again where the rate limit refuses it: a 429 says that the run did not start.
 
         The delays grow exponentially, with 25 % jitter. A retry-after of the server is kept to the second instead; one of more than an
@@ -318,14 +317,14 @@ class RecallClient:
             One, two
         """
         call = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
-        route = self._route
+        target = self._target
         try:
-            reply, _ = self._open(call, route, self._seconds(timeout))
-            whole = None if reply.is_event_stream else _decoding.execution_of_stream(reply.answer())
+            response, _ = self._open(call, target, self._seconds(timeout))
+            whole = None if response.is_event_stream else _decoding.execution_of_stream(response.read())
         except RecallError as error:
-            self._note(error, route)
+            self._note(error, target)
             raise
-        return WorkflowStream(reply, route.settings.api_key, whole)
+        return WorkflowStream(response, target.settings.api_key, whole)
 
     def execute_batch(
         self,
@@ -339,7 +338,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem, None, None]:
+    ) -> Generator[BatchItem[Result], None, None]:
         """Execute many workflows side by side, and hand over each as it ends. Nothing is sent before the first is asked for.
 
         The workers share what they learn of the server's rate limit, so that it is used fully with next to no refused requests.
@@ -378,7 +377,7 @@ class RecallClient:
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-            hang_up=hang_up,
+            abort=abort,
         )
 
     # ---------------------------------------------------------------------------------------------------- questions
@@ -508,7 +507,7 @@ class RecallClient:
                 sleep=time.sleep,
             )
         except RecallError as error:
-            redacted(error, api_key)
+            without_key(error, api_key)
             raise
 
     def get_rate_limit_info(self) -> Optional[RateLimitInfo]:
@@ -600,7 +599,7 @@ class RecallClient:
 
     def _change(self, **settings: str) -> None:
         with _lock:
-            self._route = Route(self._route.settings._replace(**settings))
+            self._target = Target(self._target.settings._replace(**settings))
 
     def _execution(
         self,
@@ -614,46 +613,46 @@ class RecallClient:
         try:
             return _endpoints.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=asynchronous)
         except RecallError as error:
-            redacted(error, self.api_key)
+            without_key(error, self.api_key)
             raise
 
-    def _open(self, call: Call, route: Route, timeout: Optional[float]) -> Tuple[Reply, Optional[RateLimitInfo]]:
+    def _open(self, call: Call, target: Target, timeout: Optional[float]) -> Tuple[OpenResponse, Optional[RateLimitInfo]]:
         """Send once; give the answer to come, and what its head tells of the rate limit."""
-        reply = self._transport.open(call, route, timeout)
-        told = _decoding.rate_limit(reply.head)
+        response = self._transport.open(call, target, timeout)
+        told = _decoding.rate_limit(response.head)
         self._rate_limit = told or self._rate_limit
-        return reply, told
+        return response, told
 
-    def _note(self, error: RecallError, route: Route) -> None:
+    def _note(self, error: RecallError, target: Target) -> None:
         if isinstance(error, RateLimitError):
             self._rate_limit = error.rate_limit or self._rate_limit
-        redacted(error, route.settings.api_key)
+        without_key(error, target.settings.api_key)
 
-    def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[_Result, Optional[RateLimitInfo]]:
+    def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
         """Send once; give the result, and what this very answer told of the rate limit."""
-        route = self._route  # with the key that goes out, whatever is set meanwhile
+        target = self._target  # with the key that goes out, whatever is set meanwhile
         try:
-            reply, told = self._open(call, route, timeout)
-            if reply.is_event_stream:
+            response, told = self._open(call, target, timeout)
+            if response.is_event_stream:
                 if call.asynchronous:
-                    reply.close()
-                    raise _decoding.unreadable(reply.head, "is a stream, and has no task id")
-                return WorkflowStream(reply, route.settings.api_key).result, told
-            result = _decoding.execution(reply.answer())
+                    response.close()
+                    raise _decoding.unreadable(response.head, "is a stream, and has no task id")
+                return WorkflowStream(response, target.settings.api_key).result, told
+            result = _decoding.execution(response.read())
         except RecallError as error:
-            self._note(error, route)
+            self._note(error, target)
             raise
         if call.stream and isinstance(result, WorkflowExecutionResult):
             result = StreamedExecutionResult(**vars(result))
         return result, told
 
     def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
-        route = self._route
+        target = self._target
         try:
-            reply, _ = self._open(call, route, self._seconds(timeout))
-            return decode(reply.answer())
+            response, _ = self._open(call, target, self._seconds(timeout))
+            return decode(response.read())
         except RecallError as error:
-            self._note(error, route)
+            self._note(error, target)
             raise
 
     def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:

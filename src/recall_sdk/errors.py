@@ -19,6 +19,7 @@
         └── InvalidResponseError        an answer that can't be read
 """
 
+import re
 from typing import Any, Optional
 
 from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
@@ -257,3 +258,8 @@ class InvalidResponseError(RecallError):
         ...     print(error)
         the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
     """
+
+
+def one_line(text: str) -> str:
+    """Fold white space, control characters and halves of surrogate pairs."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()

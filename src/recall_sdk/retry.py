@@ -11,12 +11,12 @@ from typing import Callable, Optional, TypeVar
 
 from recall_sdk.errors import RateLimitError
 
-__all__ = ["LONGEST_RETRY_AFTER", "Backoff", "call_with_retry"]
+__all__ = ["MAX_RETRY_AFTER", "Backoff", "call_with_retry"]
 
-LONGEST_RETRY_AFTER = 3600.0
+MAX_RETRY_AFTER = 3600.0
 """Seconds. Where a server asks for a longer wait, the error is raised at once."""
 
-LONGEST_SLEEP = 2_000_000.0
+MAX_SLEEP = 2_000_000.0
 """Seconds (23 days): about the longest that every platform can sleep."""
 
 JITTER = 0.25
@@ -56,7 +56,7 @@ class Backoff:
             raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
         self.max_retries: int = max_retries
         self.initial_delay: float = checked_number("initial_delay", initial_delay, least=0)
-        self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), LONGEST_SLEEP)
+        self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), MAX_SLEEP)
         self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
@@ -105,7 +105,7 @@ class Backoff:
             return None
         if error.retry_after is None:
             return self.delay(retry, random)
-        return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER else None
+        return error.retry_after if error.retry_after <= MAX_RETRY_AFTER else None
 
 
 def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable[[float], None], random: Callable[[], float]) -> _T:

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple, Type
 
 from recall_sdk import _decoding
-from recall_sdk._redaction import redacted
-from recall_sdk._transport import Reply
+from recall_sdk._redaction import without_key
+from recall_sdk._transport import OpenResponse
 from recall_sdk.errors import RecallConnectionError, RecallError, RecallTimeoutError, StreamInterruptedError
 from recall_sdk.models import StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
 from recall_sdk.sse import iter_events
@@ -36,10 +36,10 @@ class WorkflowStream:
         done
     """
 
-    def __init__(self, reply: Reply, api_key: str, result: Optional[WorkflowExecutionResult] = None) -> None:
-        self._reply = reply
+    def __init__(self, response: OpenResponse, api_key: str, result: Optional[WorkflowExecutionResult] = None) -> None:
+        self._response = response
         self._progress = _Progress(result)
-        self._events = _events(reply, self._progress, api_key)
+        self._events = _events(response, self._progress, api_key)
 
     def __iter__(self) -> Iterator[StreamEvent]:
         if self._progress.error is not None:
@@ -102,9 +102,9 @@ class WorkflowStream:
             self._events.close()
         except ValueError:  # another thread is waiting for the next event, and ends once the connection does
             self._progress.closed = True
-            self._reply.hang_up()
+            self._response.abort()
         else:
-            self._reply.close()
+            self._response.close()
 
 
 class _Progress:
@@ -157,26 +157,26 @@ class _Progress:
         return error
 
 
-def _events(reply: Reply, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
+def _events(response: OpenResponse, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
     # Refers to no WorkflowStream, so that a forgotten one is gone at once, and its connection with it.
     if not progress.unfinished:  # the server sent the result as a whole
         return
     try:
-        yield from _arriving(reply, progress)
+        yield from _arriving(response, progress)
         if progress.unfinished:
             raise progress.interrupted("the server closed it")
     except RecallError as error:
         if progress.unfinished:
-            progress.error = redacted(_with_partial(error, progress), api_key)
+            progress.error = without_key(_with_partial(error, progress), api_key)
             raise progress.error from error.__cause__
     finally:
-        reply.close()
+        response.close()
 
 
-def _arriving(reply: Reply, progress: _Progress) -> Iterator[StreamEvent]:
+def _arriving(response: OpenResponse, progress: _Progress) -> Iterator[StreamEvent]:
     write, tell, turns = progress.text.write, progress.text.tell, progress.turns
     turn: Optional[str] = ""
-    for name, data, _, _ in iter_events(reply.chunks()):
+    for name, data, _, _ in iter_events(response.iter_bytes()):
         if progress.end is not None:
             continue  # whatever comes now, the result is here
         event = _decoding.stream_event(name, data)
@@ -184,7 +184,7 @@ def _arriving(reply: Reply, progress: _Progress) -> Iterator[StreamEvent]:
             progress.end = _decoding.stream_end(event)
             if event is not None:
                 yield event
-            reply.finish_within(LINGER)
+            response.set_deadline(LINGER)
             continue
         if event.type == "chunk":
             if event.block_id != turn:

@@ -1,0 +1,51 @@
+"""The plain values that pass between the layers: a call to send, and the answer to it."""
+
+from typing import Dict, Mapping, NamedTuple, Optional
+
+
+class Call(NamedTuple):
+    """One request to make, but for the base URL, the key and the time it may take."""
+
+    method: str
+    path: str
+    body: Optional[bytes] = None
+    stream: bool = False
+    asynchronous: bool = False
+    id: str = ""
+
+    @property
+    def executes(self) -> bool:
+        """Whether the server runs a workflow for it."""
+        return self.body is not None
+
+    @property
+    def headers(self) -> Dict[str, str]:
+        # Only encodings of which each piece can be decoded as it comes.
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        if self.stream:
+            headers["Accept"] = "text/event-stream, application/json"
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.asynchronous:
+            headers["X-Execution-Mode"] = "async"
+        return headers
+
+
+class Answer(NamedTuple):
+    """One whole answer.
+
+    Attributes:
+        call: What was asked.
+        status: HTTP status.
+        headers: Its headers, by name in any case.
+        body: Its body, decompressed.
+        received: When its head came, in seconds since the epoch.
+        retry_after: Seconds, from the ``Retry-After`` header, or ``None``.
+    """
+
+    call: Call
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received: float
+    retry_after: Optional[float]
