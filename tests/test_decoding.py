@@ -119,7 +119,12 @@ def test_a_response_block_is_the_output(body, status):
 @pytest.mark.parametrize(
     ("body", "result"),
     [
-        ({"success": False, "output": "shadow"}, WorkflowExecutionResult(False, "shadow")),
+        ({"success": False, "output": "shadow"}, WorkflowExecutionResult(False, "shadow", decoding.NO_REASON)),
+        ({"success": False, "output": {}, "error": ""}, WorkflowExecutionResult(False, {}, decoding.NO_REASON)),
+        (
+            {"success": True, "output": 1, "status": "paused", "executionId": "e", "metadata": {"duration": 2}},
+            WorkflowExecutionResult(True, 1, metadata={"duration": 2, "status": "paused", "executionId": "e"}),
+        ),
         ({"success": False, "error": "boom"}, WorkflowExecutionResult(False, None, "boom")),
         ({"success": False, "error": {"message": "boom"}}, WorkflowExecutionResult(False, None, "boom")),
         ({"success": False, "error": ["boom", 1]}, WorkflowExecutionResult(False, None, '["boom", 1]')),
@@ -340,6 +345,10 @@ TABLE = [
     (400, "BAD_FIELD", RUN, InvalidRequestError, "BAD_FIELD", False),
     (409, None, RUN, InvalidRequestError, "INVALID_REQUEST", True),
     (422, "E_CUSTOM", RUN, InvalidRequestError, "E_CUSTOM", True),
+    (499, None, RUN, InvalidRequestError, "INVALID_REQUEST", True),
+    (524, None, RUN, RecallTimeoutError, "TIMEOUT", True),
+    (598, "SLOW", RUN, RecallTimeoutError, "TIMEOUT", True),
+    (520, None, RUN, ServerError, "SERVER_ERROR", True),
     (418, None, RUN, InvalidRequestError, "INVALID_REQUEST", False),
     (408, "SLOW", RUN, RecallTimeoutError, "TIMEOUT", True),
     (408, None, JOB, RecallTimeoutError, "TIMEOUT", False),
@@ -388,7 +397,7 @@ def test_the_error_table(row):
         ([1], "the server gave no reason", None),
         (b"", "the server gave no reason", None),
         (b"plain", "plain", None),
-        (b"<html><p>x", "the server answered with an HTML page", None),
+        (b"<html><p>x", "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall", None),
         (b"\xff\xfe", "\ufffd\ufffd", None),
     ],
 )
@@ -415,11 +424,89 @@ def test_bodies_of_errors(body, text, code):
         (502, b"", "try again later"),
         (503, b"", "try again later"),
         (504, b"", "async_execution=True"),
+        (401, b"<html>", "check the base_url, and what lies between here and the API"),
+        (403, b"<!doctype html>", "check the base_url, and what lies between here and the API"),
+        *((status, b"<html>", "a gateway could not reach the server; try again later") for status in (502, 520, 521, 522, 523, 530)),
+        *((status, b"<html>", "a gateway gave up waiting") for status in (504, 524, 598)),
+        (409, {"error": "used", "code": "EXECUTION_ID_CONFLICT"}, "leave it out, or send a new one"),
     ],
 )
 def test_advice(status, body, advice):
     """For the common mistakes the message says what to do next."""
     assert advice in str(error_of(body, status))
+
+
+FAILED_RUN = {"success": False, "output": {"a": 1}, "error": "Second: field not found", "metadata": {"duration": 12}}
+
+
+@pytest.mark.parametrize("call", [RUN, STREAM, QUEUE])
+@pytest.mark.parametrize("status", [302, 400, 401, 402, 403, 404, 409, 413, 423, 429, 499, 500, 502, 503, 504, 524])
+def test_failed_run_with_any_status(status, call):
+    """A body that holds something of a failed run is an ExecutionError with its result, and the run has taken place."""
+    error = error_of(FAILED_RUN, status, call=call)
+    assert type(error) is ExecutionError
+    assert (error.code, error.may_have_executed) == ("EXECUTION_ERROR", True)
+    assert error.result == WorkflowExecutionResult(False, {"a": 1}, "Second: field not found", metadata={"duration": 12})
+    assert str(error) == f"the workflow failed: Second: field not found (HTTP {status})"
+
+
+@pytest.mark.parametrize("status", [400, 413, 423, 500, 503])
+def test_failed_run_without_output(status):
+    """With a status that refuses no run, success and an error are enough."""
+    assert type(error_of({"success": False, "error": "no"}, status)) is ExecutionError
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
+def test_refusal_with_success_false(status):
+    """With a status that refuses a run, a body without output or metadata is a refusal."""
+    error = error_of({"success": False, "error": "no"}, status)
+    assert type(error) is not ExecutionError
+    assert error.may_have_executed is False
+
+
+@pytest.mark.parametrize(
+    "body", [{"success": False, "output": {}}, {"success": True, "error": "x", "output": 1}, {"error": "x", "output": 1}]
+)
+def test_no_failed_run_without_success_false_and_error(body):
+    """Without success: false, or without an error, a 400 is a refusal."""
+    assert type(error_of(body, 400)) is InvalidRequestError
+
+
+def test_failed_run_of_the_servers_time_limit():
+    """A 408 stays a time-out, with its result."""
+    error = error_of(FAILED_RUN, 408)
+    assert type(error) is RecallTimeoutError
+    assert error.result.output == {"a": 1}
+
+
+def test_failed_run_is_no_answer_to_a_question():
+    """To a call that executes nothing, such a body is an ordinary error."""
+    assert type(error_of(FAILED_RUN, 400, call=STATUS)) is InvalidRequestError
+
+
+@pytest.mark.parametrize(("headers", "body"), [({"X-Request-Id": "r-1"}, {"requestId": "other"}), ({}, {"requestId": "r-1"})])
+def test_request_id_of_errors(headers, body):
+    """The server's id of an answer is on its error, from the header or the body, also where the answer can't be read."""
+    with pytest.raises(RecallError) as caught:
+        decoding.check(answer({"error": "no", **body}, 500, headers=headers))
+    assert caught.value.request_id == "r-1"
+    with pytest.raises(InvalidResponseError) as caught:
+        decoding.workflow_status(answer(body, call=STATUS, headers=headers))
+    assert caught.value.request_id == "r-1"
+
+
+@pytest.mark.parametrize("reset", ["1800000030", "1800000030000", "2027-01-15T08:00:30Z"])
+@pytest.mark.parametrize(("offset", "seconds"), [(0.0, 30), (-1.5, 30), (600.0, -570), (-600.0, 630)])
+def test_rate_limit_reset_by_the_servers_clock(reset, offset, seconds):
+    """A reset is turned into this machine's time, where the clocks differ by more than a Date header's rounding."""
+    message = answer(headers={"X-RateLimit-Reset": reset})._replace(clock_offset=offset)
+    assert decoding.rate_limit(message).reset == NOW + seconds
+
+
+def test_rate_limit_reset_in_seconds_from_now():
+    """A reset that is a wait needs no clock of the server's."""
+    message = answer(headers={"X-RateLimit-Reset": "30"})._replace(clock_offset=600.0)
+    assert decoding.rate_limit(message).reset == NOW + 30
 
 
 @pytest.mark.parametrize(
@@ -465,7 +552,7 @@ def test_the_result_of_a_failed_run(status, body):
 def test_a_reason_nested_too_deeply():
     """A reason that is nested more deeply than can be shown still gives an error."""
     deep = json.loads("[" * 900 + "]" * 900)
-    assert decoding.words(deep).startswith(("[[", "a reason nested"))
+    assert decoding.message_of(deep).startswith(("[[", "a reason nested"))
     assert error_of(b'{"error": "x", "details": ' + b"[" * 100_000, 400).code == "INVALID_REQUEST"
 
 

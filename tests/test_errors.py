@@ -40,6 +40,7 @@ def filled(kind):
         "server_code": "THEIR_CODE",
         "retry_after": 1.5,
         "may_have_executed": True,
+        "request_id": "req-1",
         **OWN_FACTS.get(kind, {}),
     }
     vars(error).update(facts)
@@ -164,6 +165,6 @@ def test_a_reason_too_deep_to_tell():
     reason = []
     for _ in range(200_000):
         reason = [reason]
-    assert decoding.words(reason) == "a reason nested too deeply to show"
+    assert decoding.message_of(reason) == "a reason nested too deeply to show"
     while reason:  # taken apart by hand: old Pythons do not survive doing it themselves
         reason = reason.pop()

@@ -13,6 +13,7 @@ from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
     ExecutionError,
+    InvalidRequestError,
     InvalidResponseError,
     NotFoundError,
     PermissionDeniedError,
@@ -113,7 +114,7 @@ def test_a_retry_after_is_kept():
     assert world.slept == [30.0, 20.0, 2.25]
 
 
-@pytest.mark.parametrize("kind", [RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError])
+@pytest.mark.parametrize("kind", [RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError, InvalidResponseError])
 def test_what_may_pass_is_survived(kind):
     """A broken connection, a time-out, a 429 or a 5xx says nothing about the job: the next poll may succeed."""
     world = World(failing(kind), failing(kind), job("completed"))
@@ -121,15 +122,75 @@ def test_what_may_pass_is_survived(kind):
     assert world.slept == [1.0, 1.5]
 
 
-@pytest.mark.parametrize("kind", [AuthenticationError, PermissionDeniedError, NotFoundError, UsageLimitError, InvalidResponseError])
-def test_what_does_not_pass_is_raised(kind):
-    """A wrong key or an unknown id will be no better later."""
+@pytest.mark.parametrize("polls", [0, 1])
+@pytest.mark.parametrize("kind", [UsageLimitError, InvalidRequestError])
+def test_wait_for_job_raises_permanent_error(kind, polls):
+    """An error that a later poll can't mend is raised at once, and names the job."""
     error = failing(kind)
-    world = World(job("queued"), error)
-    with pytest.raises(kind) as caught:
+    world = World(*[job("queued")] * polls, error)
+    with pytest.raises(kind, match="job t-1: not now") as caught:
         world.wait()
     assert caught.value is error
-    assert len(world.polls) == 2
+    assert len(world.polls) == polls + 1
+
+
+REFUSALS = [AuthenticationError, PermissionDeniedError, NotFoundError]
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_wait_for_job_raises_first_refusal(kind):
+    """A wrong key or an unknown id is reported by the first poll, and names the job."""
+    world = World(failing(kind))
+    with pytest.raises(kind, match="job t-1: not now"):
+        world.wait()
+    assert len(world.polls) == 1
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_wait_for_job_survives_refusals_for_a_minute(kind):
+    """Once a poll has succeeded, a server that refuses for less than a minute has not ended the wait."""
+    world = World(job("queued"), *[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed"))
+    assert world.wait()["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
+    """A server that refuses for more than a minute in a row means it."""
+    world = World(job("queued"), *[failing(kind)] * 60)
+    with pytest.raises(kind, match="job t-1: not now"):
+        world.wait()
+    assert 60 < sum(world.slept[1:]) < 75
+
+
+def test_wait_for_job_counts_refusals_in_a_row():
+    """Another failure between two refusals starts the minute again."""
+    refused = [failing(AuthenticationError)] * 6
+    world = World(job("queued"), *refused, failing(ServerError), *refused, job("completed"))
+    assert world.wait()["status"] == "completed"
+
+
+def test_wait_for_job_survives_too_early():
+    """A 425 asks for another try later (RFC 8470, section 5.2)."""
+    early = failing(InvalidRequestError)
+    early.status = 425
+    assert World(early, job("completed")).wait()["status"] == "completed"
+
+
+def test_wait_for_job_unknown_state(caplog):
+    """An unknown state is logged once, and the error at the end names it without a claim that the job goes on."""
+    with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError) as caught:
+        World(job("unknown")).wait(timeout=5.0)
+    assert caplog.messages == ["job t-1 has the unknown state 'unknown'; it is treated as not ended"]
+    assert "job t-1 has the unknown state 'unknown' after 5.0 s; it may have ended or not: wait for it again" in str(caught.value)
+    assert "goes on" not in str(caught.value)
+
+
+def test_wait_for_job_survives_html_page(server, client):
+    """A poll that is answered by a page is survived, over a real socket."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    server.respond_next(200, body="<html>one moment</html>")
+    server.go.set()
+    assert client.wait_for_job(ticket, poll_interval=0.01)["output"] == {"said": "hi"}
 
 
 def test_an_unknown_state_counts_as_not_ended():
@@ -185,10 +246,10 @@ def test_time_is_up():
 def test_time_is_up_and_the_server_never_answered(caplog):
     """What kept it from answering is told, and logged each time, and is the cause."""
     trouble = failing(RecallConnectionError)
-    said = "job t-1 could not be asked for after 2.0 s (not now); it may go on: wait for it again with wait_for_job('t-1')"
+    said = "job t-1 could not be polled within 2.0 s (not now); it may still be running: wait for it again with wait_for_job('t-1')"
     with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError, match=re.escape(said)) as caught:
         World(trouble).wait(timeout=2.0)
-    assert caplog.messages[0] == "job t-1 could not be asked for: not now; asking again in 1.00 s"
+    assert caplog.messages[0] == "job t-1 could not be polled: not now; polling again in 1.00 s"
     assert caught.value.__cause__ is trouble
     assert caught.value.body is None
 

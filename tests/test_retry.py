@@ -3,14 +3,19 @@
 import inspect
 import logging
 import math
+import re
 import sys
+import time
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rawserver import answers, http
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry, parse_retry_after
+from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry, clock_offset, parse_retry_after
+from recall_sdk.testing import RecallServer
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
 
@@ -127,6 +132,21 @@ def test_forms_of_a_retry_after(value, seconds):
     assert parse_retry_after(value, NOW) == seconds
 
 
+@pytest.mark.parametrize(("value", "seconds"), [(f"{NOW + 2:.0f}", 2.0), (f"{NOW - 5:.0f}", 0.0), ("999999999", 999999999.0)])
+def test_parse_retry_after_moment(value, seconds):
+    """A number of 1e9 or more is a moment in seconds since the epoch."""
+    assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "offset"),
+    [("Fri, 15 Jan 2027 08:10:00 GMT", 600.0), ("Fri, 15 Jan 2027 07:50:00 GMT", -600.0), ("soon", 0.0), (None, 0.0)],
+)
+def test_clock_offset(date, offset):
+    """The server's Date tells how far its clock is ahead; without a readable one, the clocks count as equal."""
+    assert clock_offset(date, NOW) == offset
+
+
 def test_a_date_is_not_undercut():
     """What is left until a date is kept to the fraction of a second."""
     assert parse_retry_after("Fri, 15 Jan 2027 08:01:00 GMT", NOW + 0.25) == 59.75
@@ -234,3 +254,59 @@ def test_the_defaults_are_the_documented_ones():
 def test_whole_numbers_are_seconds_too():
     """An int is as good as a float."""
     assert Backoff(1, 1, 30, 2).delay(1, lambda: 0.5) == 2.0
+
+
+# ------------------------------------------------------------------------------------------------------- over real sockets
+
+FAILED_RUN = {"success": False, "output": {}, "error": "Second: field not found", "metadata": {"duration": 12}}
+
+
+@pytest.fixture
+def server():
+    with RecallServer() as server:
+        server.workflow("echo")(lambda input: input)
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    return server.client()
+
+
+def test_failed_run_is_never_sent_again(server, client):
+    """A 429 that holds a failed run says that the run took place: neither a retry nor a batch sends it again."""
+    server.respond_next(429, json=FAILED_RUN, times=4)
+    with pytest.raises(ExecutionError, match="Second: field not found"):
+        client.execute_with_retry("echo", initial_delay=0.0)
+    (item,) = client.execute_batch([("echo", {})], initial_delay=0.0)
+    assert isinstance(item.error, ExecutionError)
+    assert item.error.may_have_executed is True
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("minutes", [-10, 0, 10])
+def test_retry_after_by_the_servers_clock(minutes, serve, connect):
+    """A date is read by the clock of the server that names it, however wrong this machine's is."""
+    now = time.time() + 60 * minutes
+    headers = [f"Date: {formatdate(now, usegmt=True)}", f"Retry-After: {formatdate(now + 2, usegmt=True)}"]
+    client = connect(serve(answers(http({"error": "slow down"}, *headers, status="429 Too Many Requests"))))
+    with pytest.raises(RateLimitError) as caught:
+        client.execute_workflow("echo")
+    assert caught.value.retry_after == 2.0
+    assert 1 <= client.get_rate_limit_info().reset - time.time() <= 3
+
+
+def test_retry_after_moment(server, client):
+    """A Retry-After in seconds since the epoch is such a moment."""
+    server.respond_next(429, headers={"Retry-After": f"{time.time() + 2:.0f}"})
+    with pytest.raises(RateLimitError) as caught:
+        client.execute_workflow("echo")
+    assert 0 <= caught.value.retry_after <= 4
+
+
+def test_request_id_in_the_log(server, client, caplog):
+    """The line of a request names the server's id of the answer."""
+    server.respond_next(200, headers={"X-Request-Id": "r-1"}, json={"success": True, "output": 1})
+    with caplog.at_level(logging.DEBUG, "recall_sdk"):
+        client.execute_workflow("echo")
+    assert re.fullmatch(r"POST /api/workflows/echo/execute 200 \[r-1\] \d+ ms", caplog.messages[0])

@@ -21,6 +21,7 @@ from recall_sdk import (
     InvalidResponseError,
     RateLimitError,
     RecallConnectionError,
+    RecallError,
     RecallTimeoutError,
     StreamedExecutionResult,
     StreamEvent,
@@ -351,6 +352,76 @@ def test_an_error_event_is_an_execution_error(tail, serve, connect):
     assert (caught.value.result.success, caught.value.result.error, caught.value.result.text) == (False, "boom at line 1", "One, two")
     with pytest.raises(ExecutionError, match="boom at line 1"):
         _ = stream.result
+
+
+FAILURES = {
+    "an error event of the event stream, with an object": b'event: error\ndata: {"message": "model overloaded"}\n\n',
+    "an error event of the event stream, with text": b"event: error\ndata: model overloaded\n\n",
+    "an error event of the event stream, with a JSON string": b'event: error\ndata: "model overloaded"\n\n',
+    "an error event of the event stream, with a chunk": b'event: error\ndata: {"error": "model overloaded", "chunk": "x"}\n\n',
+    "event error": sse({"event": "error", "error": "model overloaded"}),
+    "type error": sse({"type": "error", "error": {"message": "model overloaded"}}),
+    "an error alone": sse({"error": "model overloaded"}),
+    "no success": sse({"blockId": "a", "success": False, "error": "model overloaded"}),
+    "no success, with a chunk": sse({"blockId": "a", "chunk": "x", "success": False, "error": "model overloaded"}),
+    "an end with an error and without success": sse({"event": "done", "error": "model overloaded"}),
+    "a final with an error and without success": sse({"event": "final", "data": {"error": "model overloaded"}}),
+}
+
+
+@pytest.mark.parametrize("frame", FAILURES)
+@pytest.mark.parametrize("tail", [[], [MARK], [DONE, MARK]])
+def test_stream_failure_in_each_frame(frame, tail, serve, connect):
+    """A failure in any of the usual frames is an ExecutionError with the text so far, whatever follows."""
+    client = connect(serve(streams(text("Hel"), FAILURES[frame], *tail)))
+    with pytest.raises(ExecutionError, match="the workflow failed: model overloaded") as caught:
+        client.execute_workflow("w", stream=True)
+    assert (caught.value.result.success, caught.value.result.error, caught.value.result.text) == (False, "model overloaded", "Hel")
+    assert caught.value.may_have_executed is True
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [{"blockId": "a", "chunk": "lo", "error": None}, {"event": "message", "chunk": "lo", "blockId": "a", "error": ""}],
+)
+def test_stream_empty_error_is_no_failure(harmless, serve, connect):
+    """A field for errors that holds none does not fail a stream."""
+    result = connect(serve(streams(text("Hel"), sse(harmless), DONE))).execute_workflow("w", stream=True)
+    assert (result.success, result.text_by_block) == (True, {"a": "Hello"})
+
+
+def test_stream_error_of_one_block_is_no_failure(serve, connect):
+    """An error that names its block belongs to that block."""
+    events = list(connect(serve(streams(sse({"blockId": "a", "error": "no luck"}), DONE))).stream_workflow("w"))
+    assert [event.type for event in events] == ["message", "done"]
+
+
+def test_stream_chunk_reset_drops_text_of_block(serve, connect):
+    """Text that is taken back is in no result, and that of other blocks stays in its order."""
+    reset = sse({"blockId": "a", "event": "chunk_reset"})
+    events = [text("Let me "), text("Hi, ", "b"), text("look"), reset, text("20 degrees"), text("!", "b")]
+    with connect(serve(streams(*events, DONE))).stream_workflow("w") as stream:
+        types = [event.type for event in stream]
+    assert types == ["chunk", "chunk", "chunk", "chunk_reset", "chunk", "chunk", "done"]
+    assert stream.result.text == "Hi, 20 degrees!"
+    assert stream.result.text_by_block == {"b": "Hi, !", "a": "20 degrees"}
+
+
+def test_stream_chunk_reset_drops_text_of_partial(serve, connect):
+    """The partial result of a broken stream does not hold what was taken back."""
+    events = [text("Let me look"), sse({"blockId": "a", "event": "chunk_reset"}), text("20")]
+    with pytest.raises(StreamInterruptedError) as caught:
+        connect(serve(streams(*events))).execute_workflow("w", stream=True)
+    assert (caught.value.partial.text, caught.value.partial.text_by_block) == ("20", {"a": "20"})
+
+
+@pytest.mark.parametrize("tail", [[sse({"event": "error", "error": "boom"})], []])
+def test_stream_error_has_request_id(tail, serve, connect):
+    """An error of a stream holds the server's id of its answer."""
+    message = http(text("One") + b"".join(tail), "Content-Type: text/event-stream", "X-Request-Id: r-7")
+    with pytest.raises(RecallError) as caught:
+        connect(serve(answers(message))).execute_workflow("w", stream=True)
+    assert caught.value.request_id == "r-7"
 
 
 def cut(*parts):

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 import recall_sdk.testing
+from recall_sdk import ExecutionError, RecallClient
 from recall_sdk.testing import RecallServer, __main__, server
 from recall_sdk.testing._bucket import TokenBucket
 
@@ -1009,3 +1010,64 @@ def test_the_commands_help(capsys, monkeypatch):
     text = capsys.readouterr().out
     for word in ("greet", "--port", "--dialect", "--rate-limit", "--burst", "--usage-limit", "--no-retry-after", "--api-key", "--host"):
         assert word in text
+
+
+@pytest.mark.parametrize("stop", [lambda: pytest.fail("no name"), lambda: sys.exit("no name")])
+@pytest.mark.parametrize("mode", ["sync", "stream", "async"])
+def test_workflow_that_raises_no_exception(stop, mode, serve):
+    """pytest.fail() and sys.exit() in a workflow are failed runs that say why, however it is executed."""
+    place = serve()
+
+    @place.server.workflow("w")
+    def w(_input):
+        stop()
+
+    client = place.server.client()
+
+    def execute():
+        if mode == "async":
+            client.wait_for_job(client.execute_workflow("w", async_execution=True), poll_interval=0.01)
+        client.execute_workflow("w", stream=mode == "stream")
+
+    with pytest.raises(ExecutionError, match="no name") as caught:
+        execute()
+    assert "no name" in caught.value.result.error
+
+
+def test_workflow_rejects_async_function(serve):
+    """An async function is refused at the decorator, and not when it is executed."""
+    server = serve().server
+
+    async def coroutine(_input):
+        """Never run."""
+
+    async def generator(_input):
+        yield "never run"
+
+    for function in (coroutine, generator):
+        with pytest.raises(TypeError, match="the workflow 'w' is an async function: write it with def"):
+            server.workflow("w")(function)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--host", "0.0.0.0"]])
+def test_command_ends_on_sigterm(arguments):
+    """SIGTERM ends the command as Ctrl-C does, and the printed address works, also where it listens on all addresses."""
+    command = [sys.executable, "-u", "-m", "recall_sdk.testing", "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = []
+        while not lines or "RECALL_BASE_URL=" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        url = lines[-1].strip().partition("=")[2]
+        assert url.startswith("http://127.0.0.1:")
+        with RecallClient("test-key", url) as client:
+            assert client.validate_workflow("greet") is True
+        process.terminate()
+        assert process.stdout.read().endswith("stopped\n")
+        assert process.wait(30) == 0
+
+
+def test_base_url_of_all_addresses_ipv6():
+    """A server on all IPv6 addresses is reached by the loopback address."""
+    server = RecallServer(host="::")
+    server._port = 8787
+    assert server.base_url == "http://[::1]:8787"

@@ -1,5 +1,6 @@
 """The recorded answers of a running server, sent again byte by byte over real sockets: what the user gets of each."""
 
+import gzip
 import json
 from base64 import b64decode
 from pathlib import Path
@@ -16,6 +17,7 @@ from recall_sdk import (
     PermissionDeniedError,
     RateLimitError,
     RecallTimeoutError,
+    ServerError,
     StreamedExecutionResult,
     StreamInterruptedError,
     UsageLimitError,
@@ -23,7 +25,8 @@ from recall_sdk import (
     WorkflowStatus,
 )
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "captures.json").read_text("utf-8"))
+DATA = Path(__file__).parent / "data"
+RECORDED = [case for name in ("captures", "captures_2026_08") for case in json.loads((DATA / f"{name}.json").read_text("utf-8"))]
 
 
 class Case:
@@ -33,6 +36,7 @@ class Case:
         self.name = recorded["case"]
         self.request = recorded["request"]
         answer = recorded["response"]
+        self.headers = {name.lower(): value for name, value in answer["headers"]}
         self.status = answer["status"]
         self.framing = answer["framing"]
         self.complete = answer["complete"]
@@ -41,7 +45,7 @@ class Case:
             self.chunks = [text.encode() for text in answer["http_chunks"]]
         else:
             self.chunks = [b64decode(text) for text in answer["http_chunks_base64"]]
-        self.kind = dict(answer["headers"]).get("Content-Type", "").partition(";")[0]
+        self.kind = self.headers.get("content-type", "").partition(";")[0]
         self.encoded = "http_chunks" not in answer
 
     @property
@@ -64,16 +68,22 @@ class Case:
 
     @property
     def sent(self):
-        """The recorded request's body, parsed; what is not JSON as nothing."""
+        """The recorded request's body, parsed; what is no JSON object as nothing."""
         try:
-            return json.loads(self.request["body"] or "{}")
+            body = json.loads(self.request["body"] or "{}")
         except ValueError:
             return {}
+        return body if isinstance(body, dict) else {}
 
     @property
     def is_async(self):
         """Whether the run was queued."""
         return dict(self.request["headers"]).get("X-Execution-Mode") == "async"
+
+    @property
+    def request_id(self):
+        """The server's id of its answer."""
+        return self.headers.get("x-request-id")
 
     def ask(self, client):
         """Make the call that the recorded request stands for."""
@@ -129,10 +139,20 @@ BARE = {
     "40-response-block-201": {"ok": True, "echo": "yo", "list": [1, 2]},
     "41-response-block-200": {"answer": 42},
     "45-response-block-list": [1, 2, 3],
+    "400-resp-201": {"made": True},
+    "400-resp-list": [1, 2, 3],
 }
 """Answers of a workflow's own response block: no envelope."""
 
 RESPONSE_BLOCK_LIKE_AN_ENVELOPE = "44-response-block-successfalse"
+CANCELLED = ("560-sync-cancelled", "n560-sync-cancelled")
+NO_REASON = "the server gave no reason; the run may have been cancelled"
+
+OTHER_ENDPOINTS = (
+    *("552-cancel", "563-cancel-stream", "564-cancel-finished", "736-waitasync-cancel", "741-noredis-cancel"),
+    *("745-noredis-cancel-sync", "n561-cancel-sync", "558-execution-status", "731-hitl-execution", "n378-options"),
+)
+"""Answers of endpoints that the SDK does not call. To a call of ours they are a workflow's own answer, without an envelope."""
 
 
 def is_run(case):
@@ -141,7 +161,7 @@ def is_run(case):
 
 
 @pytest.mark.parametrize(
-    "name", those(lambda case: is_run(case) and case.name not in (*BARE, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
+    "name", those(lambda case: is_run(case) and case.name not in (*BARE, *CANCELLED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
 )
 def test_a_run(name, replay):
     """The output is the workflow's, and what the server tells of the run is in the metadata."""
@@ -158,11 +178,28 @@ def test_a_run(name, replay):
     assert request.json == case.sent
 
 
-def test_a_gzipped_run(replay):
-    """A compressed answer is an answer."""
-    result = CASES["35-execute-gzip"].ask(replay("35-execute-gzip"))
-    assert result.success is True
-    assert result.output["result"]["upper"] == "ABC"
+@pytest.mark.parametrize("name", those(lambda case: is_run(case) and case.encoded))
+def test_execute_gzipped(name, replay):
+    """A compressed answer gives the same result as a plain one."""
+    case = CASES[name]
+    body = json.loads(gzip.decompress(b"".join(case.chunks)))
+    result = case.ask(replay(name))
+    assert (result.success, result.output) == (True, body["output"])
+
+
+@pytest.mark.parametrize("name", CANCELLED)
+def test_execute_cancelled_run(name, replay):
+    """A run that was cancelled elsewhere is a result without success, and with an error that claims no more than is known."""
+    result = CASES[name].ask(replay(name))
+    assert (result.success, result.output, result.error) == (False, {}, NO_REASON)
+
+
+@pytest.mark.parametrize("name", OTHER_ENDPOINTS)
+def test_execute_foreign_answer(name, replay):
+    """A 2xx answer that is no envelope is the output, all of it."""
+    case = CASES[name]
+    body = case.body if b"".join(case.chunks) else None
+    assert replay(name).execute_workflow("w") == WorkflowExecutionResult(success=True, output=body)
 
 
 @pytest.mark.parametrize("name", BARE)
@@ -174,7 +211,7 @@ def test_a_response_block(name, replay):
 def test_a_response_block_that_looks_like_an_envelope(replay):
     """An object with success and output is the envelope, whoever wrote it."""
     name = RESPONSE_BLOCK_LIKE_AN_ENVELOPE
-    assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=False, output="shadow")
+    assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=False, output="shadow", error=NO_REASON)
 
 
 @pytest.mark.parametrize("name", those(lambda case: case.status == 202))
@@ -190,7 +227,25 @@ def test_a_ticket(name, replay):
 # ------------------------------------------------------------------------------------------------------------------ streams
 
 TEXT = 'Hello from the fake model.\nSecond line "quoted" end'
+COUNTED = "One, two, three, four, five"
+COUNTED_SLOWLY = "One, two, three, four, five, six, seven, eight"
 STREAMS = {
+    "401-resp-stream": (
+        "",
+        {"data": {"made": True}, "status": 201, "headers": {"Content-Type": "application/json", "X-Custom": "yes"}},
+    ),
+    **dict.fromkeys(("450-stream-agent", "468-stream-think-header", "720-tool-loop", "n450-stream-agent"), (COUNTED, {})),
+    **dict.fromkeys(("451-stream-slow", "453-stream-gzip", "n453-stream-gzip"), (COUNTED_SLOWLY, {})),
+    "456-stream-functions": (
+        "",
+        {
+            "5b647e81-dcfa-504e-9f89-d1eff4e007e0": {"result": {"a": 1}},
+            "91b0624a-269b-50fa-ad0f-31924343bc74": {"result.b": [1, 2]},
+        },
+    ),
+    "458-stream-two-agents": (COUNTED + "\n\nGrüße 世界 😀\u2028line end", {}),
+    **dict.fromkeys(("478-stream-wait2", "n478-stream-wait2"), ("", {"result": {"done": True}, "stdout": ""})),
+    "486-stream-wait-async": ("", {"waitDuration": 60000, "resumeAt": "2026-11-27T03:02:31.908Z"}),
     "47-response-block-stream": (
         "",
         {
@@ -221,14 +276,26 @@ STREAMS = {
 }
 """What the streams that reach their end give: text and output."""
 
+SOCKET_CLOSED = (
+    "Agent 1: The socket connection was closed unexpectedly. For more information, pass `verbose: true` in the second argument to fetch()"
+)
 FAILED_STREAMS = {
     "68-stream-fails-after-agent": (TEXT, 'Boom: Line 1: `throw new Error("boom after stream")` - boom after stream'),
     "69-stream-fails-no-selected": ("", 'Boom: Line 1: `throw new Error("boom at run time")` - boom at run time'),
     "191-timeout-stream": ("", "Execution timed out after 2 seconds"),
+    "461-stream-throws": ("", 'Boom: Line 1: `throw new Error("no luck today")` - no luck today'),
+    "464-stream-cut": (
+        "One, two, three",
+        SOCKET_CLOSED,
+    ),
+    "622-timeout-stream-agent": ("One, two, three, four", "Execution timed out after 2 seconds"),
+    "693-selected-too-large2": ("", "Selected output is too large to inline; select a nested field or use pagination/preview."),
 }
 """What the streams of failed runs give: text and the server's words."""
 
 BROKEN_STREAM = "71-stream-upstream-breaks"
+CANCELLED_STREAM = "562-stream-cancelled"
+RESET_STREAM = "721-tool-loop-header"
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -276,8 +343,31 @@ def test_a_stream_that_was_cut(replay):
     assert caught.value.partial.text == "Hello"
 
 
+def test_stream_cancelled(replay):
+    """A stream that ends without success or reason gives such a result, and the text before it."""
+    result = replay(CANCELLED_STREAM).execute_workflow("w", stream=True)
+    assert (result.success, result.output, result.error, result.text) == (False, {}, NO_REASON, "tick tick tick tick ")
+
+
+def test_stream_chunk_reset(replay):
+    """Text that the server takes back is an event of its own, and is in no result."""
+    with replay(RESET_STREAM).stream_workflow("w") as stream:
+        events = list(stream)
+    reset = [event.type for event in events].index("chunk_reset")
+    assert "".join(event.chunk for event in events[:reset]).startswith("Let me look that")
+    assert stream.result.text == COUNTED
+    assert list(stream.result.text_by_block.values()) == [COUNTED]
+
+
+def test_stream_paused(replay):
+    """A run that waits for a person or a time is a success whose metadata says that it is paused."""
+    result = replay("486-stream-wait-async").execute_workflow("w", stream=True)
+    assert (result.success, result.metadata) == (True, {"status": "paused"})
+
+
 # ------------------------------------------------------------------------------------------------------------------- errors
 
+CONFLICT = "EXECUTION_ID_CONFLICT"
 ERRORS = {
     "10-execute-bad-control-type": (InvalidRequestError, "INVALID_REQUEST", None, "stream: Expected boolean, received string", False),
     "11-execute-invalid-key": (AuthenticationError, "UNAUTHORIZED", None, "Invalid API key", False),
@@ -311,6 +401,63 @@ ERRORS = {
     "182-usage-exceeded-async": (UsageLimitError, "USAGE_LIMIT_EXCEEDED", None, "99.50$ used of 5.00$ limit", False),
     "190-timeout-sync": (RecallTimeoutError, "TIMEOUT", None, "Execution timed out after 2 seconds", True),
     "205-workflow-id-with-slash": (NotFoundError, "NOT_FOUND", None, "HTML page", False),
+    "310-malformed-json": (InvalidRequestError, "INVALID_REQUEST", None, "Invalid JSON in request body", False),
+    "313-json-list": (InvalidRequestError, "INVALID_REQUEST", None, "expected object, received array", False),
+    "315-bad-control": (InvalidRequestError, "INVALID_REQUEST", None, "stream: Invalid input: expected boolean", False),
+    "328-novers": (InvalidRequestError, "INVALID_REQUEST", None, "has no active deployment", False),
+    "334-get": (InvalidRequestError, "INVALID_REQUEST", None, "HTTP 405", False),
+    "339-triggertype": (InvalidRequestError, "INVALID_REQUEST", None, "External callers cannot override triggerType", False),
+    "346-timeout-header-sync": (InvalidRequestError, "INVALID_REQUEST", None, "supported only for async runs", False),
+    "349-reserved-isClientSession": (InvalidRequestError, "INVALID_REQUEST", None, "cannot set isClientSession", False),
+    "351-reserved-base64MaxBytes": (InvalidRequestError, "INVALID_REQUEST", None, "base64MaxBytes: Invalid input", False),
+    "352-includeThinking": (InvalidRequestError, "INVALID_REQUEST", None, "X-Sim-Stream-Protocol", False),
+    "355-via": (InvalidRequestError, "INVALID_REQUEST", None, "Maximum workflow call chain depth", True),
+    "431-status-nul": (InvalidRequestError, "INVALID_REQUEST", None, "Value cannot contain a NUL character", False),
+    "517-async-selected": (InvalidRequestError, "INVALID_REQUEST", None, "Async execution does not support", False),
+    "526-async-base64": (InvalidRequestError, "INVALID_REQUEST", None, "Async execution does not support", False),
+    "660-oversize": (InvalidRequestError, "INVALID_REQUEST", None, "exceeds maximum size", False),
+    "733-hitl-resume-again": (InvalidRequestError, "INVALID_REQUEST", None, "Paused execution is not resumable", True),
+    "748-long-execution-id": (InvalidRequestError, "INVALID_REQUEST", None, "Execution ID too long", False),
+    "n334-get": (InvalidRequestError, "INVALID_REQUEST", None, "HTTP 405", False),
+    "400-resp-422": (InvalidRequestError, "X", "X", "unprocessable", True),
+    "342-executionId-body-again": (InvalidRequestError, CONFLICT, CONFLICT, "an executionId that was used before", True),
+    "344-execution-id-header-again": (InvalidRequestError, CONFLICT, CONFLICT, "an executionId that was used before", True),
+    "524-async-execution-id-again": (InvalidRequestError, CONFLICT, CONFLICT, "an executionId that was used before", True),
+    "747-same-id-1": (InvalidRequestError, CONFLICT, CONFLICT, "an executionId that was used before", True),
+    "752-429-same-id": (InvalidRequestError, CONFLICT, CONFLICT, "an executionId that was used before", True),
+    "320-invalid-key": (AuthenticationError, "UNAUTHORIZED", None, "Invalid API key", False),
+    "325-unknown-bad-key": (AuthenticationError, "UNAUTHORIZED", None, "Invalid API key", False),
+    "333-public-bad-key": (AuthenticationError, "UNAUTHORIZED", None, "Invalid API key", False),
+    "424-status-bad-key": (AuthenticationError, "UNAUTHORIZED", None, "Unauthorized", False),
+    "441-usage-bad": (AuthenticationError, "UNAUTHORIZED", "AUTHENTICATION_REQUIRED", "Authentication required", False),
+    "541-job-bad-key": (AuthenticationError, "UNAUTHORIZED", "INVALID_API_KEY", "Invalid API key", False),
+    "701-db-down": (AuthenticationError, "UNAUTHORIZED", None, "Invalid API key", False),
+    "705-db-down-job": (AuthenticationError, "UNAUTHORIZED", "INVALID_API_KEY", "Invalid API key", False),
+    "327-undeployed": (PermissionDeniedError, "FORBIDDEN", None, "deploy it in Recall first", False),
+    "354-parentWorkspaceId": (PermissionDeniedError, "FORBIDDEN", None, "belongs to a different workspace", False),
+    "473-stream-undeployed": (PermissionDeniedError, "FORBIDDEN", None, "Workflow is not deployed", False),
+    "543-job-stranger": (PermissionDeniedError, "ACCESS_DENIED", "ACCESS_DENIED", "Access denied", False),
+    "347-reserved-startBlockId": (ExecutionError, "EXECUTION_ERROR", None, "Trigger block not found: x", True),
+    "361-throws": (ExecutionError, "EXECUTION_ERROR", None, "no luck today", True),
+    "362-badref": (ExecutionError, "EXECUTION_ERROR", None, "Available fields: result, stdout", True),
+    "364-agent-fail": (ExecutionError, "EXECUTION_ERROR", None, "the model is on fire", True),
+    "400-resp-500": (ExecutionError, "EXECUTION_ERROR", "OWN", "own 500", True),
+    "650-hosted-key-missing": (ExecutionError, "EXECUTION_ERROR", None, "No hosted keys configured for exa", True),
+    "n400-resp-204": (ExecutionError, "EXECUTION_ERROR", None, "Invalid response status code 204", True),
+    "374-unknown-route": (NotFoundError, "NOT_FOUND", None, "something in front of the API answered", False),
+    "556-cancel-unknown": (NotFoundError, "NOT_FOUND", None, "Execution not found", False),
+    "423-status-unknown": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),
+    "427-status-stranger": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),
+    "540-job-unknown": (NotFoundError, "TASK_NOT_FOUND", "TASK_NOT_FOUND", "Task not found", False),
+    "400-resp-429": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "my own limit", False),
+    "600-ratelimit-4": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Rate limit exceeded", False),
+    "605-ratelimit-async-0": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Rate limit exceeded", False),
+    "611-admission-second": (RateLimitError, "RATE_LIMIT_EXCEEDED", "ADMISSION_GATE_CAPACITY", "Server is at capacity", False),
+    "636-concurrency-second": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Too many concurrent executions", False),
+    "751-429-with-id": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Rate limit exceeded", False),
+    "620-timeout-sync": (RecallTimeoutError, "TIMEOUT", None, "Execution timed out after 2 seconds", True),
+    "630-usage-exceeded": (UsageLimitError, "USAGE_LIMIT_EXCEEDED", None, "Usage limit exceeded", False),
+    "640-redis-down": (ServerError, "SERVER_ERROR", None, "Usage admission is temporarily unavailable", True),
 }
 """What each refusal raises: class, code, the server's own code, words, and whether the workflow may have run."""
 
@@ -324,13 +471,20 @@ def test_a_refusal(name, replay):
         case.ask(replay(name))
     error = caught.value
     assert type(error) is kind
+    assert error.request_id == case.request_id
     assert words in str(error)
     assert "\n" not in str(error)
     assert (error.code, error.server_code, error.status, error.may_have_executed) == (code, server_code, case.status, may_have_executed)
-    assert error.body == (case.body if case.kind == "application/json" else b"".join(case.chunks).decode())
+    assert error.body == (case.body if case.kind == "application/json" else b"".join(case.chunks).decode() or None)
 
 
-@pytest.mark.parametrize("name", ["17-execute-runtime-failure", "190-timeout-sync"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("17-execute-runtime-failure", "190-timeout-sync", "361-throws", "362-badref", "364-agent-fail"),
+        *("620-timeout-sync", "650-hosted-key-missing"),
+    ],
+)
 def test_the_result_of_a_failed_run(name, replay):
     """What the server tells of a failed run is kept."""
     with pytest.raises((ExecutionError, RecallTimeoutError)) as caught:
@@ -339,7 +493,7 @@ def test_the_result_of_a_failed_run(name, replay):
     assert caught.value.result == WorkflowExecutionResult(False, body["output"], body["error"], metadata=body["metadata"])
 
 
-@pytest.mark.parametrize("name", ["171-admission-second", "173-admission-async"])
+@pytest.mark.parametrize("name", ["171-admission-second", "173-admission-async", "611-admission-second"])
 def test_the_wait_that_the_admission_gate_asks_for(name, replay):
     """A Retry-After becomes the error's, and what is known of the rate limit."""
     client = replay(name)
@@ -351,9 +505,10 @@ def test_the_wait_that_the_admission_gate_asks_for(name, replay):
     assert (info.limit, info.remaining, info.retry_after) == (0, 0, 5)
 
 
-def test_a_rate_limit_without_facts(replay):
+@pytest.mark.parametrize("name", ["160-ratelimit-5", "600-ratelimit-4", "636-concurrency-second"])
+def test_a_rate_limit_without_facts(name, replay):
     """A 429 that tells nothing leaves nothing to know."""
-    client = replay("160-ratelimit-5")
+    client = replay(name)
     with pytest.raises(RateLimitError) as caught:
         client.execute_workflow("w")
     assert (caught.value.retry_after, caught.value.rate_limit, client.get_rate_limit_info()) == (None, None, None)
@@ -362,6 +517,9 @@ def test_a_rate_limit_without_facts(replay):
 # ---------------------------------------------------------------------------------------------------------------- questions
 
 STATUSES = {
+    "420-status": WorkflowStatus(True, "2026-11-27T02:56:13.848Z", needs_redeployment=False),
+    "421-status-undeployed": WorkflowStatus(False, None, needs_redeployment=False),
+    "604-ratelimit-status": WorkflowStatus(True, "2026-11-27T02:56:13.848Z", needs_redeployment=False),
     "120-status-deployed": WorkflowStatus(True, "2026-11-23T21:20:32.651Z", needs_redeployment=False),
     "121-status-undeployed": WorkflowStatus(False, None, needs_redeployment=False),
     "122-status-drift": WorkflowStatus(True, "2026-11-23T21:20:32.690Z", needs_redeployment=True),
@@ -410,6 +568,23 @@ JOBS = {
     ),
     "112-job-workspace-key": ("completed", {"message": "hi"}, None),
     "194-timeout-async-job": ("failed", {}, "the run did not succeed; the server does not say why"),
+    "501-async-poll-00": ("processing", None, None),
+    "501-async-poll-01": ("completed", {"result": {"message": "hello"}, "stdout": ""}, None),
+    "503-async-wait-poll-00": ("processing", None, None),
+    "503-async-wait-poll-01": ("processing", None, None),
+    "503-async-wait-poll-02": ("completed", {"result": {"done": True}, "stdout": ""}, None),
+    "505-async-fail-poll-00": ("failed", None, 'Boom: Line 1: `throw new Error("no luck today")` - no luck today'),
+    "509-async-resp-poll-00": (
+        "completed",
+        {"data": {"made": True}, "status": 201, "headers": {"X-Custom": "yes", "Content-Type": "application/json"}},
+        None,
+    ),
+    "513-async-waitasync-poll-00": ("completed", {"resumeAt": "2026-11-27T03:04:11.751Z", "waitDuration": 60000}, None),
+    "521-async-timeout-header-poll-00": ("processing", None, None),
+    "521-async-timeout-header-poll-01": ("failed", None, "Execution timed out after 2 seconds"),
+    "551-cancel-async-before": ("processing", None, None),
+    "553-cancel-async-after": ("cancelled", None, "Cancelled"),
+    "625-timeout-async-job": ("failed", None, "Execution timed out after 2 seconds"),
     "204-cancel-job-later": ("completed", {"status": "completed", "waitDuration": 8000}, None),
 }
 PAUSED_JOB = "148-hitl-async-poll-00"
@@ -443,7 +618,16 @@ def test_waiting_for_a_recorded_job(replay):
     assert seen == ["processing", "completed"]
 
 
-@pytest.mark.parametrize("name", ["95-async-fail-poll-00", "194-timeout-async-job"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "95-async-fail-poll-00",
+        "194-timeout-async-job",
+        "505-async-fail-poll-00",
+        "521-async-timeout-header-poll-01",
+        "625-timeout-async-job",
+    ],
+)
 def test_waiting_for_a_recorded_job_that_failed(name, replay):
     """A job that ended badly is an error, in whichever words the server says so."""
     with pytest.raises(ExecutionError) as caught:
@@ -452,10 +636,24 @@ def test_waiting_for_a_recorded_job_that_failed(name, replay):
     assert caught.value.result.error == JOBS[name][2]
 
 
+def test_wait_for_recorded_job_cancelled(replay):
+    """A job that was cancelled is an error with a code of its own."""
+    with pytest.raises(ExecutionError) as caught:
+        replay("551-cancel-async-before", "553-cancel-async-after").wait_for_job("w", poll_interval=0.01)
+    assert (caught.value.code, caught.value.result.error) == ("JOB_CANCELLED", "Cancelled")
+
+
+def test_wait_for_recorded_job_survives_lost_database(replay):
+    """A server that has lost its database refuses a right key for a while, and the wait goes on."""
+    names = ["503-async-wait-poll-00", "705-db-down-job", "503-async-wait-poll-02"]
+    job = replay(*names).wait_for_job("w", poll_interval=0.01)
+    assert job["output"] == {"result": {"done": True}, "stdout": ""}
+
+
 # ---------------------------------------------------------------------------------------------------------------- redirects
 
 
-@pytest.mark.parametrize("name", ["143-trailing-slash", "144-double-slash"])
+@pytest.mark.parametrize("name", ["143-trailing-slash", "144-double-slash", "371-http-slash"])
 def test_a_recorded_redirect(name, replay):
     """A 308 with a relative Location is followed with the same body."""
     client = replay(name, "01-execute-ok-dict")
@@ -471,6 +669,7 @@ def test_every_recorded_answer_is_replayed():
     used = {
         *those(lambda case: is_run(case) or case.status in (202, 308)),
         *those(lambda case: case.request["path"].endswith("/usage-limits") and case.status == 200),
-        *(*STREAMS, *FAILED_STREAMS, BROKEN_STREAM, *ERRORS, *STATUSES, *JOBS, PAUSED_JOB),
+        *(*OTHER_ENDPOINTS, *CANCELLED, *STREAMS, *FAILED_STREAMS, BROKEN_STREAM, CANCELLED_STREAM, RESET_STREAM),
+        *(*ERRORS, *STATUSES, *JOBS, PAUSED_JOB),
     }
     assert set(CASES) - used == set()

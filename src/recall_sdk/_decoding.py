@@ -9,7 +9,7 @@ import re
 from datetime import datetime, timezone
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type, Union
 
-from recall_sdk._messages import Answer
+from recall_sdk._messages import REQUEST_ID, Answer
 from recall_sdk.errors import (
     AuthenticationError,
     ExecutionError,
@@ -33,7 +33,7 @@ from recall_sdk.models import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk.retry import MAX_RETRY_AFTER
+from recall_sdk.retry import FIRST_MOMENT, MAX_RETRY_AFTER
 
 _OBJECT: Any = dict
 _ARRAY: Any = list
@@ -50,6 +50,8 @@ JOB_STATES = {
 
 
 # ---------------------------------------------------------------------------------------------------- executions
+
+NO_REASON = "the server gave no reason; the run may have been cancelled"
 
 
 def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionResult]:
@@ -86,12 +88,14 @@ def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
 
 def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
     metadata: Optional[Dict[str, Any]] = fields["metadata"] if isinstance(fields.get("metadata"), _OBJECT) else None
-    if "executionId" in fields:
-        metadata = {**(metadata or {}), "executionId": fields["executionId"]}
+    beside = {name: fields[name] for name in ("executionId", "status") if name in fields}
+    if beside:
+        metadata = {**(metadata or {}), **beside}
+    error = None if fields.get("error") is None else message_of(fields["error"])
     return WorkflowExecutionResult(
         success=fields["success"],
         output=fields.get("output"),
-        error=None if fields.get("error") is None else message_of(fields["error"]),
+        error=error if error or fields["success"] else NO_REASON,
         logs=_list(fields.get("logs")),
         metadata=metadata,
         trace_spans=_list(fields.get("traceSpans")),
@@ -161,7 +165,7 @@ def _job_state(state: str) -> str:
 
 
 def job_failure(job: Dict[str, Any]) -> ExecutionError:
-    """Give the error of a job that failed or was cancelled."""
+    """Return the error of a job that failed or was cancelled."""
     cancelled = job["status"] == "cancelled"
     reason = message_of(job["error"]) if job["error"] else "the server does not say why"
     what = "was cancelled" if cancelled else "failed"
@@ -193,8 +197,8 @@ def _with_limit(value: Any) -> Any:
 
 # ---------------------------------------------------------------------------------------------------- rate limits
 
-_FIRST_REAL_EPOCH = 1e9
-"""Seconds: September 2001. Below it a reset is no date but a wait."""
+CLOCKS_AGREE = 2.0
+"""Seconds by which the server's clock may seem to differ from ours before a moment that it names is shifted."""
 
 _END_OF_TIME = 1e11
 """Seconds: the year 5138. A number above it is no time in seconds; as a reset, it counts milliseconds."""
@@ -207,7 +211,7 @@ def rate_limit(answer: Answer, retry_after: Optional[float] = None) -> Optional[
     limit, remaining, reset = (answer.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
     if limit is None and remaining is None and reset is None and (answer.status != 429 or retry_after is None):
         return None
-    until = None if reset is None else _epoch(reset, answer.received)
+    until = None if reset is None else _epoch(reset, answer)
     if until is None:
         until = answer.received + (retry_after or 0.0)
     wait = None if retry_after is None else math.ceil(retry_after)
@@ -219,16 +223,23 @@ def _count(text: Optional[str]) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _epoch(text: str, now: float) -> Optional[float]:
+def _epoch(text: str, answer: Answer) -> Optional[float]:
+    """Read a reset as seconds since the epoch, on this machine's clock."""
     try:
         value = float(text)
     except ValueError:
-        return _iso_date(text)
+        date = _iso_date(text)
+        return None if date is None else _local(date, answer)
     if not 0 <= value < _END_OF_TIME * 1000:
         return None
-    if value >= _END_OF_TIME:
-        return value / 1000
-    return value if value >= _FIRST_REAL_EPOCH else now + value
+    if value < FIRST_MOMENT:
+        return answer.received + value
+    return _local(value / 1000 if value >= _END_OF_TIME else value, answer)
+
+
+def _local(moment: float, answer: Answer) -> float:
+    # A Date header has whole seconds, so that two clocks that agree may seem to differ by one.
+    return moment - answer.clock_offset if abs(answer.clock_offset) > CLOCKS_AGREE else moment
 
 
 def _iso_date(text: str) -> Optional[float]:
@@ -256,6 +267,9 @@ class _Kind(NamedTuple):
 _USAGE_LIMIT = _Kind(UsageLimitError, "USAGE_LIMIT_EXCEEDED", "raise the limit or the plan; get_usage_limits() shows both", keeps_code=True)
 _FAILED_RUN = _Kind(ExecutionError, "EXECUTION_ERROR", keeps_code=True)
 
+_BAD_GATEWAY = _Kind(ServerError, "SERVER_ERROR", "a gateway could not reach the server; try again later")
+_GATEWAY_TIMEOUT = _Kind(RecallTimeoutError, "TIMEOUT", "a gateway gave up waiting, and the workflow may still be running", keeps_code=True)
+
 _KINDS = {
     401: _Kind(AuthenticationError, "UNAUTHORIZED", "check the API key, given as api_key= or in RECALL_API_KEY", keeps_code=True),
     402: _USAGE_LIMIT,
@@ -264,12 +278,31 @@ _KINDS = {
     407: _Kind(InvalidRequestError, "INVALID_REQUEST", "the proxy wants credentials: put them into HTTPS_PROXY, or on your session"),
     408: _Kind(RecallTimeoutError, "TIMEOUT", "the workflow takes longer than the server allows", keeps_code=True),
     429: _Kind(RateLimitError, "RATE_LIMIT_EXCEEDED", keeps_code=True),
-    502: _Kind(ServerError, "SERVER_ERROR", "a gateway could not reach the server; try again later"),
+    502: _BAD_GATEWAY,
     503: _Kind(ServerError, "SERVER_ERROR", "the server is overloaded or down; try again later"),
-    504: _Kind(RecallTimeoutError, "TIMEOUT", "a gateway gave up waiting, and the workflow may still be running", keeps_code=True),
+    504: _GATEWAY_TIMEOUT,
+    520: _BAD_GATEWAY,
+    521: _BAD_GATEWAY,
+    522: _BAD_GATEWAY,
+    523: _BAD_GATEWAY,
+    524: _GATEWAY_TIMEOUT,
+    530: _BAD_GATEWAY,
+    598: _GATEWAY_TIMEOUT,
 }
+"""What a status stands for. From 520 on they are those of content delivery networks and proxies."""
 
-_MAY_HAVE_STARTED = (408, 409, 422)
+_KINDS_BY_CODE = {
+    _USAGE_LIMIT.code: _USAGE_LIMIT,
+    "EXECUTION_ID_CONFLICT": _Kind(
+        InvalidRequestError, "INVALID_REQUEST", "the input holds an executionId that was used before; leave it out, or send a new one"
+    ),
+}
+"""What a server's code stands for, with any status."""
+
+_REFUSALS = (401, 402, 403, 404, 429)
+"""Statuses with which a server also refuses a run; with one of them, only a body that holds something of the run is a failed run."""
+
+_MAY_HAVE_STARTED = (408, 409, 422, 499)
 """The only 4xx after which the workflow may have run all the same."""
 
 
@@ -283,17 +316,18 @@ def error_of(answer: Answer) -> RecallError:
     """Give the error for an answer of a status other than 2xx."""
     status = answer.status
     body = _error_body(answer)
-    server_words, server_code = _words_and_code(body)
-    kind = _kind(answer, server_code)
+    reason, server_code = _reason_and_code(body)
+    kind = _kind(answer, body, server_code)
     retry_after = answer.retry_after if answer.retry_after is not None else _wait(_dict(body).get("retryAfterSeconds"))
-    advice = _advice(answer, kind, server_words, body, retry_after)
-    said = one_line(server_words) or "the server gave no reason"
-    message = f"the workflow failed: {said} (HTTP {status})" if kind is _FAILED_RUN else f"{said} (HTTP {status})"
+    advice = _advice(answer, kind, reason, body, retry_after)
+    reason = one_line(reason) or "the server gave no reason"
+    message = f"the workflow failed: {reason} (HTTP {status})" if kind is _FAILED_RUN else f"{reason} (HTTP {status})"
     code = kind.code if kind.keeps_code else server_code or kind.code
     error = kind.error(f"{message}: {advice}" if advice else message, code, status)
     error.body = body
     error.server_code = server_code
-    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED
+    error.request_id = request_id(answer, body)
+    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not _FAILED_RUN
     error.may_have_executed = answer.call.executes and not refused
     error.retry_after = retry_after
     if isinstance(error, RateLimitError):
@@ -303,10 +337,24 @@ def error_of(answer: Answer) -> RecallError:
     return error
 
 
-def _kind(answer: Answer, server_code: Optional[str]) -> _Kind:
+def request_id(answer: Answer, body: Any = None) -> Optional[str]:
+    """Return the server's id of an answer, if it has one."""
+    return answer.headers.get(REQUEST_ID) or _str(_dict(body).get("requestId"))
+
+
+def _is_failed_run(status: int, body: Any) -> bool:
+    fields = _dict(body)
+    if fields.get("success") is not False or not fields.get("error") or status == 408:
+        return False
+    return status not in _REFUSALS or "output" in fields or "metadata" in fields
+
+
+def _kind(answer: Answer, body: Any, server_code: Optional[str]) -> _Kind:
     status = answer.status
-    if server_code == _USAGE_LIMIT.code:
-        return _USAGE_LIMIT
+    if answer.call.executes and _is_failed_run(status, body):
+        return _FAILED_RUN
+    if server_code in _KINDS_BY_CODE:
+        return _KINDS_BY_CODE[server_code]
     if status in _KINDS:
         return _KINDS[status]
     if status == 500 and answer.call.executes:
@@ -316,22 +364,27 @@ def _kind(answer: Answer, server_code: Optional[str]) -> _Kind:
     return _Kind(ServerError, "SERVER_ERROR") if status >= 500 else _Kind(InvalidResponseError, "INVALID_RESPONSE", keeps_code=True)
 
 
-def _advice(answer: Answer, kind: _Kind, server_words: str, body: Any, retry_after: Optional[float]) -> str:
+def _advice(answer: Answer, kind: _Kind, reason: str, body: Any, retry_after: Optional[float]) -> str:
     """Say what to do next, to whoever made this call."""
     call = answer.call
+    advice = kind.advice
     if kind.error is NotFoundError:
-        return f"check the id {call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
-    if kind.error is PermissionDeniedError and "deployed" in server_words.lower():
-        return "deploy it in Recall first"
-    if kind.error is RateLimitError:
-        wait = f"wait {math.ceil(retry_after)} s and try again" if retry_after else "wait a little and try again"
-        waited_for = call.executes and (retry_after or 0.0) <= MAX_RETRY_AFTER
-        return f"{wait}; execute_with_retry() does so, up to max_retries times" if waited_for else wait
-    if kind.error is RecallTimeoutError:
+        advice = f"check the id {call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
+    elif kind.error in (AuthenticationError, PermissionDeniedError):
+        if reason == _HTML_PAGE:
+            advice = "check the base_url, and what lies between here and the API"
+        elif "deployed" in reason.lower():
+            advice = "deploy it in Recall first"
+    elif kind.error is RateLimitError:
+        advice = f"wait {math.ceil(retry_after)} s and try again" if retry_after else "wait a little and try again"
+        if call.executes and (retry_after or 0.0) <= MAX_RETRY_AFTER:
+            advice = f"{advice}; execute_with_retry() does so, up to max_retries times"
+    elif kind.error is RecallTimeoutError:
         if not call.executes:
-            return "the server ran out of time; try again later"
-        return kind.advice if call.asynchronous else f"{kind.advice}; async_execution=True does not wait for it"
-    return kind.advice
+            advice = "the server ran out of time; try again later"
+        elif not call.asynchronous:
+            advice = f"{advice}; async_execution=True does not wait for it"
+    return advice
 
 
 def parse(answer: Answer) -> Any:
@@ -346,6 +399,7 @@ def unreadable(answer: Answer, what: str) -> InvalidResponseError:
     """Give the error for a 2xx answer that is not what the API sends."""
     error = InvalidResponseError(one_line(f"the answer {what} (HTTP {answer.status})"), "INVALID_RESPONSE", answer.status)
     error.body = _error_body(answer)
+    error.request_id = request_id(answer, error.body)
     error.may_have_executed = answer.call.executes
     return error
 
@@ -374,10 +428,10 @@ def _error_body(answer: Answer) -> Any:
         return answer.body.decode("utf-8", "replace") or None
 
 
-def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
-    """Find the server's own words and code, in whichever of the known forms they come."""
+def _reason_and_code(body: Any) -> Tuple[str, Optional[str]]:
+    """Find the server's reason and code, in each of the known forms."""
     if isinstance(body, str):
-        return ("the server answered with an HTML page" if _is_html(body) else body), None
+        return (_HTML_PAGE if _is_html(body) else body), None
     if not isinstance(body, _OBJECT):
         return "", None
     inner: Dict[str, Any] = body["error"] if isinstance(body.get("error"), _OBJECT) else body
@@ -390,6 +444,9 @@ def _words_and_code(body: Any) -> Tuple[str, Optional[str]]:
     if faults:
         text = f"{text} [{'; '.join(faults)}]"
     return text, _str(inner.get("code")) or _str(body.get("code"))
+
+
+_HTML_PAGE = "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall"
 
 
 def _is_html(text: str) -> bool:
@@ -411,18 +468,37 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     if end != len(data):
         payload = _json_or_text(data)
     if not isinstance(payload, _OBJECT):
-        return None if payload == "[DONE]" else StreamEvent("message", None, "", {"data": payload})
-    block_id = payload.get("blockId")
-    if not isinstance(block_id, str):
-        block_id = None
+        return None if payload == "[DONE]" else StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
     word = payload.get("event")
     if word is None or word == "chunk":
         chunk = payload.get("chunk")
-        if isinstance(chunk, str):
-            return StreamEvent("chunk", block_id, chunk, payload)
+        if isinstance(chunk, str) and "error" not in payload and name != "error":  # nearly every event
+            return StreamEvent("chunk", _str(payload.get("blockId")), chunk, payload)
     if not isinstance(word, str):
         word = name
+    block_id = _str(payload.get("blockId"))
+    if name == "error" or _is_failure(word, payload):
+        return StreamEvent("error", block_id, "", payload)
+    chunk = payload.get("chunk")
+    if word in ("message", "chunk") and isinstance(chunk, str):
+        return StreamEvent("chunk", block_id, chunk, payload)
     return StreamEvent(_EVENT_TYPES.get(word, word), block_id, "", payload)
+
+
+def _is_failure(word: str, payload: Dict[str, Any]) -> bool:
+    """Whether an event says that the run failed, in any of the usual frames."""
+    if word == "error" or payload.get("type") == "error":
+        return True
+    if word in _ENDS:
+        end = _end_of(payload)
+        return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # else the end itself says how the run ended
+    if not payload.get("error"):
+        return False
+    return payload.get("success") is False or ("blockId" not in payload and "chunk" not in payload)
+
+
+def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:
+    return {**payload, **_dict(payload.get("data"))}
 
 
 def _json_or_text(data: str) -> Any:
@@ -432,20 +508,21 @@ def _json_or_text(data: str) -> Any:
         return "[DONE]" if data.strip() == "[DONE]" else data
 
 
+_ENDS = ("done", "final")
 _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
-"""Servers' words for an event, and the types that they are handed over as; a chunk without text is none."""
+"""Servers' words for an event, and our types for them; a chunk without text is a message."""
 
 
 def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
     """Read the result from the event that ends a stream; the bare mark says that all went well."""
-    payload = event.data if event else {}
-    end = {**payload, **_dict(payload.get("data"))}
+    end = _end_of(event.data) if event else {}
     return _enveloped({**end, "success": end.get("success") is not False})
 
 
 def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
     """Give the error for the event that says that the run failed."""
-    reason = message_of(event.data.get("error") or "the server does not say why")
+    data = _end_of(event.data)
+    reason = message_of(data.get("error") or data.get("message") or data.get("data") or "the server does not say why")
     error = ExecutionError(one_line(f"the workflow failed: {reason}"), "EXECUTION_ERROR")
     error.result = so_far
     so_far.error = reason

@@ -2,19 +2,38 @@
 
 import logging
 import math
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Set, Tuple
 
-from recall_sdk._decoding import job_failure
-from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, RecallTimeoutError, ServerError
+from recall_sdk._decoding import JOB_STATES, job_failure
+from recall_sdk.errors import (
+    AuthenticationError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    ServerError,
+)
 from recall_sdk.retry import MAX_SLEEP, checked_number
 
 _log = logging.getLogger("recall_sdk")
 
-TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError)
-"""What says nothing about the job: the next poll may well succeed."""
+TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError, InvalidResponseError)
+"""Failed polls that say nothing about the job: the next poll may succeed."""
+
+TOO_EARLY = 425
+"""The status of RFC 8470: try again later."""
+
+REFUSALS = (AuthenticationError, PermissionDeniedError, NotFoundError)
+"""What a server that has lost its database may answer for a while to a key and an id that are right."""
+
+MAX_REFUSED = 60.0
+"""Seconds for which refused polls in a row are survived, once a poll has succeeded."""
 
 GROWTH = 1.5
-"""By how much each interval is longer than the one before: short jobs are noticed soon, long ones are not asked for in vain."""
+"""Factor from one interval to the next: short jobs are noticed soon, long ones are polled rarely."""
 
 MIN_INTERVAL = 0.001
 """Seconds. Polling without a pause would only load the server."""
@@ -37,54 +56,83 @@ def wait_for_job(
     """Poll until a job has ended.
 
     Args:
-        poll: Asks once, within the given seconds; gives the job's status, and the server's retry-after in seconds.
+        poll: Asks once, within the given seconds; returns the job's status, and the server's retry-after in seconds.
         task_id: The job, for messages.
         timeout: Seconds to wait at most, or ``None``.
         poll_interval: Seconds before the second poll.
         max_poll_interval: Seconds between polls at most.
-        on_update: Gets the first status and each changed one.
-        clock: Gives seconds, as :func:`time.monotonic` does.
+        on_update: Called with the first status and each changed one.
+        clock: Returns seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
     """
     interval = checked_number("poll_interval", poll_interval, least=MIN_INTERVAL)
-    longest = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
-    until = math.inf if timeout is None else clock() + timeout
+    max_interval = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
+    deadline = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
+    refused_since = math.inf
+    logged: Set[str] = set()
     while True:
-        left = until - clock()
+        remaining = deadline - clock()
         trouble: Optional[RecallError] = None
         try:
-            newest, retry_after = poll(None if timeout is None else max(left, LAST_POLL))
-        except TRANSIENT as error:
+            newest, retry_after = poll(None if timeout is None else max(remaining, LAST_POLL))
+        except RecallError as error:
+            refused_since = min(refused_since, clock()) if isinstance(error, REFUSALS) else math.inf
+            refused_too_long = job is None or clock() - refused_since > MAX_REFUSED
+            if refused_too_long if isinstance(error, REFUSALS) else not _is_transient(error):
+                _name_job(error, task_id)
+                raise
             trouble, retry_after = error, error.retry_after
         else:
+            refused_since = math.inf
             if newest != job:
                 job = newest
                 if on_update is not None:
                     on_update(job)
-            if newest["status"] == "completed":
+            state = newest["status"]
+            if state == "completed":
                 return newest
-            if newest["status"] in ("failed", "cancelled"):
-                raise job_failure(newest)
-        left = until - clock()
-        if left <= 0:
+            if state in ("failed", "cancelled"):
+                failure = job_failure(newest)
+                _name_job(failure, task_id)
+                raise failure
+            _log_unknown(state, task_id, logged)
+        remaining = deadline - clock()
+        if remaining <= 0:
             raise _out_of_time(task_id, timeout, job, trouble) from trouble
-        wait = min(max(interval, retry_after or 0.0), left, MAX_SLEEP)
+        wait = min(max(interval, retry_after or 0.0), remaining, MAX_SLEEP)
         if trouble is not None:
-            _log.info("job %s could not be asked for: %s; asking again in %.2f s", task_id, trouble, wait)
+            _log.info("job %s could not be polled: %s; polling again in %.2f s", task_id, trouble, wait)
         sleep(wait)
-        interval = min(interval * GROWTH, longest)
+        interval = min(interval * GROWTH, max_interval)
+
+
+def _is_transient(error: RecallError) -> bool:
+    return isinstance(error, TRANSIENT) or error.status == TOO_EARLY
+
+
+def _log_unknown(state: str, task_id: str, logged: Set[str]) -> None:
+    if state not in JOB_STATES.values() and state not in logged:
+        logged.add(state)
+        _log.info("job %s has the unknown state %r; it is treated as not ended", task_id, state)
+
+
+def _name_job(error: RecallError, task_id: str) -> None:
+    if task_id not in str(error):
+        error.args = (f"job {task_id}: {error}",)
 
 
 def _out_of_time(
     task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]], trouble: Optional[RecallError]
 ) -> RecallTimeoutError:
-    state = "could not be asked for" if job is None else f"is still {job['status']}"
     why = f" ({trouble})" if trouble else ""
-    goes_on = "it may go on" if job is None else "it goes on"
-    error = RecallTimeoutError(
-        f"job {task_id} {state} after {timeout} s{why}; {goes_on}: wait for it again with wait_for_job({task_id!r})", "TIMEOUT"
-    )
+    if job is None:
+        state = f"could not be polled within {timeout} s{why}; it may still be running"
+    elif job["status"] in JOB_STATES.values():
+        state = f"is still {job['status']} after {timeout} s{why}; it goes on"
+    else:
+        state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may have ended or not"
+    error = RecallTimeoutError(f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})", "TIMEOUT")
     error.body = job
-    error.may_have_executed = True  # the call itself executes nothing, but the run that it waits for may be under way
+    error.may_have_executed = True  # the poll executes nothing, but the run that it asks about may be under way
     return error

@@ -2,6 +2,9 @@
 
 from typing import Dict, Mapping, NamedTuple, Optional
 
+REQUEST_ID = "X-Request-Id"
+"""The header with which a server names an answer in its own logs."""
+
 
 class Call(NamedTuple):
     """One request to make, but for the base URL, the key and the time it may take."""
@@ -41,6 +44,7 @@ class Answer(NamedTuple):
         body: Its body, decompressed.
         received: When its head came, in seconds since the epoch.
         retry_after: Seconds, from the ``Retry-After`` header, or ``None``.
+        clock_offset: Seconds by which the server's clock is ahead of ours, by its ``Date`` header; 0 if it sends none.
     """
 
     call: Call
@@ -49,3 +53,4 @@ class Answer(NamedTuple):
     body: bytes
     received: float
     retry_after: Optional[float]
+    clock_offset: float = 0.0

@@ -22,11 +22,11 @@ from urllib3.util import parse_url
 from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
 from recall_sdk._decoding import unreadable
 from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, translate
-from recall_sdk._messages import Answer, Call
+from recall_sdk._messages import REQUEST_ID, Answer, Call
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
 from recall_sdk.errors import RecallError, RedirectError, one_line
-from recall_sdk.retry import parse_retry_after
+from recall_sdk.retry import clock_offset, parse_retry_after
 
 Session = requests.Session
 
@@ -59,9 +59,10 @@ class OpenResponse:
     def __init__(self, call: Call, response: Any, circumstances: CallContext, until: Optional[float]) -> None:
         headers = response.headers
         now = time()
-        told = headers.get("Retry-After")
-        wait = None if told is None else parse_retry_after(told, now)
-        self.head: Answer = Answer(call, response.status_code, headers, b"", now, wait)
+        offset = clock_offset(headers.get("Date"), now)
+        header = headers.get("Retry-After")
+        retry_after = None if header is None else parse_retry_after(header, now + offset)
+        self.head: Answer = Answer(call, response.status_code, headers, b"", now, retry_after, offset)
         self._response = response
         self._circumstances = circumstances
         self._thread = threading.get_ident()
@@ -264,13 +265,13 @@ class Transport:
         outcome: Any = "failed"
         try:
             response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, target))
-            outcome = response.status_code
+            outcome = _outcome(response)
             return response
         except TRANSPORT_ERRORS as error:
             refused: Any = getattr(error, "response", None)
             if getattr(refused, "request", None) is not request or refused.status_code < http.client.BAD_REQUEST:
                 raise translate(error, circumstances) from error
-            outcome = refused.status_code
+            outcome = _outcome(refused)
             return refused  # a hook of the user's session called raise_for_status(): what that means is said by our errors
         finally:
             _log.debug("%s %s %s %.0f ms", call.method, call.path, outcome, (monotonic() - start) * 1000)
@@ -287,6 +288,11 @@ class Transport:
         """Close the idle connections, unless the session is the user's own."""
         if self.owns_session:
             self._session.close()
+
+
+def _outcome(response: Any) -> str:
+    request_id = response.headers.get(REQUEST_ID)
+    return f"{response.status_code} [{request_id}]" if request_id else str(response.status_code)
 
 
 _LOCATION = "recall_sdk_location"

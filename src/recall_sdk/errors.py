@@ -10,7 +10,7 @@
         ├── NotFoundError               404: no such workflow or job
         ├── RateLimitError              429: too many requests
         ├── InvalidRequestError         other 4xx, and input that is no JSON (a ValueError too)
-        ├── RecallTimeoutError          out of time: here, or on the server (408, 504)
+        ├── RecallTimeoutError          out of time: here, or on the server (408, 504, 524, 598)
         ├── ExecutionError              the workflow ran and failed
         ├── ServerError                 other 5xx
         ├── RecallConnectionError       no connection, or one that broke
@@ -57,6 +57,7 @@ class RecallError(Exception):
         server_code: The code as the server sent it, or ``None``.
         retry_after: Seconds to wait before the next try, or ``None`` where the server does not say.
         may_have_executed: Whether the workflow could have run. ``False`` means: safe to send again.
+        request_id: The server's id of its answer, for its support or its logs, or ``None``.
 
     Example:
         >>> error = RecallError("no such workflow", "NOT_FOUND", 404)
@@ -72,6 +73,7 @@ class RecallError(Exception):
         self.server_code: Optional[str] = None
         self.retry_after: Optional[float] = None
         self.may_have_executed: bool = False
+        self.request_id: Optional[str] = None
 
 
 class AuthenticationError(RecallError):
@@ -155,7 +157,7 @@ class InvalidRequestError(RecallError, ValueError):
 
 
 class RecallTimeoutError(RecallError):
-    """Time ran out, here or on the server (408, 504; ``TIMEOUT``). The workflow may still be running.
+    """Time ran out, here or on the server (408, 504, 524, 598; ``TIMEOUT``). The workflow may still be running.
 
     Attributes:
         result: What the server sent of the run, or ``None``.

@@ -167,7 +167,8 @@ class StreamEvent:
     """One event of a live stream.
 
     Attributes:
-        type: ``"chunk"``, ``"block_error"``, ``"done"``, ``"message"``, or the server's own word for others.
+        type: ``"chunk"``, ``"chunk_reset"`` (all text of the block so far is void), ``"block_error"``, ``"done"``, ``"message"``, or the
+            server's own word for others.
         block_id: The block that it comes from, or ``None``.
         chunk: The piece of text of a ``"chunk"``; empty for others.
         data: The payload as received.

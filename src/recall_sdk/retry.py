@@ -19,6 +19,9 @@ MAX_RETRY_AFTER = 3600.0
 MAX_SLEEP = 2_000_000.0
 """Seconds (23 days): about the longest that every platform can sleep."""
 
+FIRST_MOMENT = 1e9
+"""Seconds. A number from here on is a moment (September 2001 or later) in seconds since the epoch; a smaller one is a wait."""
+
 JITTER = 0.25
 """Part of a delay by which it is drawn shorter or longer, so that clients that failed together do not return together."""
 
@@ -148,24 +151,44 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
 
 
 def parse_retry_after(value: str, now: float) -> Optional[float]:
-    """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with a fraction if need be, or an HTTP date.
+    """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with an optional fraction, or an HTTP date.
 
-    urllib3's own reading gives no more than six hours, and no fractions.
+    urllib3's own reading returns at most six hours, and no fractions. Some servers send a moment in seconds since the epoch.
 
     Args:
         value: The header's value; of several, joined by commas, the first counts.
-        now: Seconds since the epoch.
+        now: The server's time, in seconds since the epoch.
 
     Returns:
-        Seconds from now, 0 or more; ``None`` where the value says nothing of the kind.
+        Seconds from now, 0 or more; ``None`` if the value is neither.
     """
-    seconds = re.match(r"\s*([0-9]{1,12}(\.[0-9]{1,12})?)\s*(,|$)", value)
-    if seconds:
-        return float(seconds[1])
+    number = re.match(r"\s*([0-9]{1,12}(\.[0-9]{1,12})?)\s*(,|$)", value)
+    if number:
+        seconds = float(number[1])
+        return seconds if seconds < FIRST_MOMENT else max(0.0, seconds - now)
+    date = _http_date(value)
+    return None if date is None else max(0.0, date - now)
+
+
+def clock_offset(date: Optional[str], now: float) -> float:
+    """Compare the server's clock with this machine's.
+
+    Args:
+        date: The ``Date`` header of an answer that has just come (RFC 9110, section 6.6.1), or ``None``.
+        now: This machine's time, in seconds since the epoch.
+
+    Returns:
+        Seconds by which the server's clock is ahead: less than 0 if it is behind, 0 if there is no readable date.
+    """
+    server = None if date is None else _http_date(date)
+    return 0.0 if server is None else server - now
+
+
+def _http_date(value: str) -> Optional[float]:
     try:
         date = parsedate_tz(value)
-        return None if date is None else max(0.0, mktime_tz((*date[:9], date[9] or 0)) - now)  # without a zone it is GMT
-    except (ValueError, OverflowError, TypeError, IndexError):  # all of which odd dates raise, by the version of Python
+        return None if date is None else mktime_tz((*date[:9], date[9] or 0))  # without a zone it is GMT
+    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
         return None
 
 

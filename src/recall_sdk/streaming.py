@@ -124,16 +124,29 @@ class _Progress:
         return self.end is None and not self.closed
 
     def snapshot(self) -> StreamedExecutionResult:
-        text = self.text.getvalue()
-        stops = [start for _, start in self.turns[1:]] + [len(text)]
         pieces: Dict[str, List[str]] = {}
-        for (block_id, start), stop in zip(self.turns, stops):
+        for block_id, text in self._pieces():
             if block_id is not None:
-                pieces.setdefault(block_id, []).append(text[start:stop])
+                pieces.setdefault(block_id, []).append(text)
         by_block = {block_id: "".join(parts) for block_id, parts in pieces.items()}
         end = self.end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
-        facts: Dict[str, Any] = {**vars(end), "text": text, "text_by_block": by_block}
+        facts: Dict[str, Any] = {**vars(end), "text": self.text.getvalue(), "text_by_block": by_block}
         return StreamedExecutionResult(**facts)
+
+    def _pieces(self) -> List[Tuple[Optional[str], str]]:
+        text = self.text.getvalue()
+        stops = [start for _, start in self.turns[1:]] + [len(text)]
+        return [(block_id, text[start:stop]) for (block_id, start), stop in zip(self.turns, stops)]
+
+    def reset(self, block_id: Optional[str]) -> None:
+        """Drop the text of a block."""
+        kept = [(block, text) for block, text in self._pieces() if block != block_id]
+        self.text.seek(0)
+        self.text.truncate()
+        self.turns.clear()
+        for block, text in kept:
+            self.turns.append((block, self.text.tell()))
+            self.text.write(text)
 
     def result(self) -> StreamedExecutionResult:
         if self.end is not None:
@@ -168,6 +181,7 @@ def _events(response: OpenResponse, progress: _Progress, api_key: str) -> Genera
     except RecallError as error:
         if progress.unfinished:
             progress.error = without_key(_with_partial(error, progress), api_key)
+            progress.error.request_id = _decoding.request_id(response.head)
             raise progress.error from error.__cause__
     finally:
         response.close()
@@ -191,6 +205,9 @@ def _arriving(response: OpenResponse, progress: _Progress) -> Iterator[StreamEve
                 turn = event.block_id
                 turns.append((turn, tell()))
             write(event.chunk)
+        elif event.type == "chunk_reset":
+            progress.reset(event.block_id)
+            turn = ""
         elif event.type == "error":
             raise _decoding.stream_failure(event, progress.snapshot())
         yield event

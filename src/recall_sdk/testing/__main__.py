@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -20,7 +21,7 @@ It runs these workflows:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Serve until Ctrl-C.
+    """Serve until Ctrl-C or SIGTERM.
 
     Args:
         arguments: The command line's arguments, without the program's name; those of this process unless given.
@@ -42,9 +43,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     logger.addHandler(log)
     logger.setLevel(logging.INFO)
     print(f"Serving on {server.base_url} (stop with Ctrl-C). In another terminal:\n")
-    print(*(f"    {line}" for line in exports(server.api_key, server.base_url, options.host)), "", sep="\n", flush=True)
+    print(*(f"    {line}" for line in exports(server.api_key, server.base_url)), "", sep="\n", flush=True)
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 of a container, it would be ignored
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
+    signal.signal(signal.SIGTERM, usual)
     server.stop()
     logger.removeHandler(log)
     print("stopped")

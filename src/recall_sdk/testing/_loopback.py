@@ -2,6 +2,7 @@
 
 import os
 from typing import List
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 
@@ -11,7 +12,8 @@ def no_proxy(host: str) -> str:
     return f"{others},{host}" if others else host
 
 
-def exports(api_key: str, base_url: str, host: str) -> List[str]:
-    """Give the lines for a shell in which a client of this server is to run."""
+def exports(api_key: str, base_url: str) -> List[str]:
+    """Return the lines for a shell in which a client of this server is to run."""
+    host = str(urlsplit(base_url).hostname)
     lines = [f"export RECALL_API_KEY={api_key}", f"export RECALL_BASE_URL={base_url}"]
     return [*lines, f"export no_proxy={no_proxy(host)}"] if "http" in getproxies() else lines

@@ -52,12 +52,15 @@ class Run:
             output = yield from self._pieces()
             dumps(output, allow_nan=False)  # an output that JSON has no form for is a failed run
             self.output = output
-        # A workflow is the user's code: whatever it raises is the run's failure, as on a real server.
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, and a client that closed its stream
+            raise
+        # A workflow is the user's code: whatever it raises is the run's failure, as on a real server. pytest.fail() and sys.exit()
+        # raise no Exception.
+        except BaseException as error:
             LOGGER.debug("workflow %r failed", self.workflow_id, exc_info=True)
             name = type(error).__name__
-            # Of a KeyError, the text is the bare key.
-            self.error = f"{name}: {error}" if isinstance(error, KeyError) else str(error) or name
+            # The text of a KeyError is the bare key, and that of a SystemExit the bare status.
+            self.error = f"{name}: {error}" if isinstance(error, (KeyError, SystemExit)) else str(error) or name
         finally:
             self.ended = time.time()
 

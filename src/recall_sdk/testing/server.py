@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from inspect import isasyncgenfunction, iscoroutinefunction
 from math import ceil, inf
 from operator import index
 from types import TracebackType
@@ -155,14 +156,15 @@ class RecallServer:
 
     @property
     def base_url(self) -> str:
-        """What to give a client as its ``base_url``.
+        """The ``base_url`` for a client on this machine, also where the server listens on all addresses (``0.0.0.0``, ``::``).
 
         Example:
             >>> with RecallClient(server.api_key, server.base_url) as client:
             ...     client.validate_workflow("greet")
             True
         """
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104 -- compared, not bound to
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def requests(self) -> List[RecordedRequest]:
@@ -231,7 +233,7 @@ class RecallServer:
 
         Raises:
             ValueError: The id is empty, ``.`` or ``..``.
-            TypeError: The id is no ``str``.
+            TypeError: The id is no ``str``, or the function is an ``async def``.
 
         Example::
 
@@ -247,6 +249,10 @@ class RecallServer:
             raise ValueError(f"workflow_id must be a name that can stand in a path, not {workflow_id!r}")
 
         def register(function: _Function) -> _Function:
+            if iscoroutinefunction(function) or isasyncgenfunction(function):
+                raise TypeError(
+                    f"the workflow {workflow_id!r} is an async function: write it with def, and run coroutines with asyncio.run()"
+                )
             self._api.workflows[workflow_id] = Workflow(workflow_id, function, time.time() if deployed else None)
             return function
 
