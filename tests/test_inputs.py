@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from hypothesis import example, given
 from hypothesis import strategies as st
+from werkzeug.datastructures import FileStorage
 
 from recall_sdk import InvalidRequestError
 from recall_sdk._inputs import encode_body
@@ -399,3 +401,54 @@ def test_every_byte_of_a_file_arrives(data, position):
     file.seek(position)
     assert content(encoded({"f": file})["f"])[2] == data[position:]
     assert file.tell() == position
+
+
+# ---------------------------------------------------------------------------------------------------------------- uploads
+
+
+def test_upload_of_werkzeug():
+    """A FileStorage goes out under the name and type of the upload, not under that of the form's field."""
+    upload = FileStorage(io.BytesIO(b"x"), filename="report.pdf", name="document", content_type="application/pdf")
+    assert content(encoded({"file": upload})["file"]) == ("report.pdf", "application/pdf", b"x")
+
+
+def test_upload_of_django():
+    """An uploaded file of Django goes out under its own name and type."""
+    upload = SimpleUploadedFile("docs/report.pdf", b"x", content_type="application/x-report")
+    assert content(encoded({"file": upload})["file"]) == ("report.pdf", "application/x-report", b"x")
+
+
+@pytest.mark.parametrize(
+    ("filename", "content_type", "name", "mime"),
+    [
+        ("a.txt", "text/csv; charset=utf-8", "a.txt", "text/csv"),
+        ("a.txt", "", "a.txt", "text/plain"),
+        ("a.txt", None, "a.txt", "text/plain"),
+        ("a.txt", "no type", "a.txt", "text/plain"),
+        (None, "TEXT/CSV", "field.json", "text/csv"),
+        ("", None, "field.json", "application/json"),
+        (7, 7, "field.json", "application/json"),
+    ],
+)
+def test_upload_with_odd_facts(filename, content_type, name, mime):
+    """Where an upload names no file or no usable type, the name and the guess serve as for any file."""
+    file = io.BytesIO(b"x")
+    file.filename, file.content_type, file.name = filename, content_type, "field.json"
+    assert content(encoded({"file": file})["file"])[:2] == (name, mime)
+
+
+def test_asynchronous_file_is_refused():
+    """A file whose read() has to be awaited is refused with the advice to do so."""
+
+    class Upload:
+        async def read(self, size=-1):
+            """Never called."""
+
+    reason = "an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO"
+    assert refusal({"file": Upload()}) == f"input.file: {reason}"
+
+
+def test_type_with_a_builtin_name_is_named_with_its_module():
+    """A type that has the name of a builtin is named with its module, as numpy.bool is."""
+    misleading = type("bool", (), {"__module__": "numpy"})
+    assert refusal({"flag": misleading()}) == "input.flag: numpy.bool is not JSON serializable"

@@ -43,7 +43,8 @@ from recall_sdk import (
     WorkflowStatus,
 )
 from recall_sdk._connections import _after_fork, part_after_fork
-from recall_sdk.client import _revive
+from recall_sdk._settings import Settings
+from recall_sdk.client import MAX_REVIVED, _revive
 from recall_sdk.testing import RecallServer
 
 pytestmark = [
@@ -576,6 +577,54 @@ def test_a_copy_is_of_the_same_class():
     assert in_child(lambda: [type(pickle.loads(each)) for each in (pickled, plain)]) == [Subclass, RecallClient]
 
 
+class TenantClient(RecallClient):
+    """A client with a constructor of its own."""
+
+    def __init__(self, tenant):
+        super().__init__(KEY, "http://127.0.0.1:1", timeout=7.0)
+        self.tenant = tenant
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client)), by_cloudpickle])
+def test_copy_of_subclass_with_its_own_constructor(duplicate):
+    """A copy is of the same class, with its attributes and its settings as they are now."""
+    client = TenantClient({"name": "acme"})
+    client.set_api_key("another-key")
+    twin = duplicate(client)
+    assert type(twin) is TenantClient
+    assert twin is not client
+    assert (twin.tenant, twin.api_key, twin.base_url, twin._timeout) == ({"name": "acme"}, "another-key", "http://127.0.0.1:1", 7.0)
+
+
+def test_revived_subclass_keeps_its_attributes():
+    """In a worker process, two clients that differ in an attribute alone stay two, and equal ones are one."""
+    acme, initech = (pickle.dumps(TenantClient(name)) for name in ("acme", "initech"))
+
+    def work():
+        first, second, third = pickle.loads(acme), pickle.loads(acme), pickle.loads(initech)
+        return [first is second, second is third, second.tenant, third.tenant]
+
+    assert in_child(work) == [True, False, "acme", "initech"]
+
+
+def test_revived_clients_are_bounded():
+    """A worker process keeps no more clients than it may, those that were used last."""
+    pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_REVIVED + 2)]
+
+    def work():
+        clients = [pickle.loads(each) for each in pickled[:MAX_REVIVED]]
+        again = pickle.loads(pickled[0])
+        more = [pickle.loads(each) for each in pickled[MAX_REVIVED:]]
+        return [
+            again is clients[0],
+            pickle.loads(pickled[0]) is clients[0],
+            pickle.loads(pickled[-1]) is more[-1],
+            pickle.loads(pickled[1]) is clients[1],
+        ]
+
+    assert in_child(work) == [True, True, True, False]
+
+
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_session_of_the_users_own_does_not_travel(duplicate):
     """A client with a session of the user's own can be neither copied nor pickled, and says what to do instead."""
@@ -602,7 +651,7 @@ def test_what_arrives_in_a_worker():
 
 def test_a_number_that_two_machines_have_in_common():
     """A process of another machine that happens to have the same number is another process."""
-    first, second = (_revive(RecallClient, KEY, "http://elsewhere", 1.0, ("another machine", os.getpid())) for _ in range(2))
+    first, second = (_revive(RecallClient, Settings(KEY, "http://elsewhere"), 1.0, ("another machine", os.getpid()), {}) for _ in range(2))
     assert first is second
 
 

@@ -27,7 +27,7 @@ from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 __all__ = ["BatchItem", "Executor", "run_batch"]
 
 Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
-R = TypeVar("R", bound=Result)
+R_co = TypeVar("R_co", bound=Result, covariant=True)
 Attempt = Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]]
 
 LOOK_AHEAD = 2
@@ -46,7 +46,7 @@ _log = logging.getLogger("recall_sdk")
 
 
 @dataclass
-class BatchItem(Generic[R]):
+class BatchItem(Generic[R_co]):
     """One item of a batch that has ended: with a result, or with an error.
 
     Attributes:
@@ -65,7 +65,7 @@ class BatchItem(Generic[R]):
     index: int
     workflow_id: str
     input: Any
-    result: Optional[R]
+    result: Optional[R_co]
     error: Optional[RecallError]
 
 

@@ -3,13 +3,16 @@
 Nothing but strict JSON may leave: the server takes a body that it can't read for an empty one, and runs the workflow with that.
 """
 
+import builtins
 import io
 import json
 import math
 import mimetypes
 import os
+import re
 import reprlib
 from base64 import b64encode
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
@@ -96,17 +99,41 @@ _shown = _repr.repr
 def _encode_file(value: Any) -> Dict[str, str]:
     """Give the form in which the API takes a file; refuse everything else."""
     if not callable(getattr(value, "read", None)):
-        raise TypeError(f"{type(value).__name__} is not JSON serializable")
+        raise TypeError(f"{_type_name(type(value))} is not JSON serializable")
     content = _content(value)
-    given: Any = getattr(value, "name", "")  # of one made from a file descriptor, this is a number
-    name = Path(os.fsdecode(given)).name if isinstance(given, _PATHS) else ""
-    mime, compression = mimetypes.guess_type(name)
-    if compression or not mime:  # of a.tar.gz, the type is that of the tar within
-        mime = "application/octet-stream"
+    name = _file_name(value)
+    mime = _declared_mime(value) or _guessed_mime(name)
     return {"type": "file", "data": f"data:{mime};base64,{b64encode(content).decode()}", "name": name or "file", "mime": mime}
 
 
+def _type_name(kind: Any) -> str:
+    misleads = hasattr(builtins, kind.__name__) and kind.__module__ != "builtins"  # as numpy.bool does
+    return f"{kind.__module__}.{kind.__name__}" if misleads else kind.__name__
+
+
+def _file_name(file: Any) -> str:
+    # The uploads of web frameworks have a filename; their name is that of the form's field. The name of a file that was made from a
+    # file descriptor is a number.
+    paths = (getattr(file, attribute, None) for attribute in ("filename", "name"))
+    return next((Path(os.fsdecode(path)).name for path in paths if path and isinstance(path, _PATHS)), "")
+
+
+def _declared_mime(file: Any) -> str:
+    """Return the type that an upload of a web framework names, without parameters such as the charset."""
+    declared = getattr(file, "content_type", None)
+    mime = declared.partition(";")[0].strip().lower() if isinstance(declared, str) else ""
+    return mime if re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime, re.ASCII) else ""
+
+
+def _guessed_mime(name: str) -> str:
+    mime, compression = mimetypes.guess_type(name)
+    # The type of a.tar.gz would be that of the tar inside.
+    return mime if mime and not compression else "application/octet-stream"
+
+
 def _content(file: Any) -> bytes:
+    if iscoroutinefunction(file.read):
+        raise TypeError("an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO")
     if hasattr(file, "readable") and not file.readable():
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
     if isinstance(file, io.TextIOBase):

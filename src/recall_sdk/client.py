@@ -12,9 +12,9 @@ from recall_sdk import _decoding, _endpoints
 from recall_sdk._batch import BatchItem, Executor, Result, run_batch
 from recall_sdk._connections import abort
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._messages import Call
+from recall_sdk._messages import Answer, Call
 from recall_sdk._redaction import without_key
-from recall_sdk._settings import ClientTimeout, check_api_key, check_base_url, check_timeout, read_settings
+from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
 from recall_sdk._transport import OpenResponse, Session, Target, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
@@ -108,6 +108,18 @@ class RecallClient:
         input: Any = None,
         *,
         timeout: _Timeout = ClientTimeout.DEFAULT,
+        stream: Literal[True],
+        selected_outputs: Optional[Sequence[str]] = None,
+        async_execution: Literal[False] = False,
+    ) -> StreamedExecutionResult: ...
+
+    @overload
+    def execute_workflow(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        timeout: _Timeout = ClientTimeout.DEFAULT,
         stream: bool = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: Literal[False] = False,
@@ -120,7 +132,7 @@ class RecallClient:
         input: Any = None,
         *,
         timeout: _Timeout = ClientTimeout.DEFAULT,
-        stream: bool = False,
+        stream: Literal[False] = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: Literal[True],
     ) -> AsyncExecutionResult: ...
@@ -196,6 +208,22 @@ class RecallClient:
         input: Any = None,
         *,
         timeout: _Timeout = ClientTimeout.DEFAULT,
+        stream: Literal[True],
+        selected_outputs: Optional[Sequence[str]] = None,
+        async_execution: Literal[False] = False,
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 30.0,
+        backoff_multiplier: float = 2.0,
+    ) -> StreamedExecutionResult: ...
+
+    @overload
+    def execute_with_retry(
+        self,
+        workflow_id: str,
+        input: Any = None,
+        *,
+        timeout: _Timeout = ClientTimeout.DEFAULT,
         stream: bool = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: Literal[False] = False,
@@ -212,7 +240,7 @@ class RecallClient:
         input: Any = None,
         *,
         timeout: _Timeout = ClientTimeout.DEFAULT,
-        stream: bool = False,
+        stream: Literal[False] = False,
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: Literal[True],
         max_retries: int = 3,
@@ -326,6 +354,37 @@ class RecallClient:
             raise
         return WorkflowStream(response, target.settings.api_key, whole)
 
+    @overload
+    def execute_batch(
+        self,
+        items: Iterable[Tuple[str, Any]],
+        *,
+        max_workers: int = 8,
+        executor: Optional[Executor] = None,
+        timeout: _Timeout = ClientTimeout.DEFAULT,
+        async_execution: Literal[False] = False,
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 30.0,
+        backoff_multiplier: float = 2.0,
+    ) -> Generator[BatchItem[WorkflowExecutionResult], None, None]: ...
+
+    @overload
+    def execute_batch(
+        self,
+        items: Iterable[Tuple[str, Any]],
+        *,
+        max_workers: int = 8,
+        executor: Optional[Executor] = None,
+        timeout: _Timeout = ClientTimeout.DEFAULT,
+        async_execution: Literal[True],
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 30.0,
+        backoff_multiplier: float = 2.0,
+    ) -> Generator[BatchItem[AsyncExecutionResult], None, None]: ...
+
+    @overload
     def execute_batch(
         self,
         items: Iterable[Tuple[str, Any]],
@@ -338,7 +397,21 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Result], None, None]:
+    ) -> Generator[BatchItem[Result], None, None]: ...
+
+    def execute_batch(
+        self,
+        items: Iterable[Tuple[str, Any]],
+        *,
+        max_workers: int = 8,
+        executor: Optional[Executor] = None,
+        timeout: _Timeout = ClientTimeout.DEFAULT,
+        async_execution: bool = False,
+        max_retries: int = 3,
+        initial_delay: float = 1.0,
+        max_delay: float = 30.0,
+        backoff_multiplier: float = 2.0,
+    ) -> Generator[BatchItem[Any], None, None]:
         """Execute many workflows side by side, and hand over each as it ends. Nothing is sent before the first is asked for.
 
         The workers share what they learn of the server's rate limit, so that it is used fully with next to no refused requests.
@@ -590,7 +663,7 @@ class RecallClient:
     def __reduce__(self) -> Tuple[Any, ...]:
         if not self._transport.owns_session:
             raise TypeError("a client with a session of your own can't be pickled or copied: make one from the same arguments instead")
-        return _revive, (type(self), self.api_key, self.base_url, self._timeout, _process())
+        return _revive, (type(self), self._target.settings, self._timeout, _process(), _own_attributes(self))
 
     # ------------------------------------------------------------------------------------------------------------ inside
 
@@ -646,7 +719,7 @@ class RecallClient:
             result = StreamedExecutionResult(**vars(result))
         return result, told
 
-    def _ask(self, call: Call, decode: Callable[[_decoding.Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
+    def _ask(self, call: Call, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         target = self._target
         try:
             response, _ = self._open(call, target, self._seconds(timeout))
@@ -661,6 +734,11 @@ class RecallClient:
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
 
 
+_INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit")
+
+MAX_REVIVED = 32
+"""Clients that a worker process keeps. Of more, the least recently used is dropped; what still uses it goes on."""
+
 _revived: Dict[Tuple[Any, ...], RecallClient] = {}
 _NOWHERE_ELSE = os.urandom(8).hex()
 
@@ -670,15 +748,31 @@ def _process() -> Tuple[str, int]:
     return _NOWHERE_ELSE, os.getpid()
 
 
+def _own_attributes(client: RecallClient) -> Dict[str, Any]:
+    """Return what a subclass, or anybody else, has set on a client."""
+    return {name: value for name, value in vars(client).items() if name not in _INTERNAL}
+
+
 def _revive(
-    kind: Type[RecallClient], api_key: str, base_url: str, timeout: Optional[float], origin: Tuple[str, int]
-) -> RecallClient:  # no method: cloudpickle, and so Ray and loky, takes a function of a module by its name alone
-    """Make a copy: one of its own at home; in a worker process one for all that arrive there, so that connections are kept."""
+    kind: Type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
+) -> RecallClient:  # no method: cloudpickle, and so Ray and loky, pickles a function of a module by its name alone
+    """Make a copy: at home a new client; in a worker process one for all equal ones that arrive there, so that connections are kept."""
     if origin == _process():
-        return kind(api_key, base_url, timeout=timeout)
-    key = (kind, api_key, base_url, timeout)
+        return _copy(kind, settings, timeout, attributes)
+    key = (kind, settings, timeout)
     with _lock:
-        client = _revived.get(key)
-        if client is None or (client.api_key, client.base_url) != (api_key, base_url):  # its settings may have been changed
-            client = _revived[key] = kind(api_key, base_url, timeout=timeout)
+        client = _revived.pop(key, None)
+        # The settings of the one that is here may have been changed.
+        if client is None or (client.api_key, client.base_url, _own_attributes(client)) != (*settings, attributes):
+            client = _copy(kind, settings, timeout, attributes)
+        _revived[key] = client  # the most recently used is the last
+        if len(_revived) > MAX_REVIVED:
+            del _revived[next(iter(_revived))]
         return client
+
+
+def _copy(kind: Type[RecallClient], settings: Settings, timeout: Optional[float], attributes: Dict[str, Any]) -> RecallClient:
+    client = kind.__new__(kind)  # a subclass may have a constructor with other arguments
+    RecallClient.__init__(client, *settings, timeout=timeout)
+    vars(client).update(attributes)
+    return client

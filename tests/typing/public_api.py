@@ -44,7 +44,9 @@ def the_constructor(session: requests.Session, key: Optional[str]) -> None:
 
 def executions(client: RecallClient, queued: bool, outputs: List[str]) -> None:
     assert_type(client.execute_workflow("id"), WorkflowExecutionResult)
-    assert_type(client.execute_workflow("id", {"a": 1}, timeout=5, stream=True, selected_outputs=outputs), WorkflowExecutionResult)
+    assert_type(client.execute_workflow("id", {"a": 1}, timeout=5, stream=True, selected_outputs=outputs), StreamedExecutionResult)
+    assert_type(client.execute_workflow("id", stream=queued), WorkflowExecutionResult)
+    assert_type(client.execute_workflow("id", stream=queued, async_execution=queued), Union[WorkflowExecutionResult, AsyncExecutionResult])
     assert_type(client.execute_workflow("id", ["a"], timeout=None, async_execution=False), WorkflowExecutionResult)
     assert_type(client.execute_workflow("id", input="a", async_execution=True), AsyncExecutionResult)
     assert_type(client.execute_workflow("id", async_execution=queued), Union[WorkflowExecutionResult, AsyncExecutionResult])
@@ -54,6 +56,7 @@ def executions_with_retry(client: RecallClient, queued: bool) -> None:
     assert_type(client.execute_with_retry("id"), WorkflowExecutionResult)
     assert_type(client.execute_with_retry("id", {"a": 1}, max_retries=5, initial_delay=1, max_delay=60.0), WorkflowExecutionResult)
     assert_type(client.execute_with_retry("id", async_execution=False, backoff_multiplier=2), WorkflowExecutionResult)
+    assert_type(client.execute_with_retry("id", stream=True), StreamedExecutionResult)
     assert_type(client.execute_with_retry("id", async_execution=True, max_retries=5), AsyncExecutionResult)
     assert_type(client.execute_with_retry("id", async_execution=queued), Union[WorkflowExecutionResult, AsyncExecutionResult])
 
@@ -84,15 +87,22 @@ def jobs(client: RecallClient, seen: List[Dict[str, Any]]) -> None:
     assert_type(client.wait_for_job("task-id", timeout=None, poll_interval=1, max_poll_interval=5.0), Dict[str, Any])
 
 
-def batches(client: RecallClient, executor: Executor) -> None:
+def batches(client: RecallClient, executor: Executor, queued: bool) -> None:
     items = (("id", {"n": n}) for n in range(3))
     client.execute_batch(items).close()
     for item in client.execute_batch(items, max_workers=4, executor=executor):
-        assert_type(item, BatchItem)
+        assert_type(item, BatchItem[WorkflowExecutionResult])
         assert_type(item.index, int)
         assert_type(item.workflow_id, str)
-        assert_type(item.result, Union[WorkflowExecutionResult, AsyncExecutionResult, None])
         assert_type(item.error, Optional[RecallError])
+        if item.result is None:
+            assert_type(item.result, None)
+        else:
+            assert_type(item.result.output, Optional[Any])
+    for ticket in client.execute_batch(items, async_execution=True):
+        assert_type(ticket.result, Optional[AsyncExecutionResult])
+    for either in client.execute_batch(items, async_execution=queued):
+        assert_type(either.result, Union[WorkflowExecutionResult, AsyncExecutionResult, None])
 
 
 def questions(client: RecallClient) -> None:
@@ -143,4 +153,5 @@ def errors(client: RecallClient) -> None:
         assert_type(error.status, Optional[int])
         assert_type(error.retry_after, Optional[float])
         assert_type(error.may_have_executed, bool)
+        assert_type(error.request_id, Optional[str])
     assert_type(AuthenticationError("no", "UNAUTHORIZED", 401).status, Optional[int])
