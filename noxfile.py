@@ -62,9 +62,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def types(session: nox.Session) -> None:
-    """Check the types, as mypy and pyright see them, and that every public name has one."""
+    """Check the types of the code and of the documentation's blocks, and that every public name has one."""
     session.install(built("*.whl"), *nox.project.dependency_groups(PYPROJECT, "types"))
     session.run("mypy")
+    session.run("python", "tests/typing/blocks.py")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "recall_sdk", "--ignoreexternal")
 

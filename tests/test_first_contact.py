@@ -64,6 +64,11 @@ def through_a_proxy_that_is_down(server: RecallServer) -> None:
         of_an_unknown_host(server)
 
 
+def behind_a_bot_wall(server: RecallServer) -> None:
+    server.respond_next(403, body="<!doctype html><title>Just a moment</title>")
+    execute(server)
+
+
 def behind_a_proxy(server: RecallServer) -> None:
     server.respond_next(headers={"Content-Type": "text/html"}, body="<!doctype html><title>Please log in</title>")
     execute(server)
@@ -125,6 +130,14 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         behind_a_proxy,
         InvalidResponseError,
         "the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+    ),
+    "a bot wall": (
+        behind_a_bot_wall,
+        PermissionDeniedError,
+        (
+            "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
+            "check the base_url, and what lies between here and the API"
+        ),
     ),
     "a time-out": (
         lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),

@@ -309,4 +309,5 @@ def test_request_id_in_the_log(server, client, caplog):
     server.respond_next(200, headers={"X-Request-Id": "r-1"}, json={"success": True, "output": 1})
     with caplog.at_level(logging.DEBUG, "recall_sdk"):
         client.execute_workflow("echo")
-    assert re.fullmatch(r"POST /api/workflows/echo/execute 200 \[r-1\] \d+ ms", caplog.messages[0])
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "recall_sdk")
+    assert re.fullmatch(r"POST /api/workflows/echo/execute 200 \[r-1\] \d+ ms", line)
