@@ -12,12 +12,13 @@ import threading
 import time
 from collections import Counter
 from datetime import datetime, timezone
+from math import inf
 
 import pytest
 import requests
 
 import recall_sdk.testing
-from recall_sdk import ExecutionError, RecallClient
+from recall_sdk import ExecutionError, RateLimitError, RecallClient
 from recall_sdk.testing import RecallServer, __main__, server
 from recall_sdk.testing._bucket import TokenBucket
 
@@ -456,7 +457,7 @@ def test_the_bucket_fills_with_time():
     bucket = TokenBucket(2, 3)
     assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
     assert bucket.seconds_to_one(10.0) == 0.5
-    assert bucket.seconds_to_full(10.0) == 1.5
+    assert bucket.seconds_to_reset(10.0) == 1.5
     assert bucket.take(10.5)
     assert not bucket.take(10.5)
     assert bucket.seconds_to_one(11.5) == 0
@@ -1071,3 +1072,55 @@ def test_base_url_of_all_addresses_ipv6():
     server = RecallServer(host="::")
     server._port = 8787
     assert server.base_url == "http://[::1]:8787"
+
+
+def test_bucket_filled_at_intervals():
+    """Tokens come all at once at the end of each interval, up to the burst, and the reset is the next such moment."""
+    bucket = TokenBucket(10, 40, 2.0)
+    assert [bucket.take(100.0) for _ in range(41)] == [True] * 40 + [False]
+    assert (bucket.seconds_to_one(101.5), bucket.seconds_to_reset(101.5), bucket.remaining(101.5)) == (0.5, 0.5, 0)
+    assert (bucket.remaining(102.0), bucket.seconds_to_one(102.5), bucket.seconds_to_reset(102.5)) == (20, 0.0, 1.5)
+    assert bucket.remaining(110.0) == 40
+
+
+def test_bucket_filled_at_short_intervals():
+    """Where an interval brings less than one token, the next one comes after several."""
+    bucket = TokenBucket(0.25, 1, 2.0)
+    assert bucket.take(0.0) is True
+    assert bucket.seconds_to_one(1.0) == 3.0
+
+
+def test_rate_limit_refilled_in_a_lump(serve):
+    """A server in the observed dialect refills all at once, gives no hint in a 429, and tells the truth in the usage limits."""
+    place = serve(dialect="observed", rate_limit=1, burst=2, refill_interval=60)
+    client = place.server.client()
+    for _ in range(2):
+        client.execute_workflow("echo")
+    with pytest.raises(RateLimitError) as caught:
+        client.execute_workflow("echo")
+    assert (caught.value.retry_after, caught.value.rate_limit) == (None, None)
+    limits = client.get_usage_limits().rate_limit["sync"]
+    reset = datetime.fromisoformat(limits["resetAt"].replace("Z", "+00:00")).timestamp()
+    assert (limits["remaining"], limits["limit"]) == (0, 2)
+    assert 50 < reset - time.time() <= 61
+
+
+def test_observed_dialect_names_its_answers(serve):
+    """Each answer in the observed dialect has an id of its own, which an error holds."""
+    client = serve(dialect="observed").server.client()
+    ids = set()
+    for _ in range(2):
+        with pytest.raises(ExecutionError) as caught:
+            client.execute_workflow("fail")
+        ids.add(caught.value.request_id)
+    assert len(ids) == 2
+    assert None not in ids
+
+
+@pytest.mark.parametrize(
+    "settings", [{"refill_interval": 1}, {"refill_interval": 0, "rate_limit": 1}, {"refill_interval": inf, "rate_limit": 1}]
+)
+def test_refill_interval_is_checked(settings):
+    """An interval that is no time, or without a limit, is refused."""
+    with pytest.raises(ValueError, match="refill_interval must be seconds"):
+        RecallServer(**settings)

@@ -6,6 +6,7 @@ import time
 from math import ceil
 from typing import Any, Counter, Dict, Iterator, List, Mapping, Optional, Union, cast
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from werkzeug import Response
 
@@ -75,6 +76,8 @@ class Api:
             response.headers.extend(refusal.headers or {})
         if executing and self._bucket is not None and self._dialect.rate_headers:
             response.headers.extend(self._rate_headers(self._bucket))
+        if self._dialect.request_ids:
+            response.headers["X-Request-Id"] = uuid4().hex[:8]
         return response
 
     def _route(self, path: str, request: RecordedRequest) -> Response:
@@ -122,9 +125,9 @@ class Api:
         bucket = self._bucket or TokenBucket(RATE_OF_NO_LIMIT, RATE_OF_NO_LIMIT)
         now = time.monotonic()
         with self._lock:
-            full_at = time.time() + bucket.seconds_to_full(now)
+            reset_at = time.time() + bucket.seconds_to_reset(now)
             cost_limit = COST_OF_NO_LIMIT if self._usage_limit is None else float(self._usage_limit)
-            limits = Limits(bucket.rate, bucket.burst, bucket.remaining(now), full_at, self._cost(), cost_limit)
+            limits = Limits(bucket.rate, bucket.burst, bucket.remaining(now), reset_at, self._cost(), cost_limit)
         return self._json(self._dialect.usage(limits))
 
     def _workflow(self, workflow_id: str) -> Workflow:
@@ -165,7 +168,7 @@ class Api:
             return {
                 "X-RateLimit-Limit": str(bucket.burst),
                 "X-RateLimit-Remaining": str(bucket.remaining(now)),
-                "X-RateLimit-Reset": str(ceil(time.time() + bucket.seconds_to_full(now))),
+                "X-RateLimit-Reset": str(ceil(time.time() + bucket.seconds_to_reset(now))),
             }
 
     def _events(self, run: Run) -> Iterator[bytes]:

@@ -1,5 +1,8 @@
 """A token bucket: the arithmetic of the stand-in server's rate limit. The clock is passed in."""
 
+from math import ceil
+from typing import Optional
+
 
 class TokenBucket:
     """Allows ``burst`` at once, and ``rate`` per second on average.
@@ -7,13 +10,15 @@ class TokenBucket:
     Args:
         rate: Tokens that flow in per second.
         burst: Tokens that fit in; the bucket starts full.
+        interval: Seconds after which the tokens of that time flow in, all at once; ``None`` for a steady flow.
     """
 
-    def __init__(self, rate: float, burst: int) -> None:
+    def __init__(self, rate: float, burst: int, interval: Optional[float] = None) -> None:
         self.rate = rate
         self.burst = burst
+        self._interval = interval
         self._tokens = float(burst)
-        self._at = 0.0
+        self._at: Optional[float] = None  # when tokens last flowed in
 
     def take(self, now: float) -> bool:
         """Take one token, if there is one.
@@ -28,20 +33,31 @@ class TokenBucket:
         return True
 
     def remaining(self, now: float) -> int:
-        """Whole tokens that are left."""
+        """Return the number of whole tokens in the bucket."""
         self._fill(now)
         return int(self._tokens)
 
     def seconds_to_one(self, now: float) -> float:
-        """Seconds until there is a token to take."""
-        self._fill(now)
-        return max(0.0, (1 - self._tokens) / self.rate)
+        """Return the seconds until there is a token to take."""
+        return self._seconds_to(1, now)
 
-    def seconds_to_full(self, now: float) -> float:
-        """Seconds until nothing is missing."""
-        self._fill(now)
-        return (self.burst - self._tokens) / self.rate
+    def seconds_to_reset(self, now: float) -> float:
+        """Return the seconds until the bucket is full, or, if it is filled at intervals, until the next time."""
+        if self._interval is None:
+            return self._seconds_to(self.burst, now)
+        return self._fill(now) + self._interval - now
 
-    def _fill(self, now: float) -> None:
-        self._tokens = min(float(self.burst), self._tokens + (now - self._at) * self.rate)
-        self._at = now
+    def _seconds_to(self, tokens: int, now: float) -> float:
+        at = self._fill(now)
+        seconds = max(0.0, tokens - self._tokens) / self.rate
+        return seconds if self._interval is None or not seconds else at + ceil(seconds / self._interval) * self._interval - now
+
+    def _fill(self, now: float) -> float:
+        if self._at is None:
+            self._at = now
+        elapsed = now - self._at
+        if self._interval is not None:
+            elapsed = elapsed // self._interval * self._interval
+        self._tokens = min(float(self.burst), self._tokens + elapsed * self.rate)
+        self._at += elapsed
+        return self._at

@@ -17,7 +17,7 @@ class Limits(NamedTuple):
     rate: float  # executions per second
     burst: int
     remaining: int
-    full_at: float  # seconds since the epoch
+    reset_at: float  # seconds since the epoch
     cost: float
     cost_limit: float
 
@@ -29,6 +29,7 @@ class Documented:
     chunked_json = False
     strict_json = True  # a body that is no JSON is refused
     rate_headers = True
+    request_ids = False
     task_prefix = "task_"
     rate_limited = "Rate limit exceeded"
 
@@ -81,7 +82,7 @@ class Documented:
     def usage(self, limits: Limits) -> Json:
         """Limits and spending of the account."""
         rate = {"isLimited": limits.remaining < 1, **self._rate(limits), "remaining": limits.remaining}
-        rate["resetAt"] = _iso(limits.full_at)
+        rate["resetAt"] = _iso(limits.reset_at)
         return {
             "success": True,
             "rateLimit": {"sync": rate, "async": rate, "authType": "api"},
@@ -103,6 +104,7 @@ class Observed(Documented):
     chunked_json = True
     strict_json = False  # it runs the workflow with an empty input
     rate_headers = False
+    request_ids = True
     task_prefix = "run_"
     rate_limited = "Rate limit exceeded. Please try again later."
 

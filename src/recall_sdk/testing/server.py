@@ -38,6 +38,7 @@ class RecallServer:
         api_key: The one key that is let in.
         rate_limit: Executions per second, or ``None`` for no limit.
         burst: Executions that may come at once; without it ``rate_limit``, rounded up.
+        refill_interval: Seconds after which the executions of that time are allowed anew, all at once; ``None`` for a steady flow.
         usage_limit: Spending, in dollars, from which on executions are refused with 402, or ``None`` for no limit. A run costs 0.01.
         dialect: ``"documented"``, or ``"observed"`` for the other words that servers of this API use.
         retry_after: Whether a documented 429 says when to come back.
@@ -65,6 +66,7 @@ class RecallServer:
         api_key: str = "test-key",
         rate_limit: Optional[float] = None,
         burst: Optional[int] = None,
+        refill_interval: Optional[float] = None,
         usage_limit: Optional[float] = None,
         dialect: str = "documented",
         retry_after: bool = True,
@@ -77,11 +79,13 @@ class RecallServer:
             raise ValueError(f"rate_limit must be executions per second, more than 0, not {rate_limit!r}")
         if burst is not None and (rate_limit is None or index(burst) < 1):
             raise ValueError(f"burst must be 1 or more, and needs a rate_limit; not {burst!r}")
+        if refill_interval is not None and (rate_limit is None or not 0 < refill_interval < inf):
+            raise ValueError(f"refill_interval must be seconds, more than 0, and needs a rate_limit; not {refill_interval!r}")
         if usage_limit is not None and not 0 <= usage_limit < inf:
             raise ValueError(f"usage_limit must be dollars from 0 on, not {usage_limit!r}")
         if dialect not in _DIALECTS:
             raise ValueError(f"dialect must be one of {', '.join(_DIALECTS)}, not {dialect!r}")
-        bucket = None if rate_limit is None else TokenBucket(rate_limit, burst or ceil(rate_limit))
+        bucket = None if rate_limit is None else TokenBucket(rate_limit, burst or ceil(rate_limit), refill_interval)
         self.api_key = api_key
         self._host = host
         self._port = port
