@@ -9,11 +9,12 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from email.utils import formatdate
 
 import pytest
 import requests
 
-from rawserver import collect_quietly
+from rawserver import answers, collect_quietly, envelope, http
 from recall_sdk import (
     AsyncExecutionResult,
     ExecutionError,
@@ -489,3 +490,50 @@ def test_a_thread_does_not_wait_for_itself():
     begin = time.monotonic()
     _join(threading.current_thread(), PATIENCE)
     assert time.monotonic() - begin < PATIENCE / 2
+
+
+@pytest.mark.parametrize("granted", [1, 2])
+def test_batch_runs_on_the_threads_that_the_system_grants(granted, server, monkeypatch):
+    """Where the system grants fewer threads than max_workers, the batch runs on those, and no item fails."""
+    start = threading.Thread.start
+    workers = []
+
+    def start_while_granted(thread):
+        if thread.name == "recall_sdk-batch-worker":
+            if len(workers) == granted:
+                raise RuntimeError("can't start new thread")
+            workers.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", start_while_granted)
+        items = list(server.client().execute_batch(numbered(30), max_workers=8))
+    assert [item.error for item in items] == [None] * 30
+    assert sorted(item.index for item in items) == list(range(30))
+
+
+def test_batch_without_any_thread_for_its_work(server, monkeypatch):
+    """Where the system grants no thread at all, each item says so, and that it was not sent."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "recall_sdk-batch-worker":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        items = list(server.client().execute_batch(numbered(3), max_workers=2))
+    assert [item.error.may_have_executed for item in items] == [False] * 3
+    assert "can't start new thread" in str(items[0].error)
+
+
+def test_batch_reset_by_the_servers_clock(serve, connect):
+    """A reset is waited for by the clock of the server that names it, and not for a minute because this machine's is slow."""
+    ahead = time.time() + 600
+    headers = ("X-RateLimit-Limit: 10", "X-RateLimit-Remaining: 0", f"X-RateLimit-Reset: {ahead + 4:.0f}")
+    client = connect(serve(answers(http(envelope(), f"Date: {formatdate(ahead, usegmt=True)}", *headers), http(envelope()))))
+    started = time.monotonic()
+    items = list(client.execute_batch([("w", 1), ("w", 2)], max_workers=1))
+    assert [item.error for item in items] == [None, None]
+    assert time.monotonic() - started < 20

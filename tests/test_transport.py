@@ -16,6 +16,8 @@ from contextlib import suppress
 import pytest
 import requests
 import trustme
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 from recall_sdk import (
@@ -27,6 +29,7 @@ from recall_sdk import (
     RecallClient,
     RecallConnectionError,
     RecallError,
+    RecallTimeoutError,
     RedirectError,
     ServerError,
     StreamInterruptedError,
@@ -1182,3 +1185,50 @@ def test_the_key_in_a_wrong_base_url_is_not_needed(connect):
     with pytest.raises(RecallConnectionError) as caught:
         connect(f"http://127.0.0.1:{free_port()}").execute_workflow("w")
     assert [line for line in told(caught.value) if KEY in line] == []
+
+
+# ------------------------------------------------------------------------------------------------- the field's other troubles
+
+
+@pytest.mark.parametrize("start", [b"H", b"HTTP/1.1", b"HTTP/1.1 2"])
+def test_execute_cut_in_status_line(start, serve, connect):
+    """A connection that ends within the status line broke, and the answer is not blamed on the base URL."""
+    with pytest.raises(RecallConnectionError) as caught:
+        connect(serve(cut(start))).execute_workflow("w")
+    assert type(caught.value) is RecallConnectionError
+    assert (caught.value.code, caught.value.may_have_executed) == ("CONNECTION_ERROR", True)
+    assert "base_url" not in str(caught.value)
+
+
+def test_set_api_key_drops_cookies(serve, connect):
+    """The cookies that the server set for one key do not go out with the next one."""
+    server = serve(answers(http(envelope(), "Set-Cookie: session=first"), http(envelope())))
+    client = connect(server)
+    client.execute_workflow("w")
+    client.set_api_key("second")
+    client.execute_workflow("w")
+    assert [request.headers.get("cookie") for request in server.requests] == [None, None]
+
+
+def test_set_api_key_leaves_own_session_alone(serve, connect):
+    """The cookies of a session of the user's own are the user's."""
+    server = serve(answers(http(envelope())))
+    with requests.Session() as session:
+        session.cookies.set("mine", "1")
+        client = connect(server, session=session)
+        client.set_api_key("second")
+        client.execute_workflow("w")
+    assert server.requests[0].headers["cookie"] == "mine=1"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, ServerError), (429, RateLimitError), (504, RecallTimeoutError)])
+def test_adapter_that_gave_up_on_a_status(status, kind, serve, connect):
+    """An adapter of the user's own that retries statuses ends in the error of the last one."""
+    server = serve(answers(http({"error": "no"}, status=f"{status} No")))
+    retry = Retry(total=1, status_forcelist=[status], backoff_factor=0, allowed_methods=None)
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        with pytest.raises(kind) as caught:
+            connect(server, session=session).execute_workflow("w")
+    assert (type(caught.value), caught.value.status) == (kind, status)
+    assert len(server.requests) == 2

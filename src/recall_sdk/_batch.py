@@ -375,8 +375,13 @@ class _Threads:
         future: Future[Any] = Future()
         if not self._idle.acquire(blocking=False):
             thread = threading.Thread(target=self._work, name="recall_sdk-batch-worker", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the system grants no more threads: those that there are take the call when they can
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
         self._calls.put((future, call, args))
         return future
 

@@ -18,6 +18,7 @@ from urllib3.exceptions import (
     ProxyError,
     ProxySchemeUnknown,
     ReadTimeoutError,
+    ResponseError,
 )
 
 from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
@@ -97,7 +98,17 @@ def _is_timeout(error: BaseException) -> bool:
 def _is_unreadable(error: BaseException) -> bool:
     if isinstance(error, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
         return False
+    if isinstance(error, http.client.BadStatusLine) and not error.line.endswith("\n"):  # the connection ended within the line
+        return False
     return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException))
+
+
+def status_given_up_on(error: Exception) -> Optional[int]:
+    """Return the status of the last answer, if an adapter of the user's session gave up on it (``Retry(status_forcelist=...)``)."""
+    before, after = ResponseError.SPECIFIC_ERROR.split("{status_code}")
+    texts = (str(each) for each in _causes(error) if isinstance(each, ResponseError))
+    statuses = (text[len(before) : -len(after)] for text in texts if text.startswith(before) and text.endswith(after))
+    return next((int(status) for status in statuses if status.isdigit()), None)
 
 
 def _words(error: BaseException) -> str:

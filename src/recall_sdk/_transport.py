@@ -21,7 +21,7 @@ from urllib3.util import parse_url
 
 from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
 from recall_sdk._decoding import unreadable
-from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, translate
+from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate
 from recall_sdk._messages import REQUEST_ID, Answer, Call
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
@@ -268,6 +268,12 @@ class Transport:
             outcome = _outcome(response)
             return response
         except TRANSPORT_ERRORS as error:
+            status = status_given_up_on(error)
+            if status is not None:
+                outcome = str(status)
+                given_up = requests.Response()  # its body is gone; what the status means is said by our errors
+                given_up.status_code = status
+                return given_up
             refused: Any = getattr(error, "response", None)
             if getattr(refused, "request", None) is not request or refused.status_code < http.client.BAD_REQUEST:
                 raise translate(error, circumstances) from error
@@ -283,6 +289,11 @@ class Transport:
             if self.owns_session:
                 target.sending = sending
         return sending
+
+    def forget_cookies(self) -> None:
+        """Drop the cookies that servers have set, unless the session is the user's own."""
+        if self.owns_session:
+            self._session.cookies.clear()
 
     def close(self) -> None:
         """Close the idle connections, unless the session is the user's own."""

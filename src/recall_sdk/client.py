@@ -617,7 +617,7 @@ class RecallClient:
     # ------------------------------------------------------------------------------------------------ the client itself
 
     def set_api_key(self, api_key: str) -> None:
-        """Use another key from the next call on.
+        """Use another key from the next call on. The cookies that the server set for the former one are dropped.
 
         Args:
             api_key: The key.
@@ -630,6 +630,7 @@ class RecallClient:
             >>> client.set_api_key("another-key")
         """
         self._change(api_key=check_api_key(api_key))
+        self._transport.forget_cookies()
 
     def set_base_url(self, base_url: str) -> None:
         """Use another server from the next call on.
