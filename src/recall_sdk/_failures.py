@@ -98,7 +98,7 @@ def _is_timeout(error: BaseException) -> bool:
 def _is_unreadable(error: BaseException) -> bool:
     if isinstance(error, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
         return False
-    if isinstance(error, http.client.BadStatusLine) and not error.line.endswith("\n"):  # the connection ended within the line
+    if isinstance(error, http.client.BadStatusLine) and not str(error).endswith("\n"):  # the connection ended within the line
         return False
     return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException))
 
