@@ -361,6 +361,7 @@ FAILURES = {
     "an error event of the event stream, with a chunk": b'event: error\ndata: {"error": "model overloaded", "chunk": "x"}\n\n',
     "event error": sse({"event": "error", "error": "model overloaded"}),
     "type error": sse({"type": "error", "error": {"message": "model overloaded"}}),
+    "type error, with a chunk": sse({"type": "error", "message": "model overloaded", "chunk": "x"}),
     "an error alone": sse({"error": "model overloaded"}),
     "no success": sse({"blockId": "a", "success": False, "error": "model overloaded"}),
     "no success, with a chunk": sse({"blockId": "a", "chunk": "x", "success": False, "error": "model overloaded"}),

@@ -469,14 +469,17 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
         payload = _json_or_text(data)
     if not isinstance(payload, _OBJECT):
         return None if payload == "[DONE]" else StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
+    block_id = payload.get("blockId")
+    if not isinstance(block_id, str):
+        block_id = None
     word = payload.get("event")
     if word is None or word == "chunk":
         chunk = payload.get("chunk")
-        if isinstance(chunk, str) and "error" not in payload and name != "error":  # nearly every event
-            return StreamEvent("chunk", _str(payload.get("blockId")), chunk, payload)
+        may_fail = "error" in payload or name == "error" or payload.get("type") == "error"
+        if isinstance(chunk, str) and not may_fail:  # nearly every event
+            return StreamEvent("chunk", block_id, chunk, payload)
     if not isinstance(word, str):
         word = name
-    block_id = _str(payload.get("blockId"))
     if name == "error" or _is_failure(word, payload):
         return StreamEvent("error", block_id, "", payload)
     chunk = payload.get("chunk")
