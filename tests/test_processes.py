@@ -607,6 +607,21 @@ def test_revived_subclass_keeps_its_attributes():
     assert in_child(work) == [True, False, "acme", "initech"]
 
 
+def test_revived_client_that_was_used_longest_ago_is_dropped():
+    """One client too many drops the one that was used longest ago."""
+
+    def arrive(number):
+        return _revive(RecallClient, Settings(KEY, f"http://host-{number}"), 1.0, ("another machine", os.getpid()), {})
+
+    first = arrive(0)
+    second = arrive(1)
+    assert arrive(0) is first
+    for number in range(2, MAX_REVIVED + 1):
+        arrive(number)
+    assert arrive(0) is first
+    assert arrive(1) is not second
+
+
 def test_revived_clients_are_bounded():
     """A worker process keeps no more clients than it may, those that were used last."""
     pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_REVIVED + 2)]
