@@ -230,7 +230,7 @@ def two_addresses(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 def test_a_name_of_one_address_stays_a_name(serve, connect, monkeypatch):
-    """Tools that replace urllib3's way to connect, to override names, see the name; and a name is looked up once where that fails."""
+    """Tools that replace urllib3's way to connect, to override names, see the name."""
     seen = []
 
     def connects(address, *args, **kwargs):
@@ -251,7 +251,6 @@ def test_a_name_of_one_address_stays_a_name(serve, connect, monkeypatch):
     assert ("single", server.port) in seen
     with pytest.raises(RecallConnectionError, match="the host of http://nowhere is unknown"):
         connect("http://nowhere").execute_workflow("w")
-    assert seen.count("nowhere") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
@@ -471,25 +470,6 @@ def test_a_chain_of_slow_redirects(own_session, serve, connect):
         client = connect(serve(handler), session=session if own_session else None)
         with times_out():
             client.execute_workflow("w", timeout=TIMEOUT)
-
-
-@pytest.mark.parametrize("own_session", [False, True])
-def test_a_redirect_with_a_dripping_body(own_session, serve, connect):
-    """The body of a redirect is of no interest: it may drip as long as it likes."""
-
-    def handler(connection):
-        request = connection.request()
-        if request.path.endswith("/moved"):
-            connection.send(http(envelope()))
-        else:
-            connection.send(head("Content-Length: 999", "Location: /moved", status="307 Elsewhere"))
-            connection.drip(b"x" * 999)
-
-    start = time.monotonic()
-    with requests.Session() as session:
-        client = connect(serve(handler), session=session if own_session else None)
-        assert client.execute_workflow("w", timeout=PATIENCE).output == "hello"
-    assert time.monotonic() - start < SLACK
 
 
 @pytest.mark.parametrize("own_session", [False, True])

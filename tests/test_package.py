@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Set
 
 import pytest
 
@@ -151,6 +151,57 @@ def test_one_module_of_the_client_knows_the_http_library(library: str):
     """Only the transport knows which library speaks HTTP (the stand-in server is no part of the client)."""
     users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
     assert {module for module in users if not module.startswith("testing.")} <= {"_connections", "_failures", "_transport"}
+
+
+FOREIGN_PRIVATE_NAMES = {
+    "_original_response": "the answer of http.client, whose read1() is prompt; requests itself looks there for cookies",
+    "_new_conn": "where urllib3 connects; its own SOCKS connection overrides it",
+}
+
+
+def own_private_names() -> Set[str]:
+    """Return the names with a leading underscore that the package itself binds: functions, classes, attributes, fields."""
+    names: Set[str] = set()
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+                names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return {name for name in names if name.startswith("_")} - set(FOREIGN_PRIVATE_NAMES)
+
+
+def test_foreign_private_names_are_two():
+    """The client uses no private names of other libraries but those with a reason, whether as attributes or in ``getattr``."""
+    used: Set[str] = set()
+    for module, tree in MODULES.items():
+        if not module.startswith("testing."):
+            used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            used |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            used |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    private = {name for name in used if re.fullmatch(r"_[a-z]\w*", name)}
+    assert private - own_private_names() - {"_replace"} == set(FOREIGN_PRIVATE_NAMES)  # a NamedTuple's own method, and public
+
+
+def test_no_object_of_others_is_rebuilt():
+    """No class is reassigned, no ``__dict__`` is written, and nothing hooks into forks."""
+    for tree in MODULES.values():
+        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        stored = {node.attr for node in attributes if isinstance(node.ctx, ast.Store) and node.attr.startswith("__")}
+        assert stored <= {"__cause__", "__context__"}
+        assert {"__dict__", "register_at_fork"}.isdisjoint(node.attr for node in attributes)
+
+
+def test_no_registry_but_that_of_revived_clients():
+    """No module keeps a changing collection, or a lock, but the one of the clients that arrive in a worker process."""
+    kept = [
+        f"{module}.{node.target.id}"
+        for module, tree in MODULES.items()
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.startswith("_")
+        if isinstance(node.value, (ast.Dict, ast.List, ast.Set, ast.Call)) and not getattr(node.value, "keys", None)
+    ]
+    assert [name for name in kept if not name.startswith("testing.")] == ["client._revived"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,6 +1,7 @@
 """Clients across forks, in worker processes, pickled and copied: as the server sees it, and as the user does."""
 
 import copy
+import ctypes
 import dataclasses
 import itertools
 import multiprocessing
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import threading
 import traceback
-import weakref
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -42,7 +42,6 @@ from recall_sdk import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk._connections import _after_fork, part_after_fork
 from recall_sdk._settings import Settings
 from recall_sdk.client import MAX_REVIVED, _revive
 from recall_sdk.testing import RecallServer
@@ -227,47 +226,6 @@ def test_a_batch_that_a_child_closes(server):
         items.close()
 
 
-def test_a_child_that_ends_by_itself(session, serve, connect):
-    """A child whose interpreter ends in the usual way, where pools that are left are closed, is not stopped by a lock of the parent's."""
-    client = connect(serve(echo), session=session)
-    client.execute_workflow("w")
-    pool = client._transport._session.get_adapter(client.base_url).poolmanager.connection_from_url(client.base_url)
-
-    def end():
-        client.execute_workflow("w")
-        weakref.finalize._exitfunc()  # as the interpreter's end does
-
-    while_held(pool.pool.mutex, lambda: in_child(end))
-    client.execute_workflow("w")
-
-
-def test_a_setter_that_is_busy_at_the_fork(serve, connect):
-    """A child that is forked while other threads change the client's settings can change them too."""
-    server = serve(echo)
-    client = connect(server)
-    done = threading.Event()
-
-    def change():
-        while not done.is_set():
-            client.set_api_key("another-key")
-            client.set_base_url(server.url)
-
-    def work():
-        client.set_api_key("key-of-the-child")
-        return client.api_key
-
-    threads = [threading.Thread(target=change) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(10):
-            assert in_child(work) == "key-of-the-child"
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-
-
 def two_pieces(connection):
     """Send half of a stream, and wait for the test's word before the other half."""
     connection.request()
@@ -329,37 +287,28 @@ def test_a_child_that_closes_what_a_thread_of_its_parent_reads(session, serve, c
         assert rest.result(PATIENCE) == [", two"]
 
 
-@pytest.mark.parametrize("kind", ["idle", "stream"])
-def test_the_server_sees_the_end_while_a_child_lives(kind, session, serve, connect):
-    """When the parent closes a connection the server sees it, although a child that was forked meanwhile lives on."""
+def test_server_sees_the_end_of_a_stream_while_a_child_lives(session, serve, connect):
+    """When the parent closes a stream early the server sees it, although a child that was forked meanwhile lives on."""
 
     def answer_and_wait(connection):
         connection.request()
-        start = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + chunk(b'data: {"chunk": "One"}\n\n')
-        connection.send(start if kind == "stream" else http(envelope()))
+        connection.send(head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + chunk(b'data: {"chunk": "One"}\n\n'))
         connection.wait_for_hang_up()
 
     server = serve(answer_and_wait)
-    client = connect(server, session=session)
-    stream = None
-    if kind == "idle":
-        client.execute_workflow("w")
-    else:
-        stream = client.stream_workflow("w")
-        next(stream)
+    stream = connect(server, session=session).stream_workflow("w")
+    next(stream)
     here, there = socket.socketpair()
 
     def live():
         here.close()
         there.send(b"!")
-        there.recv(1)  # until the parent lets go
+        there.recv(1)  # until the parent closes its end
 
     with here, there:
         child = Forked(live)
         here.recv(1)
-        if stream:
-            stream.close()
-        (session or client).close()
+        stream.close()
         server.wait_for_hang_up()
         here.close()
         there.close()
@@ -409,46 +358,64 @@ def test_a_client_of_which_the_parent_made_no_use(server, session):
     assert sorted(map(sorted, processes_by_connection(server).values())) == sorted([pid] for pid in pids)
 
 
-def test_what_a_child_does_first(session, serve, connect):
-    """Done here without a fork, so that it is measured: inherited connections are closed, and each session starts anew, broken or not."""
-    server = serve(echo)
+class AdapterOfAnotherKind(requests.adapters.BaseAdapter):
+    """An adapter that has no connections."""
+
+    def close(self):
+        pass
+
+
+def test_other_process_id_means_other_connections(session, serve, connect, monkeypatch):
+    """Done here without a fork, so that it is measured: under another process id, calls use new connections, and streams are not read."""
+    here = os.getpid()
+    server, streaming = serve(echo), serve(two_pieces)
     client = connect(server, session=session)
+    client._transport._session.mount("http+mock://", AdapterOfAnotherKind())
     client.execute_workflow("w")
-    closed, broken = client._transport._session.get_adapter(server.url).poolmanager.connection_from_host("127.0.0.1", 9), requests.Session()
-    closed.close()
-    broken.mount("http://", type("Broken", (requests.adapters.HTTPAdapter,), {"__setstate__": None})())
-    broken.mount("http+mock://", requests.adapters.BaseAdapter())  # which has no connections
-    part_after_fork(broken)
-    streams = [connect(serve(two_pieces)).stream_workflow("w") for _ in range(2)]
-    for stream in streams:
-        next(stream)
-    _after_fork()
-    streams[0].close()
-    with pytest.raises(StreamInterruptedError):
-        next(streams[1])
-    assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+    parts = connect(streaming, session=session)
+    stream = parts.stream_workflow("w")
+    assert next(stream).chunk == "One"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: here + 1)
+        parts.close()
+        stream._response.close()
+        stream._response.abort()
+        assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+        assert client.execute_workflow("w", {"a": 2}).output == {"a": 2}
+    streaming.go()
+    assert stream.result.text == "One, two"
     assert server.connections == 2
 
 
-def test_in_another_process(server, serve, connect, monkeypatch):
-    """Where the process is another than the one that began it, closing a stream or a batch leaves connection and threads alone."""
-    here = os.getpid()
-    raw = serve(two_pieces)
-    stream = connect(raw).stream_workflow("w")
-    assert next(stream).chunk == "One"
-    batch = server.client().execute_batch(itertools.repeat(("echo", {})), max_workers=1)
-    assert next(batch).error is None
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: here + 1)
-        stream._response.close()
-        stream._response.abort()
-        crew, threads = (batch.gi_frame.f_locals[name] for name in ("crew", "threads"))
-        batch.close()
-    raw.go()
-    assert stream.result.text == "One, two"
-    assert crew._dispatcher.is_alive()
-    crew.stop()
-    threads.stop()
+FORK_IN_C = """\
+import ctypes, os, sys
+from recall_sdk import RecallClient
+
+def ask(count):
+    for _ in range(count):
+        assert client.execute_workflow("echo", {"pid": os.getpid()}).output == {"pid": os.getpid()}
+
+client = RecallClient()
+ask(1)
+pid = ctypes.PyDLL(None).fork()
+if not pid:
+    try:
+        ask(3)
+    finally:
+        os._exit(0)
+os.waitpid(pid, 0)
+ask(2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.PyDLL(None), "fork"), reason="needs fork of the C library")
+def test_fork_past_the_hooks_of_python(server):
+    """A child that is forked in C, as uWSGI forks, where no hook of Python runs, uses connections of its own."""
+    environment = {**os.environ, "RECALL_API_KEY": KEY, "RECALL_BASE_URL": server.base_url}
+    subprocess.run([sys.executable, "-c", FORK_IN_C], env=environment, check=True, timeout=PATIENCE)
+    seen = processes_by_connection(server)
+    assert sorted(map(len, seen.values())) == [1, 1]
+    assert len(server.requests) == 1 + 3 + 2
 
 
 # ---------------------------------------------------------------------------------------------------------- worker processes
@@ -607,23 +574,22 @@ def test_revived_subclass_keeps_its_attributes():
     assert in_child(work) == [True, False, "acme", "initech"]
 
 
-def test_revived_client_that_was_used_longest_ago_is_dropped():
-    """One client too many drops the one that was used longest ago."""
+def test_oldest_revived_client_is_dropped():
+    """One client too many drops the oldest."""
 
     def arrive(number):
         return _revive(RecallClient, Settings(KEY, f"http://host-{number}"), 1.0, ("another machine", os.getpid()), {})
 
-    first = arrive(0)
-    second = arrive(1)
+    first, second = arrive(0), arrive(1)
     assert arrive(0) is first
     for number in range(2, MAX_REVIVED + 1):
         arrive(number)
-    assert arrive(0) is first
-    assert arrive(1) is not second
+    assert arrive(1) is second
+    assert arrive(0) is not first
 
 
 def test_revived_clients_are_bounded():
-    """A worker process keeps no more clients than it may, those that were used last."""
+    """A worker process keeps no more clients than it may, those that arrived last."""
     pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_REVIVED + 2)]
 
     def work():
@@ -632,12 +598,11 @@ def test_revived_clients_are_bounded():
         more = [pickle.loads(each) for each in pickled[MAX_REVIVED:]]
         return [
             again is clients[0],
-            pickle.loads(pickled[0]) is clients[0],
             pickle.loads(pickled[-1]) is more[-1],
-            pickle.loads(pickled[1]) is clients[1],
+            pickle.loads(pickled[0]) is clients[0],
         ]
 
-    assert in_child(work) == [True, True, True, False]
+    assert in_child(work) == [True, True, False]
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])

@@ -544,7 +544,7 @@ def test_a_stream_in_an_encoding_that_was_not_asked_for(serve, connect):
     server = serve(
         lambda connection: (connection.request() and connection.send(CHUNKED[:-2] + b"Content-Encoding: br\r\n\r\n")) or connection.idle()
     )
-    with pytest.raises(InvalidResponseError, match=r"can't be read \(br\)"):
+    with pytest.raises(InvalidResponseError, match=r"can't be read \(encoding br\)"):
         list(connect(server).stream_workflow("w"))
 
 

@@ -13,18 +13,15 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from rawserver import KEY, PATIENCE, RawServer, chunk, echo, envelope, head, http
+from rawserver import KEY, PATIENCE, echo, envelope, head, http
 from recall_sdk import (
     AuthenticationError,
-    InvalidResponseError,
     RateLimitInfo,
     RecallClient,
     RecallConnectionError,
     RecallError,
     RecallTimeoutError,
 )
-from recall_sdk import _connections as connections
-from recall_sdk._connections import abort
 
 THREADS = 32
 CALLS = 2_500
@@ -256,109 +253,3 @@ def test_close_ends_the_connection_of_a_stream_that_is_still_there(serve, connec
     client.close()
     server.wait_for_hang_up()
     del stream
-
-
-# -------------------------------------------------------------------------------------------------------- calls given up
-
-
-EVENT = chunk(b'data: {"chunk": "One"}\n\n')
-STARTS = {
-    "head": b"",
-    "half a head": b"HTTP/1.1 200 OK\r\nContent-",  # http.client takes it for a whole one
-    "body": head("Content-Length: 100") + b'{"succ',
-    "stream": head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + EVENT,
-}
-
-
-@pytest.mark.parametrize("start", STARTS)
-def test_a_call_that_is_hung_up(start, serve, connect):
-    """Hanging up on a thread ends its call at once, wherever it waits, with an error that says that the workflow may have run."""
-
-    def handler(connection):
-        connection.request()
-        connection.send(STARTS[start])
-        connection.server.words.release()
-        connection.idle()
-
-    server = serve(handler)
-    client = connect(server, timeout=None)
-    caught = []
-
-    def call():
-        with pytest.raises(InvalidResponseError if start == "half a head" else RecallConnectionError) as raised:
-            client.execute_workflow("w", stream=start == "stream")
-        caught.append(raised.value)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    assert server.words.acquire(timeout=PATIENCE)
-    time.sleep(0.05)  # in which the thread comes to wait for the rest
-    begin = time.monotonic()
-    abort([thread.ident, -1])
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-    assert time.monotonic() - begin < PATIENCE / 2
-    assert caught[0].may_have_executed is True
-    abort([thread.ident])  # it is over: there is nothing to break
-
-
-def test_only_the_given_threads_are_hung_up(serve, connect):
-    """Others that share the client go on."""
-
-    def handler(connection):
-        connection.request()
-        connection.server.hung_up.release()
-        connection.wait_for_go()
-        connection.send(http(envelope()))
-
-    server = serve(handler)
-    client = connect(server, timeout=None)
-    idents = []
-
-    def call():
-        idents.append(threading.get_ident())
-        return client.execute_workflow("w").output
-
-    with ThreadPoolExecutor(2) as pool:
-        given_up = pool.submit(call)
-        server.wait_for_hang_up()  # here: the request has arrived
-        kept = pool.submit(call)
-        server.wait_for_hang_up()
-        abort(idents[:1])
-        assert isinstance(given_up.exception(PATIENCE), RecallConnectionError)
-        server.go()
-        server.go()
-        assert kept.result(PATIENCE) == "hello"
-
-
-def test_nothing_is_remembered_of_calls_that_are_over(serve, connect):
-    """Calls leave nothing behind when they are over, however they end."""
-
-    def handler(connection):
-        kind = connection.request().json["kind"]
-        if kind == "redirect":
-            connection.send(http(b"", "Location: http://elsewhere.example.com/", status="307 Go"))
-        elif kind == "silence":
-            connection.idle()
-        elif kind == "garbage":
-            connection.send(b"garbage\r\n\r\n")
-        elif kind == "good":
-            connection.send(http(envelope()))
-
-    with RawServer(echo) as gone:
-        refused = connect(gone)
-    client = connect(serve(handler))
-    before = set(connections._in_use)
-
-    def call(kind):
-        try:
-            return (refused if kind == "refused" else client).execute_workflow(
-                "w", {"kind": kind}, timeout=0.1 if kind == "silence" else 60
-            )
-        except RecallError as error:
-            return error
-
-    kinds = ["good", "redirect", "silence", "garbage", "break", "refused"]
-    outcomes = at_once(*[lambda kind=kind: call(kind) for kind in kinds])
-    assert [isinstance(outcome, RecallError) for outcome in outcomes] == [False, True, True, True, True, True]
-    assert set(connections._in_use) <= before

@@ -1,6 +1,8 @@
 """Each phase of a call and each way in which it fails: what is raised, what it says, and what is never sent twice or elsewhere."""
 
 import copy
+import enum
+import functools
 import gc
 import gzip
 import itertools
@@ -8,6 +10,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
 import ssl
 import traceback
@@ -16,6 +19,7 @@ from contextlib import suppress
 import pytest
 import requests
 import trustme
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -112,7 +116,7 @@ BROKEN = {
     "short of its length": cut(head("Content-Length: 999"), BODY),
     "short of its length, empty": cut(head("Content-Length: 999")),
     "short of its length, of an error": cut(head("Content-Length: 999", status="404 Gone"), BODY),
-    "short of its length, gzip": cut(head("Content-Length: 999", "Content-Encoding: gzip"), gzip.compress(BODY)),
+    "short of its length, gzip": cut(head("Content-Length: 999", "Content-Encoding: gzip"), gzip.compress(BODY, mtime=0)),
     "short of its length, an encoding without a name": cut(head("Content-Length: 9", "Content-Encoding: "), b"123"),
     "short of its length, an unknown encoding": cut(head("Content-Length: 999", "Content-Encoding: zip-it"), BODY),
     "cut between chunks": cut(head("Transfer-Encoding: chunked"), chunk(BODY)),
@@ -161,8 +165,8 @@ UNREADABLE = {
     "a header line of a megabyte": cut(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n"),
     "a thousand headers": cut(head(*[f"x{number}: y" for number in range(1000)]), BODY),
     "bad gzip": cut(http(b"no gzip at all", "Content-Encoding: gzip")),
-    "gzip that is cut": cut(http(gzip.compress(BODY)[:-12], "Content-Encoding: gzip")),
-    "gzip that is flipped": cut(http(gzip.compress(BODY * 9)[:-20] + b"\xff" * 20, "Content-Encoding: gzip")),
+    "gzip that is cut": cut(http(gzip.compress(BODY, mtime=0)[:-12], "Content-Encoding: gzip")),
+    "gzip that is flipped": cut(http(gzip.compress(BODY * 9, mtime=0)[:-20] + b"\xff" * 20, "Content-Encoding: gzip")),
     "an unknown encoding": cut(http(b"\x01\x02", "Content-Encoding: zip-it")),
     "an encoding that was not asked for": cut(http(b"\x01\x02", "Content-Encoding: gzip, br")),
     "two lengths": cut(head("Content-Length: 36", "Content-Length: 35"), BODY),
@@ -204,10 +208,10 @@ def test_chunk_sizes_that_are_none(size, session, serve, connect):
         head(version="1.0") + BODY,
         head("Transfer-Encoding: chunked") + b"".join(chunk(BODY[at : at + 1]) for at in range(len(BODY))) + LAST_CHUNK,
         head("Transfer-Encoding: chunked") + b"24;name=value\r\n" + BODY + b"\r\n0\r\nTrailer: x\r\n\r\n",
-        http(gzip.compress(BODY), "Content-Encoding: gzip"),
-        http(gzip.compress(BODY), "Content-Encoding: GZip"),
-        http(gzip.compress(gzip.compress(BODY)), "Content-Encoding: gzip, gzip"),
-        http(gzip.compress(BODY), "Content-Encoding: identity, gzip"),
+        http(gzip.compress(BODY, mtime=0), "Content-Encoding: gzip"),
+        http(gzip.compress(BODY, mtime=0), "Content-Encoding: GZip"),
+        http(gzip.compress(gzip.compress(BODY, mtime=0), mtime=0), "Content-Encoding: gzip, gzip"),
+        http(gzip.compress(BODY, mtime=0), "Content-Encoding: identity, gzip"),
         head("Content-Length: nonsense", "Connection: close") + BODY,
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
         b"HTTP/1.1 200\r\nContent-Length: 36\r\n\r\n" + BODY,
@@ -560,7 +564,7 @@ def test_connections_are_kept(session, serve, connect):
 
 
 @pytest.mark.parametrize(
-    "answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999), "Content-Encoding: gzip")]
+    "answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999, mtime=0), "Content-Encoding: gzip")]
 )
 def test_connections_are_kept_after_long_answers_of_failed_calls(answer, session, serve, connect):
     """An error's body is read to its end, so its connection serves the next call."""
@@ -687,25 +691,6 @@ def test_stray_bytes_are_nobodys_answer(empty, stray, together, serve, connect):
 
 
 INTERIM = [head(status="102 Processing"), head("Link: </style.css>; rel=preload", status="103 Early Hints")]
-
-
-@pytest.mark.parametrize("interim", [*INTERIM, INTERIM[0] * 3, head(status="100 Continue") + INTERIM[1]])
-def test_an_interim_answer_is_not_the_answer(interim, serve, connect):
-    """What a server says before its answer (RFC 9110, section 15.2) is passed over, and each call gets its own answer."""
-
-    def handler(connection):
-        for number in range(2):
-            connection.request()
-            connection.send(interim)
-            connection.wait_for_go()
-            connection.send(http(envelope(number)))
-
-    server = serve(handler)
-    client = connect(server)
-    server.go()
-    server.go()
-    assert [client.execute_workflow("w").output for _ in range(2)] == [0, 1]
-    assert server.connections == 1
 
 
 def test_an_interim_answer_with_a_session_of_the_users(serve, connect):
@@ -1232,3 +1217,165 @@ def test_adapter_that_gave_up_on_a_status(status, kind, serve, connect):
             connect(server, session=session).execute_workflow("w")
     assert (type(caught.value), caught.value.status) == (kind, status)
     assert len(server.requests) == 2
+
+
+SECRET_PROXIES = [
+    "http://bob:hunter2#1@{}",
+    "http://bob:80#hunter2@{}",
+    "http://bob:hunter2/x@{}",
+    "http://bob:80/hunter2@{}",
+    "http://bob:80?hunter2@{}",
+    "bob:hunter2#1@{}",
+    "http://bob:hunter2@[{}",
+]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("proxy", SECRET_PROXIES)
+def test_proxy_url_is_not_shown(proxy, scheme, session, connect, monkeypatch):
+    """A proxy whose URL can't be read is blamed as the proxy; neither the message nor a cause shows its user name or password."""
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.format("127.0.0.1:1"))
+    with pytest.raises(RecallConnectionError, match=r"the URL of the proxy .* can't be read") as caught:
+        connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+    assert "base_url" not in str(caught.value)
+    assert [line for line in told(caught.value) if "hunter2" in line or "bob" in line] == []
+
+
+def test_proxy_credentials_are_not_shown(session, connect, monkeypatch):
+    """A proxy that is down is named in the message without the user name and the password that its URL holds."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://bob:hunter2@127.0.0.1:{free_port()}")
+    with pytest.raises(RecallConnectionError, match="the proxy on the way") as caught:
+        connect("https://recall.invalid", session=session).execute_workflow("w")
+    assert [line for line in told(caught.value) if "hunter2" in line] == []
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class JobError(Exception):
+    """An error of the caller's, with whatever it likes."""
+
+    def __init__(self, *held):
+        super().__init__("job failed", *held)
+        self.held = held
+        self.colour = Colour.RED
+
+
+@pytest.mark.parametrize("status", [404, 200])
+def test_error_handled_by_the_caller_is_not_changed(status, session, serve, connect):
+    """A call inside an ``except`` leaves the error that is handled there, and all that it holds, as they are."""
+    held = ([KEY], {KEY: KEY}, (KEY,), object())
+    body = {"error": f"no {KEY}"} if status == 404 else KEY.encode()
+    client = connect(serve(answers(http(body, status=f"{status} No"))), session=session)
+    mine = JobError(*held)
+    try:
+        raise mine
+    except JobError:
+        with pytest.raises(RecallError):
+            client.execute_workflow("w")
+    assert all(one is other for one, other in zip((*mine.args[1:], *mine.held), held * 2))
+    assert held[:3] == ([KEY], {KEY: KEY}, (KEY,))
+    assert mine.colour is Colour.RED
+
+
+class TenantSession(requests.Session):
+    """A session that adds to each request, as those of OAuth libraries add their token."""
+
+    def request(self, method, url, *args, **kwargs):
+        kwargs["headers"] = {**kwargs["headers"], "X-Tenant": "acme"}
+        return super().request(method, url, *args, **kwargs)
+
+
+def test_request_of_a_session_subclass_is_honoured(serve, connect):
+    """What ``request()`` of a subclass adds is sent, and what the session adds is sent once."""
+    server = serve(answers(http(envelope(), "Set-Cookie: seen=1")))
+    with TenantSession() as session:
+        session.params = {"page": "1"}
+        client = connect(server, session=session)
+        client.execute_workflow("w")
+        client.execute_workflow("w")
+    assert [request.headers["x-tenant"] for request in server.requests] == ["acme", "acme"]
+    assert server.requests[0].path == "/api/workflows/w/execute?page=1"
+    assert [request.headers.get("cookie") for request in server.requests] == [None, "seen=1"]
+
+
+@pytest.mark.parametrize(("agent", "sent"), [("mine/1.0", "mine/1.0 recall-sdk/"), (None, "recall-sdk/")])
+def test_user_agent_of_own_session_comes_first(agent, sent, serve, connect):
+    """A ``User-Agent`` of the user's own session is sent in front of ours."""
+    server = serve(answers(http(envelope())))
+    with requests.Session() as session:
+        session.headers["User-Agent"] = agent
+        connect(server, session=session).execute_workflow("w")
+    assert server.requests[0].headers["user-agent"].startswith(sent)
+
+
+class Alarm:
+    """A signal handler that is no function."""
+
+    def __call__(self, *_):
+        raise TimeoutError("mine")
+
+
+def raise_timeout(*_):
+    """Raise what a handler of SIGALRM usually raises."""
+    raise TimeoutError("mine")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@pytest.mark.parametrize("handler", [raise_timeout, Alarm(), functools.partial(raise_timeout, 1)], ids=["function", "object", "partial"])
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], ids=["head", "body"])
+def test_error_of_a_signal_handler_reaches_the_caller(start, handler, session, serve, connect):
+    """What a signal handler of the caller's raises during a call is raised as it is, and is no timeout of ours."""
+
+    def handle(connection):
+        connection.request()
+        connection.send(start)
+        connection.idle()
+
+    client = connect(serve(handle), session=session)
+    usual = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(TimeoutError, match="mine"):
+            client.execute_workflow("w")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+# --------------------------------------------------------------------------------------------- what other tools put in place
+
+
+def test_replaced_look_up(session, serve, connect, monkeypatch):
+    """A ``getaddrinfo`` that returns the name, as the usual recipe for SOCKS does, is used as with requests."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))])
+    server = serve(answers(http(envelope())))
+    assert connect(f"http://localhost:{server.port}", session=session).execute_workflow("w").output == "hello"
+
+
+def test_wrapped_create_connection(session, serve, connect, monkeypatch):
+    """A ``create_connection`` that knows names of its own is used as with requests, although the system knows no such host."""
+    create = urllib3.util.connection.create_connection
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", lambda address, *a, **k: create(("127.0.0.1", address[1]), *a, **k))
+    server = serve(answers(http(envelope())))
+    assert connect(f"http://recall.invalid:{server.port}", session=session).execute_workflow("w").output == "hello"
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_sockets_of_pyopenssl(session, secure, connect):
+    """With pyOpenSSL's sockets in urllib3, calls and streams over TLS work, and end in time."""
+    inject = pytest.importorskip("urllib3.contrib.pyopenssl", reason="needs pyOpenSSL", exc_type=ImportError)
+    inject.inject_into_urllib3()
+    try:
+        server = secure(echo)
+        client = connect(server, session=session)
+        for _ in range(2):
+            assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
+        assert server.connections == 1
+        silent = connect(secure(lambda connection: connection.request() and connection.idle()), session=session)
+        with pytest.raises(RecallTimeoutError):
+            silent.execute_workflow("w", timeout=0.3)
+    finally:
+        inject.extract_from_urllib3()

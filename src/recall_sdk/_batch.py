@@ -36,7 +36,7 @@ LOOK_AHEAD = 2
 FIRST_ROUND = 0.1
 """Seconds that a worker whose first call is done waits for the first calls of the others at most: a 429 among them is for all to know."""
 
-CLOSING_TIME = 2.0
+CLOSING_TIME = 0.1
 """Seconds that closing a batch waits for its threads; their calls were broken off, so it takes milliseconds."""
 
 CLOSING_STEP = 0.05
@@ -86,7 +86,6 @@ def run_batch(
     max_workers: int,
     executor: Optional[Executor],
     policy: Backoff,
-    abort: Callable[[Iterable[int]], None],
     clock: Callable[[], float] = time.monotonic,
     dice: Callable[[], float] = random.random,
 ) -> Generator[BatchItem[Result], None, None]:
@@ -101,7 +100,6 @@ def run_batch(
         max_workers: Attempts in flight at most.
         executor: Runs the attempts; ``None`` for threads of the batch's own. It is never shut down.
         policy: How often and when an item is tried again after a 429.
-        abort: Breaks the calls of the threads with these idents, so that closing the batch need not wait for them.
         clock: Seconds that never run backwards, as :func:`time.monotonic` gives them.
         dice: Gives a number in [0, 1), as :func:`random.random` does.
 
@@ -120,7 +118,7 @@ def run_batch(
         raise ValueError(f"max_workers must be 1 or more, not {max_workers}")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
-    threads = _Threads(abort) if executor is None else None
+    threads = _Threads() if executor is None else None
     crew = _Crew(attempt, executor=threads or executor, max_workers=max_workers, policy=policy, clock=clock, dice=dice)
     return _read(iter(items), prepare, crew, threads, max_workers)
 
@@ -365,8 +363,7 @@ def _foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool
 class _Threads:
     """A batch's own executor. Its threads are daemons, so that a call which never ends can't keep the interpreter from ending."""
 
-    def __init__(self, abort: Callable[[Iterable[int]], None]) -> None:
-        self._hang_up = abort
+    def __init__(self) -> None:
         self._threads: List[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._calls: SimpleQueue[Optional[Tuple[Future[Any], Callable[..., Any], Tuple[Any, ...]]]] = SimpleQueue()
@@ -404,7 +401,6 @@ class _Threads:
         deadline = time.monotonic() + CLOSING_TIME
         left = self._threads
         while left and time.monotonic() < deadline:
-            self._hang_up([thread.ident for thread in left if thread.ident is not None])
             for thread in left:
                 _join(thread, CLOSING_STEP / len(left))
             left = [thread for thread in left if thread.is_alive() and thread is not threading.current_thread()]

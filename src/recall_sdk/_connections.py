@@ -1,257 +1,166 @@
-"""Connections that keep a deadline, survive no fork, and can be hung up: what requests and urllib3 leave open."""
+"""Connections that keep a deadline, on the extension points of requests, urllib3 and http.client."""
 
 import http.client
-import os
-import queue
+import io
 import socket
-import threading
-from contextlib import suppress
 from time import monotonic
-from typing import Any, Dict, Iterable, List, Optional, Tuple
-from weakref import WeakSet, finalize
+from typing import Any, Dict, List, Optional
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-from urllib3.util import Timeout
 from urllib3.util.connection import allowed_gai_family
 
 MAX_POOL_SIZE = 512
-"""Idle connections that a client keeps. A thread beyond them still gets one of its own; it is just not kept."""
+"""Idle connections that a client keeps. A thread beyond them still gets a connection, which is closed after its call."""
 
 KEEP_ALIVE_IDLE = 60
 """Seconds of silence before the first TCP keep-alive probe: less than the idle limits of usual NATs and load balancers."""
 
-WORTH_SETTING = 0.05
-"""Seconds by which a receive may overrun its deadline, for the sake of a system call less."""
-
 ONE_PACKET = 64 * 1024
-"""Bytes. A body up to this size goes out together with its head."""
+"""Bytes. A body up to this size is sent together with its head."""
 
 MIN_WAIT = 0.001
-"""Seconds. A socket takes 0 for "do not wait at all", which is another thing than "no time is left"."""
+"""Seconds. To a socket, a timeout of 0 means "do not block", not "no time remains"."""
 
 
-# ----------------------------------------------------------------------------------------------------------- deadlines
+def remaining(deadline: float) -> float:
+    """Return the seconds until a deadline as a socket's timeout."""
+    return max(deadline - monotonic(), MIN_WAIT)
 
 
-class Deadline(Timeout):
-    """A urllib3 timeout that ends at a moment: connecting, sending and waiting each get what is left of it.
+class Reader(io.RawIOBase):
+    """The receiving side of a socket. After each receive, the socket's timeout is the time that remains.
 
-    Args:
-        until: The moment, in seconds of :func:`time.monotonic`, or ``None``.
+    http.client reads its answers from this instead of the socket, so one rule bounds the head, the body, and a proxy's answer to CONNECT.
     """
 
-    def __init__(self, until: Optional[float]) -> None:
-        super().__init__()
-        self._until = until
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self._file = sock.makefile("rb", 0)  # keeps the socket open until the answer is read, after the connection has closed it
+        timeout = sock.gettimeout()  # which urllib3 has just set
+        self._deadline: Optional[float] = None if timeout is None else monotonic() + timeout
 
-    @property
-    def connect_timeout(self) -> Optional[float]:
-        return None if self._until is None else max(self._until - monotonic(), MIN_WAIT)
+    def makefile(self, *_: Any) -> io.BufferedReader:
+        return io.BufferedReader(self)
 
-    @property
-    def read_timeout(self) -> Optional[float]:
-        return self.connect_timeout
+    def readable(self) -> bool:
+        return True
 
-    def clone(self) -> "Deadline":
-        return self
+    def readinto(self, buffer: Any) -> int:
+        count: int = self.sock.recv_into(buffer)
+        if self._deadline is not None:
+            self.sock.settimeout(remaining(self._deadline))
+        return count
 
-    def start_connect(self) -> float:
-        return monotonic()
+    def fileno(self) -> int:
+        return int(self.sock.fileno())
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
-class TimedReader(socket.SocketIO):
-    """The reading side of a socket, with a deadline: each receive may take what is left of it, however slowly bytes drip."""
-
-    _sock: Any
-    until: Optional[float] = None
-    granted = 0.0
-    """Seconds that the socket waits as it is set now."""
-
-    def readinto(self, b: Any) -> Optional[int]:
-        if self.until is not None:
-            left = self.until - monotonic()
-            if left <= 0:
-                raise socket.timeout("timed out")
-            if not left <= self.granted <= left + WORTH_SETTING:
-                self._sock.settimeout(left)
-                self.granted = left
-        return super().readinto(b)
+    def set_deadline(self, seconds: float) -> None:
+        """Bound all that is still to be received."""
+        self._deadline = monotonic() + seconds
+        self._set_timeout(seconds)
 
     def set_read_timeout(self, seconds: Optional[float]) -> None:
-        """Let each receive take that long, and drop the deadline."""
-        self.until = None
-        self._sock.settimeout(seconds)
-        self.granted = 0.0
+        """Bound each receive, and drop the deadline."""
+        self._deadline = None
+        self._set_timeout(seconds)
 
-    @property
-    def sock(self) -> Any:
-        return self._sock
-
-    def abort(self) -> None:
-        """Break the connection, from another thread than the one that reads."""
-        _shut_down(self._sock)
+    def _set_timeout(self, seconds: Optional[float]) -> None:
+        if not self.closed:
+            self.sock.settimeout(seconds)
 
 
-def timed_reader(response: Any) -> Optional[TimedReader]:
-    """Find the reading side of the socket behind an answer of http.client; ``None`` where there is none, or none any more."""
-    reader = getattr(getattr(response, "fp", None), "raw", None)
-    if type(reader) is socket.SocketIO:
-        reader.__class__ = TimedReader  # its buffer may hold bytes already, so that it can't be replaced
-    if not isinstance(reader, TimedReader):
-        return None
-    _sockets.add(reader.sock)
-    return reader
+class Response(http.client.HTTPResponse):
+    """An answer with a deadline: the socket's timeout at the time when it is made."""
 
+    reader: Optional[Reader] = None
 
-class _TimedResponse(http.client.HTTPResponse):
-    """An answer whose head has a deadline as well."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        if hasattr(sock, "gettimeout"):  # pyOpenSSL's sockets don't have it
+            sock = self.reader = Reader(sock)
         super().__init__(sock, *args, **kwargs)
-        reader = timed_reader(self)
-        left = sock.gettimeout()  # as urllib3 has just set it
-        if reader is not None and left is not None:
-            reader.until = monotonic() + left
-            reader.granted = left
-
-    def _read_status(self) -> Tuple[str, int, str]:
-        base: Any = super()
-        version, status, reason = base._read_status()
-        interim = http.client.SWITCHING_PROTOCOLS < status < http.client.OK
-        return version, http.client.CONTINUE if interim else status, reason  # http.client knows no other that it could skip
 
 
-class _TimedConnection:
-    """What our connections do beyond urllib3's: each step of the way leaves the next only what is left of the time."""
+class _Connection(HTTPConnection):
+    """A connection that has all of its time once: what connecting takes is not there for sending any more."""
 
-    response_class: Any = _TimedResponse
-    port: Any
-    sock: Any
-    timeout: Any
-    _dns_host: str
-    _until: float  # the moment by which the connection must be there
-    _held: Optional[bytes] = None
-
-    def _new_conn(self) -> Any:
-        sock = self._try_each_address() if self.timeout is not None else self._super._new_conn()
-        self._leave_what_is_left(sock)
-        return sock
-
-    def _try_each_address(self) -> Any:
-        """Share the time among the host's addresses: urllib3 would give all of it to each."""
-        host, seconds = self._dns_host, self.timeout
-        try:
-            addresses = self._addresses(host)
-            while True:
-                self.timeout = max((self._until - monotonic()) / len(addresses), MIN_WAIT)
-                self._dns_host = addresses.pop(0)
-                try:
-                    return self._super._new_conn()
-                except (NewConnectionError, ConnectTimeoutError):
-                    if not addresses:
-                        raise
-        finally:
-            self._dns_host, self.timeout = host, seconds
-
-    def _addresses(self, host: str) -> List[str]:
-        """Give the host's addresses if it has several, else its name."""
-        try:
-            infos = socket.getaddrinfo(host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
-        except UnicodeError:  # urllib3 tells what is wrong with the name
-            return [host]
-        except OSError as error:
-            connection: Any = self
-            raise NewConnectionError(connection, f"the look-up failed: {error}") from error
-        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV  # which keeps the scope of a link-local address
-        addresses = dict.fromkeys(socket.getnameinfo(info[4], numeric)[0] for info in infos)
-        return list(addresses) if len(addresses) > 1 else [host]
-
-    def _tunnel(self) -> None:
-        self._super._tunnel()
-        self._leave_what_is_left(self.sock)
+    response_class: Any = Response
+    _deadline: Optional[float] = None
+    _parts: Optional[List[bytes]] = None
 
     def connect(self) -> None:
-        self._until = 0.0 if self.timeout is None else monotonic() + self.timeout
+        self._deadline = None if self.timeout is None else monotonic() + self.timeout
         try:
-            self._super.connect()
-            self._leave_what_is_left(self.sock)
+            super().connect()
+            self._keep_deadline(self.sock)
         except Exception as error:
-            vars(error)["before_sending"] = True
+            error.before_sending = True  # type: ignore[attr-defined]  # the libraries' errors don't say so
             raise
-        _sockets.add(self.sock)
+
+    def _new_conn(self) -> Any:
+        seconds = self.timeout
+        if self._deadline is not None:
+            addresses = self._count_addresses()
+            self.timeout = remaining(self._deadline) / addresses  # urllib3 gives this to each address
+        try:
+            sock = super()._new_conn()
+        finally:
+            self.timeout = seconds
+        self._keep_deadline(sock)
+        return sock
+
+    def _count_addresses(self) -> int:
+        try:
+            return max(len(socket.getaddrinfo(self.host, self.port, allowed_gai_family(), socket.SOCK_STREAM)), 1)
+        except (OSError, UnicodeError):
+            return 1  # urllib3 reports it, unless another way to connect has been put in its place
+
+    def _keep_deadline(self, sock: Any) -> None:
+        if self._deadline is None:
+            return
+        self.timeout = self._deadline - monotonic()
+        if self.timeout <= 0:
+            sock.close()
+            raise socket.timeout("timed out")
+        sock.settimeout(self.timeout)
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> None:
-        _in_use[threading.get_ident()] = self
         if self.sock is not None:
-            self.sock.settimeout(self.timeout)  # urllib3 1.26 would send with what is left of the call before
-        self._held = b"" if body and len(body) <= ONE_PACKET else None
-        self._super.request(method, url, body, *args, **kwargs)
+            self.sock.settimeout(self.timeout)  # urllib3 1.26 would send with the time that remained of the call before
+        self._parts = [] if body is not None and len(body) <= ONE_PACKET else None
+        super().request(method, url, body, *args, **kwargs)
+        if self._parts:
+            parts, self._parts = self._parts, None
+            super().send(b"".join(parts))
 
     def send(self, data: Any) -> None:
-        if self._held == b"":
-            self._held = data  # the head waits for the body: one packet and one system call instead of two
-            return
-        if self._held:
-            data, self._held = self._held + data, None
-        self._super.send(data)
-
-    @property
-    def _super(self) -> Any:
-        return super()  # one of urllib3's connections, into which this is mixed
-
-    def _leave_what_is_left(self, sock: Any) -> None:
-        if self.timeout is not None:
-            self.timeout = self._until - monotonic()
-            if self.timeout <= 0:
-                sock.close()
-                raise socket.timeout("timed out")
-            sock.settimeout(self.timeout)
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)  # one packet and one system call for head and body instead of two
 
 
-class _TimedHTTPConnection(_TimedConnection, HTTPConnection):
-    pass
-
-
-class _TimedHTTPSConnection(_TimedConnection, HTTPSConnection):
+class _TLSConnection(_Connection, HTTPSConnection):
     pass
 
 
 def _unless_replaced(pool: Any, standard: Any, ours: Any) -> Any:
-    """Give our kind of connection, but where a tool such as VCR.py has put its own into urllib3's pool."""
+    """Return our kind of connection, unless a tool such as VCR.py has put its own into urllib3's pool."""
     return property(lambda _: ours if pool.ConnectionCls is standard else pool.ConnectionCls)
 
 
-class _ClosedWhenForgotten:
-    """What urllib3's pools do since 2.0: a client that is forgotten leaves no connection open."""
-
-    pool: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        finalize(self, _close_all, self.pool)
+class _Pool(HTTPConnectionPool):
+    ConnectionCls: Any = _unless_replaced(HTTPConnectionPool, HTTPConnection, _Connection)
 
 
-def _close_all(idle: Any) -> None:
-    with suppress(queue.Empty):
-        while True:
-            connection = idle.get(block=False)
-            if connection is not None:
-                connection.close()
-
-
-class _HTTPPool(_ClosedWhenForgotten, HTTPConnectionPool):
-    ConnectionCls: Any = _unless_replaced(HTTPConnectionPool, HTTPConnection, _TimedHTTPConnection)
-
-
-class _HTTPSPool(_ClosedWhenForgotten, HTTPSConnectionPool):
-    ConnectionCls: Any = _unless_replaced(HTTPSConnectionPool, HTTPSConnection, _TimedHTTPSConnection)
-
-
-# -------------------------------------------------------------------------------------------------------- the session
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls: Any = _unless_replaced(HTTPSConnectionPool, HTTPSConnection, _TLSConnection)
 
 
 def _socket_options() -> List[Any]:
@@ -286,8 +195,7 @@ class _Adapter(HTTPAdapter):
         key = (url[: url.find("/", len("https://"))], verify, tuple(proxies.items()))
         pool = self._pools.get(key)
         if pool is None or pool.pool is None:  # none yet, or closed
-            base: Any = super()
-            pool = self._pools[key] = base.get_connection_with_tls_context(request, verify, proxies, cert)
+            pool = self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
         return pool
 
     def close(self) -> None:
@@ -300,76 +208,14 @@ class _Adapter(HTTPAdapter):
 
     @staticmethod
     def _use_our_pools(manager: Any) -> Any:
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
         return manager
 
 
-def own_session() -> requests.Session:
+def new_session() -> requests.Session:
     """Make the session of a client that was given none."""
     session = requests.Session()
     adapter = _Adapter()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
-
-
-# ------------------------------------------------------------------------------------------ forks, and calls given up
-
-_sockets: "WeakSet[Any]" = WeakSet()
-_sessions: "WeakSet[requests.Session]" = WeakSet()
-_in_use: Dict[int, Any] = {}
-
-
-def part_after_fork(session: requests.Session) -> None:
-    """Have a session start with connections of its own in each child that is forked from now on."""
-    _sessions.add(session)
-
-
-def _after_fork() -> None:
-    # Threads that do not exist here may have held any lock at the fork, so that nothing may be taken that has one: the
-    # parent's pools are neither used nor ended, and its sockets are closed below all buffers and TLS.
-    for sock in list(_sockets):
-        with suppress(OSError):  # closed already
-            os.close(getattr(sock, "socket", sock).detach())  # TLS within TLS has the socket inside
-    _sockets.clear()
-    _in_use.clear()
-    for session in list(_sessions):
-        with suppress(Exception):  # an adapter of the user's that can't be set up anew must not keep the others from it
-            _part(session)
-
-
-def _part(session: Any) -> None:
-    session.cookies._cookies_lock = threading.RLock()  # each request takes it
-    for adapter in list(session.adapters.values()):
-        if hasattr(adapter, "poolmanager"):  # of the kind that requests has
-            managers = [adapter.poolmanager, *adapter.proxy_manager.values()]
-            pools = [pool for manager in managers for pool in manager.pools._container.values()]
-            adapter.__setstate__(adapter.__getstate__())  # as after pickling: set up alike, with no connections
-            for pool in pools:
-                if pool.pool is not None:  # a queue with a lock of its own, which closing a forgotten pool takes
-                    pool.pool.__init__(pool.pool.maxsize)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def abort(threads: Iterable[int]) -> None:
-    """Break the connections that these threads, by their idents, are waiting on, so that their calls end at once."""
-    for thread in threads:
-        connection = _in_use.get(thread)
-        if connection is not None:
-            _shut_down(connection.sock)
-
-
-def in_use(thread: int, reader: Optional[TimedReader]) -> None:
-    """Note what a thread is reading; ``None`` once its call is over."""
-    if reader is None:
-        _in_use.pop(thread, None)
-    else:
-        _in_use[thread] = reader
-
-
-def _shut_down(sock: Any) -> None:
-    with suppress(OSError, TypeError):  # closed meanwhile: just what is wanted
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of the bare socket, below TLS

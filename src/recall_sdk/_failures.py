@@ -1,8 +1,10 @@
 """What goes wrong in the libraries below, translated into our errors in this one place."""
 
 import http.client
+import signal
 import socket
 import ssl
+import traceback
 import zlib
 from typing import Iterator, NamedTuple, Optional
 
@@ -54,8 +56,12 @@ class CallContext(NamedTuple):
 
 
 def translate(error: Exception, call: CallContext) -> RecallError:
-    """Translate an error of the libraries below."""
+    """Translate an error of the libraries below. What a signal handler of the caller's raised is raised again, as it is."""
     causes = list(_causes(error))
+    for cause in filter(_is_of_signal_handler, reversed(causes)):
+        raise cause
+    if isinstance(error, requests.RequestException):
+        error.request = error.response = None  # whose headers hold the key
     unsent = any(map(_is_before_sending, causes))
     translated: RecallError
     if any(map(_is_timeout, causes)):
@@ -71,6 +77,17 @@ def translate(error: Exception, call: CallContext) -> RecallError:
     return translated
 
 
+def unusable_proxy(call: CallContext) -> RecallError:
+    """Return the error for a proxy whose URL can't be read. Nothing of it is shown: it may hold a password."""
+    error = RecallConnectionError(
+        f"the URL of the proxy on the way to {call.where} can't be read: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your "
+        "session; in a user name or password, percent-encode characters such as # / ? and @",
+        "CONNECTION_ERROR",
+    )
+    error.may_have_executed = False
+    return error
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Give the errors that an error wraps, outermost first; not those that the caller was handling meanwhile."""
     yield error
@@ -80,6 +97,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
     if inner is not None:
         yield from _causes(inner)
+
+
+def _is_of_signal_handler(error: BaseException) -> bool:
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    functions = [getattr(each, name, None) for each in handlers for name in ("__call__", "func")] + handlers
+    codes = [getattr(function, "__code__", None) for function in functions]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _is_before_sending(error: BaseException) -> bool:
@@ -100,7 +124,8 @@ def _is_unreadable(error: BaseException) -> bool:
         return False
     if isinstance(error, http.client.BadStatusLine) and not str(error).endswith("\n"):  # the connection ended within the line
         return False
-    return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException))
+    # A plain ValueError is of a number or a URL in the answer that Python's own parsers refuse.
+    return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException)) or type(error) is ValueError
 
 
 def status_given_up_on(error: Exception) -> Optional[int]:

@@ -1,8 +1,7 @@
-"""What is done to each error before the caller gets it: the API key is masked, also where a server echoes it, and the message is cut."""
+"""What is done to each error before it leaves the client: the API key is masked, also where a server echoes it, and the message is cut."""
 
-import html
 import json
-from typing import Any, Dict, Set, TypeVar
+from typing import Any, Iterator, Set, TypeVar
 from urllib.parse import quote
 
 from recall_sdk import models
@@ -15,75 +14,61 @@ _MASK = "[API key]"
 MIN_SECRET = 4
 """Characters. Masking a key like "k" would only garble messages."""
 
-
 _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 """Characters that are kept of a message that is too long for a person to read. The end says what to do."""
 
-_LONGEST_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
+_MAX_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
 
 def without_key(error: _E, api_key: str) -> _E:
-    """Mask the key in all that an error holds, and in the errors behind it, and cut a message that is too long; return the error."""
+    """Mask the key in an error, drop the causes if it shows in one of them, and cut a message that is too long; return the error.
+
+    The causes themselves are not changed: the last of them may be what the caller is handling.
+    """
     if len(api_key) >= MIN_SECRET:
-        chain: Dict[int, BaseException] = {}
-        _collect(error, chain)
-        for each in chain.values():
-            for secret in _forms(api_key):
-                _redact(each, secret)
+        secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
+        error.args = tuple(_mask(each, secrets) for each in error.args)
+        for name, value in vars(error).items():
+            try:
+                setattr(error, name, _mask(value, secrets))
+            except RecursionError:
+                setattr(error, name, None)  # nested too deeply to be searched, and so not kept
+        seen = {id(error)}
+        shown = "".join(map(_shown, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
+        if any(secret in shown for secret in secrets):
+            error.__cause__ = error.__context__ = None
     message = str(error)
-    if len(message) > _LONGEST_MESSAGE:  # only now, for half a key would not be known for one
+    if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized as one
         error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
 
 
-def _forms(api_key: str) -> Set[str]:
-    """Give the key as it stands alone, in URLs, in JSON, in HTML, and in ``repr``."""
-    in_urls = {quote(api_key, safe=safe) for safe in ("", _RESERVED)}
-    return {api_key, *in_urls, json.dumps(api_key)[1:-1], html.escape(api_key), repr(api_key)[1:-1]}
-
-
-_RESERVED = "!#$%&'()*+,/:;=?@[]~"
-"""What may stand in a URL as it is (RFC 3986, section 2.2)."""
-
-
-def _collect(error: BaseException, chain: Dict[int, BaseException]) -> None:
-    chain[id(error)] = error
-    for each in (error.__cause__, error.__context__, vars(error).get("reason"), *error.args):
-        if isinstance(each, BaseException) and id(each) not in chain:
-            _collect(each, chain)
-
-
-def _redact(error: BaseException, secret: str) -> None:
-    # Past any __setattr__ of its own: it may be what the caller was handling meanwhile, and frozen.
-    BaseException.__setattr__(error, "args", _mask(error.args, secret))
-    for name, value in vars(error).items():
-        try:
-            masked = _mask(value, secret)
-        except RecursionError:
-            masked = None  # nested too deeply to be looked through, and so not kept
-        vars(error)[name] = masked
-    sent: Any = vars(error).get("request")
-    if type(sent).__qualname__ == "PreparedRequest" and sent.headers:  # which errors of requests bring along
-        # A copy: the caller may want to send its own again.
-        sent = vars(error)["request"] = sent.copy()
-        sent.headers.update(_mask(dict(sent.headers), secret))
-    if isinstance(error, UnicodeDecodeError):
-        error.object = _mask(error.object, secret)
-
-
-_SEQUENCES: Any = (list, tuple)
-
-
-def _mask(value: Any, secret: str) -> Any:
-    if isinstance(value, str):
-        return value.replace(secret, _MASK)
-    if isinstance(value, bytes):
-        return value.replace(secret.encode(), _MASK.encode())
+def _mask(value: Any, secrets: Set[str]) -> Any:
+    """Return a JSON value, or a model that holds such, with the secrets in its texts masked."""
     kind: Any = value.__class__
-    if kind in _SEQUENCES:
-        return kind(_mask(item, secret) for item in value)
-    if kind is dict:
-        return {_mask(key, secret): _mask(item, secret) for key, item in value.items()}
-    if kind.__module__ == models.__name__:
-        return kind(**_mask(vars(value), secret))
+    if kind is str:
+        for secret in secrets:
+            value = value.replace(secret, _MASK)
+    elif kind is list:
+        value = [_mask(item, secrets) for item in value]
+    elif kind is dict:
+        value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
+    elif kind.__module__ == models.__name__:
+        value = kind(**_mask(vars(value), secrets))
     return value
+
+
+def _chain(error: Any, seen: Set[int]) -> Iterator[BaseException]:
+    if isinstance(error, BaseException) and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        for each in (error.__cause__, error.__context__, vars(error).get("reason"), *error.args):
+            yield from _chain(each, seen)
+
+
+def _shown(error: BaseException) -> str:
+    """Return what an error shows; those of decoders hold all that they could not read."""
+    try:
+        return repr((str(error), error.args, getattr(error, "doc", ""), getattr(error, "object", "")))
+    except Exception:  # noqa: BLE001 -- somebody else's error, which the caller was handling, may do as it likes
+        return ""

@@ -1,53 +1,53 @@
 """Sending a call and receiving its answer, over requests.
 
-A call goes out through :meth:`requests.Session.send`, so that adapters, hooks and the tools that instrument requests keep working, and
-its answer is always opened as a stream, so that deadlines, the translation of errors and closing exist once.
+A call goes out through a session of requests, so that adapters, hooks and the tools that instrument requests keep working. Its answer is
+always opened as a stream, so that deadlines, the translation of errors and closing exist once.
 """
 
+import copy
 import http.client
+import io
 import logging
 import os
+import socket
 import sys
-import threading
+from contextlib import suppress
 from time import monotonic, time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
-from urllib.parse import urljoin, urlsplit
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from urllib.parse import urlsplit
+from weakref import finalize
 
 import requests
-from requests.utils import requote_uri
-from urllib3.exceptions import LocationParseError
+from requests.utils import default_user_agent, select_proxy
+from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
-from urllib3.util import parse_url
+from urllib3.util import Timeout, parse_url
 
-from recall_sdk._connections import Deadline, in_use, own_session, part_after_fork, timed_reader
-from recall_sdk._decoding import unreadable
-from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate
+from recall_sdk._connections import new_session, remaining
+from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
 from recall_sdk._messages import REQUEST_ID, Answer, Call
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
-from recall_sdk.errors import RecallError, RedirectError, one_line
+from recall_sdk.errors import RedirectError, one_line
 from recall_sdk.retry import clock_offset, parse_retry_after
 
 Session = requests.Session
 
 _log = logging.getLogger("recall_sdk")
-_log.addHandler(logging.NullHandler())  # silent, until the application says otherwise
+_log.addHandler(logging.NullHandler())  # silent, until the application configures logging
 
 USER_AGENT = "recall-sdk/{} requests/{} Python/{}.{}.{}".format(__version__, requests.__version__, *sys.version_info)
 
 MAX_REDIRECTS = 10
 
 READ_SIZE = 64 * 1024
-"""Bytes asked for at a time. What is there is taken at once."""
+"""Bytes asked for at a time. What has arrived is returned at once."""
 
 _UNREADABLE = {"br", "zstd", "compress", "x-compress"}
-"""The other encodings (RFC 9110, section 8.4.1). Under a name that is none, a body is read as it stands."""
+"""The other encodings (RFC 9110, section 8.4.1). With an unknown name, a body is read as it is."""
 
 _NO_BODY = (*range(100, 200), 204, 304)
-"""Answers that have none, so that what a server sends with one all the same, or after it, would be the next call's answer."""
-
-_REDIRECTS = (301, 302, 303, 307, 308)
-_REDIRECTS_AS_IT_IS = (307, 308)
+"""Answers without a body. What a server sends after one would be mistaken for the answer to the next call."""
 
 
 # ---------------------------------------------------------------------------------------------------------- one answer
@@ -56,7 +56,7 @@ _REDIRECTS_AS_IT_IS = (307, 308)
 class OpenResponse:
     """An answer whose head is here, and whose body is still to come. Whoever gets one closes it."""
 
-    def __init__(self, call: Call, response: Any, circumstances: CallContext, until: Optional[float]) -> None:
+    def __init__(self, call: Call, response: Any, context: CallContext, deadline: Optional[float]) -> None:
         headers = response.headers
         now = time()
         offset = clock_offset(headers.get("Date"), now)
@@ -64,13 +64,11 @@ class OpenResponse:
         retry_after = None if header is None else parse_retry_after(header, now + offset)
         self.head: Answer = Answer(call, response.status_code, headers, b"", now, retry_after, offset)
         self._response = response
-        self._circumstances = circumstances
-        self._thread = threading.get_ident()
-        self._reader = timed_reader(getattr(response.raw, "_original_response", None))
-        self._process = os.getpid()
-        if self._reader is not None:
-            self._reader.until = until
-        in_use(self._thread, self._reader)
+        self._context = context
+        self._pid = os.getpid()
+        original = getattr(response.raw, "_original_response", None)  # requests itself looks there for cookies
+        self._original = original if isinstance(getattr(original, "fp", None), io.BufferedReader) else None
+        self._body: Any = getattr(original, "reader", None) or _ForeignSocket(response.raw, deadline)
 
     @property
     def is_event_stream(self) -> bool:
@@ -79,38 +77,58 @@ class OpenResponse:
         return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
 
     def read(self) -> Answer:
-        """Read the whole body within the time that is left, and close."""
+        """Read the whole body within the time that remains, and close."""
         try:
-            body = b"".join(self._decoded())
+            body = b"".join(self._iter_decoded())
         except TRANSPORT_ERRORS as error:
-            raise translate(error, self._circumstances) from error
+            raise translate(error, self._context) from error
         finally:
             self.close()
         return self.head._replace(body=body)
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """Give the body's bytes as they arrive. Where a stream was asked for, each silence may take the call's timeout."""
-        if _UNREADABLE.intersection(self._encodings):
-            raise unreadable(self.head, f"is encoded in a way that can't be read ({', '.join(self._encodings)})")
+        """Yield the body's bytes as they arrive. If the call asked for a stream, each silence may take the call's timeout."""
+        streaming = self.head.call.stream
         try:
-            if self._reader is not None and self.head.call.stream:
-                self._reader.set_read_timeout(self._circumstances.timeout)
-            yield from self._decoded()
+            if _UNREADABLE.intersection(self._encodings):
+                raise DecodeError(f"encoding {', '.join(self._encodings)}")
+            if streaming:
+                self._body.set_read_timeout(self._context.timeout)
+            yield from self._iter_decoded()
         except TRANSPORT_ERRORS as error:
-            raise translate(error, self._circumstances._replace(streaming=self.head.call.stream)) from error
+            raise translate(error, self._context._replace(streaming=streaming)) from error
 
-    def _decoded(self) -> Iterator[bytes]:
-        if self._response.raw is None:  # made up by an adapter of the user's
+    def _iter_decoded(self) -> Iterator[bytes]:
+        if self._response.raw is None:  # made by an adapter of the user's
             return iter([self._response.content or b""])
-        if self._reader is None:
+        if self._original is None or self._original.isclosed():
             # Without a socket, or read by a hook of the user's session, the body is with the response.
             whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
             return whole
-        arriving = _arriving(self._response.raw._original_response)  # requests itself looks there for cookies
+        pieces = self._iter_raw(self._original)
         for encoding in reversed(self._encodings):
             if encoding in _DECODERS:
-                arriving = map(_DECODERS[encoding]().decompress, arriving)
-        return arriving
+                pieces = map(_DECODERS[encoding]().decompress, pieces)
+        return pieces
+
+    def _iter_raw(self, original: http.client.HTTPResponse) -> Iterator[bytes]:
+        # Straight from http.client, whose read1() is prompt under every framing; urllib3 1.26 has none, and what requests offers
+        # waits for a whole chunk, or for the end.
+        missing = None if original.chunked else original.length
+        while missing is None or missing > 0:
+            if self._pid != os.getpid():
+                raise ConnectionError("it belongs to the parent of this process")
+            if isinstance(self._body, _ForeignSocket):
+                self._body.before_receive()
+            data = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE))
+            if not data:
+                break
+            if missing is not None:
+                missing -= len(data)
+            yield data
+        original.close()
+        if missing:
+            raise http.client.IncompleteRead(b"", missing)
 
     @property
     def _encodings(self) -> List[str]:
@@ -118,65 +136,75 @@ class OpenResponse:
 
     def set_deadline(self, seconds: float) -> None:
         """Bound what is still to come, once it is known that nothing of worth comes."""
-        if self._reader is not None:
-            self._reader.until = monotonic() + seconds
+        self._body.set_deadline(seconds)
 
     def abort(self) -> None:
-        """Break the connection, from another thread than the one that reads."""
-        if self._reader is not None and self._process == os.getpid():
-            self._reader.abort()
+        """Break the connection, also from another thread than the one that reads."""
+        if self._pid == os.getpid() and self._original is not None:
+            with suppress(OSError, AttributeError, ValueError):  # closed meanwhile
+                sock = socket.fromfd(self._original.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+                with sock:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the connection up: to the pool where the body was read to its end, else for good."""
-        if self._process != os.getpid():
-            return  # the connection is the parent's, and out of this process's reach already
-        in_use(self._thread, None)  # before anybody else can get the connection
+        """Return the connection to the pool if the body was read to its end; else close it."""
+        if self._pid != os.getpid():
+            return  # the connection is the parent's
         raw = self._response.raw
-        original = getattr(raw, "_original_response", None)
-        if isinstance(original, http.client.HTTPResponse) and original.isclosed() and self.head.status not in _NO_BODY:
-            raw.release_conn()
+        if self._original is not None:
+            if self._original.isclosed() and self.head.status not in _NO_BODY:
+                raw.release_conn()
+            else:
+                self.abort()  # closing alone would not end the connection while a child of a fork has a copy of the socket
         if raw is not None:
             self._response.close()
+
+
+class _ForeignSocket:
+    """The socket of an answer that a session of the user's own received, as far as it can be reached."""
+
+    def __init__(self, raw: Any, deadline: Optional[float]) -> None:
+        self._sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
+        self._deadline = deadline
+        self._timeout: Optional[float] = None
+
+    def before_receive(self) -> None:
+        if self._deadline is not None and self._deadline <= monotonic():
+            raise socket.timeout("timed out")
+        if self._sock is not None and self._sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
+            self._sock.settimeout(self._timeout if self._deadline is None else remaining(self._deadline))
+
+    def set_deadline(self, seconds: float) -> None:
+        self._deadline = monotonic() + seconds
+
+    def set_read_timeout(self, seconds: Optional[float]) -> None:
+        self._deadline, self._timeout = None, seconds
 
 
 _DECODERS: Dict[str, Any] = {"gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
 
 
-def _arriving(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    # Straight from http.client, whose read1() is prompt under every framing; urllib3 1.26 has none, and what requests offers
-    # waits for a whole chunk, or for the end.
-    left = None if response.chunked else response.length
-    while left is None or left > 0:
-        data = response.read1(READ_SIZE if left is None else min(left, READ_SIZE))
-        if not data:
-            break
-        if left is not None:
-            left -= len(data)
-        yield data
-    response.close()
-    if left:
-        raise http.client.IncompleteRead(b"", left)
-
-
 # ---------------------------------------------------------------------------------------------------------- sending
 
 
-class Target:
-    """Where a client's requests go: its settings, and what requests makes of them, resolved once.
+class Target(NamedTuple):
+    """Where a client's requests go.
 
-    Raises:
-        ValueError: requests can't prepare the base URL.
+    Attributes:
+        settings: The key and the base URL.
+        base_url: The base URL as requests prepares it.
+        origin: Its scheme, host and port.
+        name: Its scheme and host, for messages.
+        template: A request that holds all that is the same for each call; ``None`` with a session of the user's own.
+        settings_of_session: Proxies and certificates, resolved once; empty with a session of the user's own.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        prepared: Any = requests.PreparedRequest()
-        prepared.prepare_url(settings.base_url, None)
-        self.settings = settings
-        self.base_url: str = prepared.url.rstrip("/")
-        self.origin = _origin(self.base_url)
-        self.name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
-        self.templates: Dict[Tuple[str, bool, bool], Any] = {}
-        self.sending: Dict[str, Any] = {}
+    settings: Settings
+    base_url: str
+    origin: Tuple[str, str, int]
+    name: str
+    template: Any
+    settings_of_session: Dict[str, Any]
 
 
 class Transport:
@@ -193,8 +221,29 @@ class Transport:
         if not isinstance(session, (requests.Session, type(None))):
             raise TypeError(f"session must be a requests.Session, not {type(session).__name__}")
         self.owns_session = session is None
-        self._session: Any = session or own_session()
-        part_after_fork(self._session)
+        self._session: Any = session or new_session()
+        self._pid = os.getpid()
+        self._left_to_parent: List[Any] = []
+        if self.owns_session:
+            finalize(self, _close, self._session, self._pid).atexit = False
+
+    def target(self, settings: Settings) -> Target:
+        """Prepare all that depends on the settings alone.
+
+        Raises:
+            ValueError: requests can't prepare the base URL.
+        """
+        prepared: Any = requests.PreparedRequest()
+        prepared.prepare_url(settings.base_url, None)
+        base_url = prepared.url.rstrip("/")
+        template, settings_of_session = None, {}
+        if self.owns_session:
+            headers = {"X-API-Key": settings.api_key, "User-Agent": USER_AGENT}
+            request = requests.Request("GET", base_url + "/", headers, auth=_unchanged)
+            template = self._session.prepare_request(request)
+            settings_of_session = self._settings_of_session(base_url)
+        name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
+        return Target(settings, base_url, _origin(base_url), name, template, settings_of_session)
 
     def open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
         """Send a call, follow the redirects that are safe, and return when the head of the answer is here.
@@ -207,88 +256,88 @@ class Transport:
         Raises:
             RecallError: No answer came, or a redirect that is not followed.
         """
-        try:
-            return self._open(call, target, timeout)
-        except RecallError:
-            in_use(threading.get_ident(), None)
-            raise
-
-    def _open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
-        until = None if timeout is None else monotonic() + timeout
-        circumstances = CallContext(target.name, call.executes, timeout)
-        request = self._prepare(call, target)
+        self._leave_connections_to_parent()
+        deadline = None if timeout is None else monotonic() + timeout
+        context = CallContext(target.name, call.executes, timeout)
+        request: Any = None
         redirects = 0
         while True:
-            response = self._send(request, call, target, until, circumstances)
-            location = getattr(response, _LOCATION, None)
-            if location is None:
-                return OpenResponse(call, response, circumstances, until)
+            response = self._send(request, call, target, deadline, context)
+            if response.next is None:
+                return OpenResponse(call, response, context, deadline)
             response.close()
-            request.url = _redirected(request.url, response.status_code, location, call, target)
-            request.headers.pop("Cookie", None)
-            request.prepare_cookies(self._session.cookies)  # the redirect may have set some
+            request = _checked_redirect(response, call, target)
             redirects += 1
             if redirects > MAX_REDIRECTS:
                 message = f"the server redirects without end, at last to {request.url}: check the base_url"
                 raise _redirect_error(message, call, response.status_code)
 
-    def _prepare(self, call: Call, target: Target) -> Any:
-        if not self.owns_session:
-            return self._prepare_anew(call, target)
-        kind = (call.method, call.stream, call.asynchronous)
-        template = target.templates.get(kind)
-        if template is None:
-            template = self._prepare_anew(call, target)
-            template.headers.pop("Cookie", None)
-            target.templates[kind] = template
-        request: Any = requests.PreparedRequest()
-        request.__dict__.update(template.__dict__)
-        request.headers = template.headers.copy()
-        request.url = target.base_url + call.path
-        if call.body is not None:
-            request.body = call.body
-            request.headers["Content-Length"] = str(len(call.body))
-        if self._session.cookies._cookies:  # to count them is not safe while another thread adds one
-            request.prepare_cookies(self._session.cookies)
-        return request
-
-    def _prepare_anew(self, call: Call, target: Target) -> Any:
-        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
-        auth = self._session.auth or _leave_as_it_is  # with none at all, requests would consult ~/.netrc
-        request = requests.Request(call.method, target.base_url + call.path, headers, data=call.body, auth=auth)
-        prepared = self._session.prepare_request(request)
-        prepared.hooks["response"] = [*prepared.hooks["response"], _take_location]
-        return prepared
-
-    def _send(self, request: Any, call: Call, target: Target, until: Optional[float], circumstances: CallContext) -> Any:
+    def _send(self, request: Any, call: Call, target: Target, deadline: Optional[float], context: CallContext) -> Any:
+        """Send a redirected request, or else the call itself."""
         start = monotonic()
         outcome: Any = "failed"
+        arguments = {"timeout": self._timeout(call, deadline, context), "allow_redirects": False}
         try:
-            response = self._session.send(request, timeout=Deadline(until), allow_redirects=False, **self._sending(request, target))
+            settings = target.settings_of_session or self._settings_of_session(target.base_url)
+            if not _is_usable(select_proxy(target.base_url, settings["proxies"])):
+                raise unusable_proxy(context)
+            if request is None and not self.owns_session:
+                response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
+            else:
+                response = self._session.send(request or self._from_template(call, target), **arguments, **settings)
             outcome = _outcome(response)
             return response
         except TRANSPORT_ERRORS as error:
-            status = status_given_up_on(error)
-            if status is not None:
-                outcome = str(status)
-                given_up = requests.Response()  # its body is gone; what the status means is said by our errors
-                given_up.status_code = status
-                return given_up
-            refused: Any = getattr(error, "response", None)
-            if getattr(refused, "request", None) is not request or refused.status_code < http.client.BAD_REQUEST:
-                raise translate(error, circumstances) from error
-            outcome = _outcome(refused)
-            return refused  # a hook of the user's session called raise_for_status(): what that means is said by our errors
+            response = _answer_in(error, request.url if request else target.base_url + call.path)
+            if response is None:
+                raise translate(error, context) from error
+            outcome = _outcome(response)
+            return response
         finally:
             _log.debug("%s %s %s %.0f ms", call.method, call.path, outcome, (monotonic() - start) * 1000)
 
-    def _sending(self, request: Any, target: Target) -> Dict[str, Any]:
-        sending = target.sending
-        if not sending:
-            sending = self._session.merge_environment_settings(request.url, proxies={}, stream=True, verify=None, cert=None)
-            if self.owns_session:
-                target.sending = sending
-        return sending
+    def _timeout(self, call: Call, deadline: Optional[float], context: CallContext) -> Timeout:
+        seconds = None if deadline is None else remaining(deadline)
+        if call.stream and not self.owns_session:
+            # What bounds the head bounds each silence of the body too, where the socket is out of reach then.
+            return Timeout(connect=seconds, read=context.timeout)
+        return Timeout(total=seconds, connect=seconds, read=seconds)
+
+    def _from_template(self, call: Call, target: Target) -> Any:
+        request = copy.copy(target.template)
+        request.method = call.method
+        request.url = target.base_url + call.path
+        request.headers = request.headers.copy()
+        request.headers.update(call.headers)
+        if call.body is not None:
+            request.body = call.body
+            request.headers["Content-Length"] = str(len(call.body))
+        request.prepare_cookies(self._session.cookies)
+        return request
+
+    def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
+        """Return what ``request()`` of the user's own session gets: a subclass may override it."""
+        agent = self._session.headers.get("User-Agent")
+        agents = [USER_AGENT] if agent in (None, default_user_agent()) else [agent, USER_AGENT]
+        headers = {**call.headers, "X-API-Key": target.settings.api_key, "User-Agent": " ".join(agents)}
+        auth = self._session.auth or _unchanged  # without any, requests would consult ~/.netrc
+        return {"method": call.method, "url": target.base_url + call.path, "data": call.body, "headers": headers, "auth": auth}
+
+    def _settings_of_session(self, url: str) -> Dict[str, Any]:
+        settings: Dict[str, Any] = self._session.merge_environment_settings(url, proxies={}, stream=True, verify=None, cert=None)
+        return settings
+
+    def _leave_connections_to_parent(self) -> None:
+        """In a child of a fork, start with connections of its own. Those of the parent, and their locks, are not touched."""
+        if self._pid == os.getpid():
+            return
+        for adapter in self._session.adapters.values():
+            self._left_to_parent.append(dict(vars(adapter)))  # kept, and so not closed here
+            with suppress(AttributeError):  # an adapter of another kind than those of requests
+                adapter.__setstate__(adapter.__getstate__())  # as after pickling: configured alike, without connections
+        session: Any = self._session
+        session.cookies = copy.copy(session.cookies)  # with a lock of its own
+        self._pid = os.getpid()
 
     def forget_cookies(self) -> None:
         """Drop the cookies that servers have set, unless the session is the user's own."""
@@ -298,7 +347,16 @@ class Transport:
     def close(self) -> None:
         """Close the idle connections, unless the session is the user's own."""
         if self.owns_session:
-            self._session.close()
+            _close(self._session, self._pid)
+
+
+def _close(session: Session, pid: int) -> None:
+    if pid == os.getpid():
+        session.close()
+
+
+def _unchanged(request: Any) -> Any:
+    return request
 
 
 def _outcome(response: Any) -> str:
@@ -306,24 +364,34 @@ def _outcome(response: Any) -> str:
     return f"{response.status_code} [{request_id}]" if request_id else str(response.status_code)
 
 
-_LOCATION = "recall_sdk_location"
+def _answer_in(error: Any, url: str) -> Any:
+    """Return the answer that the user's session turned into an error of its own, or ``None``. What it means is said by our errors."""
+    status = status_given_up_on(error)
+    if status is not None:
+        given_up = requests.Response()  # its body is gone
+        given_up.status_code = status
+        return given_up
+    response: Any = getattr(error, "response", None)  # from raise_for_status() in a hook; not of another request, such as one for a token
+    is_ours = response is not None and response.request.url.startswith(url) and response.status_code >= http.client.BAD_REQUEST
+    return response if is_ours else None
 
 
-def _take_location(response: Any, **_: Any) -> None:
-    """Take a redirect out of requests' sight, which reads its body without a deadline even where it is told not to follow."""
-    if response.status_code in _REDIRECTS:
-        setattr(response, _LOCATION, response.headers.pop("Location", None))
-
-
-def _leave_as_it_is(request: Any) -> Any:
-    return request
+def _is_usable(proxy: Optional[str]) -> bool:
+    if not proxy:
+        return True
+    try:
+        parts = parse_url(proxy if "://" in proxy else f"http://{proxy}")
+    except LocationParseError:
+        return False
+    # An "@" further on: the user name or the password holds a character that ends the host.
+    return bool(parts.host) and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
 
 
 # ------------------------------------------------------------------------------------------------------------ redirects
 
 
 def _origin(url: str) -> Tuple[str, str, int]:
-    """Give scheme, host and port; refuse a URL of which the parser of urllib3, which connects, and that of Python have another view."""
+    """Return scheme, host and port; refuse a URL that the parser of urllib3, which connects, and that of Python read differently."""
     parts = urlsplit(url)
     seen: Any = parse_url(url)
     if (seen.scheme, seen.auth, (seen.host or "").strip("[]"), seen.port) != (parts.scheme, None, parts.hostname, parts.port):
@@ -331,28 +399,31 @@ def _origin(url: str) -> Tuple[str, str, int]:
     return parts.scheme, str(parts.hostname), parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
-def _redirected(url: str, status: int, location: str, call: Call, target: Target) -> str:
-    """Give the URL to follow to; refuse where the key would leave its origin, or the call would not arrive as it is."""
+def _checked_redirect(response: Any, call: Call, target: Target) -> Any:
+    """Return the request to follow with; refuse where the key would leave its origin, or the call would not arrive as it is."""
+    request: Any = response.next
+    status: int = response.status_code
     try:
-        redirected = urljoin(url, requote_uri(location.encode("latin-1").decode("utf-8", "replace")))
-        origin = _origin(redirected)
+        origin = _origin(request.url)
     except (ValueError, LocationParseError):
+        location = response.headers.get("Location")
         raise _redirect_error(f"the server redirects to {location!r}, which is no clear URL: check the base_url", call, status) from None
-    parts = urlsplit(redirected)
+    parts = urlsplit(str(request.url))
     shown = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
     if origin != target.origin:
         reason = "the API key goes to the base_url's own origin alone; if you trust the other"
-    elif call.method != "GET" and status not in _REDIRECTS_AS_IT_IS:
+    elif request.method != call.method:
         reason = "a POST would arrive there as a GET, and execute nothing; if that is the API"
     else:
-        return redirected
+        if "Authorization" not in response.request.headers:
+            request.headers.pop("Authorization", None)  # which requests found in ~/.netrc
+        return request
     raise _redirect_error(f"the server redirects to {shown} (HTTP {status}): {reason}, set base_url={base_url!r}", call, status)
 
 
 def _redirect_error(message: str, call: Call, status: int) -> RedirectError:
     error = RedirectError(one_line(message), "REDIRECT_REFUSED", status)
-    error.may_have_executed = (
-        call.executes and status == http.client.SEE_OTHER
-    )  # the answer to a POST that was carried out (RFC 9110, 15.4.4)
+    # A 303 is the answer to a POST that was carried out (RFC 9110, section 15.4.4).
+    error.may_have_executed = call.executes and status == http.client.SEE_OTHER
     return error

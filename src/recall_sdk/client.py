@@ -10,12 +10,11 @@ from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, 
 
 from recall_sdk import _decoding, _endpoints
 from recall_sdk._batch import BatchItem, Executor, Result, run_batch
-from recall_sdk._connections import abort
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer, Call
 from recall_sdk._redaction import without_key
 from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
-from recall_sdk._transport import OpenResponse, Session, Target, Transport
+from recall_sdk._transport import OpenResponse, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -32,13 +31,6 @@ __all__ = ["RecallClient"]
 
 _T = TypeVar("_T")
 _Timeout = Union[float, None, ClientTimeout]
-
-
-_lock = threading.RLock()
-"""Held while settings are changed, and while a client is made for a process. Never held across a fork."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class RecallClient:
@@ -71,9 +63,10 @@ class RecallClient:
         timeout: Optional[float] = 30.0,
         session: Optional[Session] = None,
     ) -> None:
-        self._target = Target(read_settings(api_key, base_url))
         self._timeout = check_timeout(timeout)
         self._transport = Transport(session)
+        self._target = self._transport.target(read_settings(api_key, base_url))
+        self._lock = threading.Lock()
         self._rate_limit: Optional[RateLimitInfo] = None
 
     @property
@@ -345,14 +338,12 @@ class RecallClient:
             One, two
         """
         call = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
-        target = self._target
-        try:
-            response, _ = self._open(call, target, self._seconds(timeout))
+
+        def read(response: OpenResponse, api_key: str) -> WorkflowStream:
             whole = None if response.is_event_stream else _decoding.execution_of_stream(response.read())
-        except RecallError as error:
-            self._note(error, target)
-            raise
-        return WorkflowStream(response, target.settings.api_key, whole)
+            return WorkflowStream(response, api_key, whole)
+
+        return self._send(call, read, self._seconds(timeout))[0]
 
     @overload
     def execute_batch(
@@ -450,7 +441,6 @@ class RecallClient:
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-            abort=abort,
         )
 
     # ---------------------------------------------------------------------------------------------------- questions
@@ -664,7 +654,7 @@ class RecallClient:
     def __reduce__(self) -> Tuple[Any, ...]:
         if not self._transport.owns_session:
             raise TypeError("a client with a session of your own can't be pickled or copied: make one from the same arguments instead")
-        return _revive, (type(self), self._target.settings, self._timeout, _process(), _own_attributes(self))
+        return _revive, (type(self), self._target.settings, self._timeout, _this_process(), _own_attributes(self))
 
     # ------------------------------------------------------------------------------------------------------------ inside
 
@@ -672,8 +662,8 @@ class RecallClient:
         return self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
 
     def _change(self, **settings: str) -> None:
-        with _lock:
-            self._target = Target(self._target.settings._replace(**settings))
+        with self._lock:
+            self._target = self._transport.target(self._target.settings._replace(**settings))
 
     def _execution(
         self,
@@ -690,44 +680,29 @@ class RecallClient:
             without_key(error, self.api_key)
             raise
 
-    def _open(self, call: Call, target: Target, timeout: Optional[float]) -> Tuple[OpenResponse, Optional[RateLimitInfo]]:
-        """Send once; give the answer to come, and what its head tells of the rate limit."""
-        response = self._transport.open(call, target, timeout)
-        told = _decoding.rate_limit(response.head)
-        self._rate_limit = told or self._rate_limit
-        return response, told
+    def _send(self, call: Call, read: Callable[[OpenResponse, str], _T], timeout: Optional[float]) -> Tuple[_T, Optional[RateLimitInfo]]:
+        """Send a call once; return what ``read`` makes of its answer and the key, and the rate limit reported in this very answer."""
+        target = self._target  # with the key that is sent, whatever is set meanwhile
+        try:
+            response = self._transport.open(call, target, timeout)
+            rate_limit = _decoding.rate_limit(response.head)
+            self._note(rate_limit)
+            return read(response, target.settings.api_key), rate_limit
+        except RecallError as error:
+            if isinstance(error, RateLimitError):
+                self._note(error.rate_limit)
+            without_key(error, target.settings.api_key)
+            raise
 
-    def _note(self, error: RecallError, target: Target) -> None:
-        if isinstance(error, RateLimitError):
-            self._rate_limit = error.rate_limit or self._rate_limit
-        without_key(error, target.settings.api_key)
+    def _note(self, rate_limit: Optional[RateLimitInfo]) -> None:
+        if rate_limit is not None:
+            self._rate_limit = rate_limit
 
     def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
-        """Send once; give the result, and what this very answer told of the rate limit."""
-        target = self._target  # with the key that goes out, whatever is set meanwhile
-        try:
-            response, told = self._open(call, target, timeout)
-            if response.is_event_stream:
-                if call.asynchronous:
-                    response.close()
-                    raise _decoding.unreadable(response.head, "is a stream, and has no task id")
-                return WorkflowStream(response, target.settings.api_key).result, told
-            result = _decoding.execution(response.read())
-        except RecallError as error:
-            self._note(error, target)
-            raise
-        if call.stream and isinstance(result, WorkflowExecutionResult):
-            result = StreamedExecutionResult(**vars(result))
-        return result, told
+        return self._send(call, _read_execution, timeout)
 
     def _ask(self, call: Call, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
-        target = self._target
-        try:
-            response, _ = self._open(call, target, self._seconds(timeout))
-            return decode(response.read())
-        except RecallError as error:
-            self._note(error, target)
-            raise
+        return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
 
     def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Ask for a job's state within the seconds that are left; give the server's retry-after too."""
@@ -735,18 +710,29 @@ class RecallClient:
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
 
 
-_INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit")
+def _read_execution(response: OpenResponse, api_key: str) -> Result:
+    call = response.head.call
+    if not response.is_event_stream:
+        result = _decoding.execution(response.read())
+        return StreamedExecutionResult(**vars(result)) if call.stream and isinstance(result, WorkflowExecutionResult) else result
+    if call.asynchronous:
+        response.close()
+        raise _decoding.unreadable(response.head, "is a stream, and has no task id")
+    return WorkflowStream(response, api_key).result
+
+
+_INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit", "_lock")
 
 MAX_REVIVED = 32
-"""Clients that a worker process keeps. Of more, the least recently used is dropped; what still uses it goes on."""
+"""Clients that a worker process keeps. Of more, the oldest is dropped; what still uses it goes on."""
 
 _revived: Dict[Tuple[Any, ...], RecallClient] = {}
-_NOWHERE_ELSE = os.urandom(8).hex()
+_RUN_ID = os.urandom(8).hex()
 
 
-def _process() -> Tuple[str, int]:
-    # The number tells a parent from its forks, the rest one machine from another.
-    return _NOWHERE_ELSE, os.getpid()
+def _this_process() -> Tuple[str, int]:
+    # The number distinguishes a parent from its forks, the rest one machine from another.
+    return _RUN_ID, os.getpid()
 
 
 def _own_attributes(client: RecallClient) -> Dict[str, Any]:
@@ -758,18 +744,16 @@ def _revive(
     kind: Type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
 ) -> RecallClient:  # no method: cloudpickle, and so Ray and loky, pickles a function of a module by its name alone
     """Make a copy: at home a new client; in a worker process one for all equal ones that arrive there, so that connections are kept."""
-    if origin == _process():
+    if origin == _this_process():
         return _copy(kind, settings, timeout, attributes)
     key = (kind, settings, timeout)
-    with _lock:
-        client = _revived.pop(key, None)
-        # The settings of the one that is here may have been changed.
-        if client is None or (client.api_key, client.base_url, _own_attributes(client)) != (*settings, attributes):
-            client = _copy(kind, settings, timeout, attributes)
-        _revived[key] = client  # the most recently used is the last
-        if len(_revived) > MAX_REVIVED:
-            del _revived[next(iter(_revived))]
-        return client
+    client = _revived.get(key) or _revived.setdefault(key, _copy(kind, settings, timeout, attributes))
+    # The settings of the one that is here may have been changed.
+    if (client.api_key, client.base_url, _own_attributes(client)) != (*settings, attributes):
+        client = _revived[key] = _copy(kind, settings, timeout, attributes)
+    for oldest in list(_revived)[:-MAX_REVIVED]:
+        _revived.pop(oldest, None)
+    return client
 
 
 def _copy(kind: Type[RecallClient], settings: Settings, timeout: Optional[float], attributes: Dict[str, Any]) -> RecallClient:
