@@ -67,7 +67,7 @@ LADDER = (
     "_transport",
     "streaming",
     "_jobs",
-    "_gate",
+    "_limiter",
     "_batch",
     "client",
     "__init__",

@@ -216,12 +216,12 @@ def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
 
 
 def test_a_batch_that_a_child_closes(server):
-    """A batch that was under way at the fork is the parent's: the child may close it, whoever held its lock."""
+    """A batch that was in flight at the fork is the parent's: the child may close it, whoever held its lock."""
     with RecallClient(KEY, server.base_url) as client:
         items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
         next(items)
-        changed = items.gi_frame.f_locals["crew"]._changed
-        assert while_held(changed, lambda: in_child(items.close)) is None
+        lock = items.gi_frame.f_locals["workers"]._lock
+        assert while_held(lock, lambda: in_child(items.close)) is None
         assert next(items).error is None
         items.close()
 

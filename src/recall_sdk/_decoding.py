@@ -188,6 +188,16 @@ def usage_limits(answer: Answer) -> UsageLimits:
     )
 
 
+def remaining_requests(answer: Answer, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
+    """Read from the answer about the account's limits the requests that remain, of how many, and the seconds until the reset."""
+    limits = _dict(usage_limits(answer).rate_limit.get("async" if asynchronous else "sync"))
+    remaining, limit, reset = (str(limits.get(name)) for name in ("remaining", "limit", "resetAt"))
+    moment = _epoch(reset, answer)
+    if moment is None or not (remaining.isdecimal() and limit.isdecimal()):
+        return None
+    return int(remaining), int(limit), moment - answer.received
+
+
 def _with_limit(value: Any) -> Any:
     if not isinstance(value, _OBJECT) or value.get("limit") is not None:
         return value

@@ -4,12 +4,13 @@ import os
 import random
 import threading
 import time
+from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
-from recall_sdk._batch import BatchItem, Executor, Result, run_batch
+from recall_sdk._batch import BatchItem, Result, run_batch
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer, Call
 from recall_sdk._redaction import without_key
@@ -28,6 +29,9 @@ from recall_sdk.retry import Backoff, call_with_retry
 from recall_sdk.streaming import WorkflowStream
 
 __all__ = ["RecallClient"]
+
+MAX_ASKING = 5.0
+"""Seconds for a batch's question about the usage limits: its workers wait meanwhile."""
 
 _T = TypeVar("_T")
 _Timeout = Union[float, None, ClientTimeout]
@@ -419,8 +423,8 @@ class RecallClient:
             backoff_multiplier: As for :meth:`execute_with_retry`.
 
         Returns:
-            An iterator of :class:`BatchItem`, in the order in which they end. Closing it early stops the batch, and breaks off the calls
-            that are under way; those over a session of your own, or on an executor, end by themselves.
+            An iterator of :class:`BatchItem`, in the order in which they finish. Closing it early stops what is queued; calls in flight end
+            on their own.
 
         Raises:
             ValueError: Settings out of their bounds.
@@ -438,9 +442,11 @@ class RecallClient:
             items,
             partial(self._execution, asynchronous=async_execution),
             partial(self._execute, timeout=self._seconds(timeout)),
+            partial(self._ask_limits, asynchronous=async_execution),
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+            random=random.random,
         )
 
     # ---------------------------------------------------------------------------------------------------- questions
@@ -703,6 +709,13 @@ class RecallClient:
 
     def _ask(self, call: Call, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
+
+    def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
+        """Ask for the requests that remain, of how many, and for the seconds until the reset; ``None`` if the server does not say."""
+        try:
+            return self._ask(_endpoints.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+        except RecallError:
+            return None
 
     def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Ask for a job's state within the seconds that are left; give the server's retry-after too."""

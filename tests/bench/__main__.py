@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, Iterator
 
-from . import batches, calls, chart, deadlines, imports, memory, promptness, report, server, throughput
+from . import batches, calls, chart, deadlines, imports, limiter_grid, memory, promptness, report, server, throughput
 from .measure import Row
 
 ROWS: Dict[str, Callable[[str], Row]] = {
@@ -19,6 +19,7 @@ ROWS: Dict[str, Callable[[str], Row]] = {
     "memory": memory.measure,
     "import": imports.measure,
     "batch": batches.measure,
+    "limiter": limiter_grid.measure,
     "deadline": deadlines.measure,
 }
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zlib
+from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
@@ -169,12 +170,28 @@ class Bucket:
         self.accepted = 0
         self.rejected = 0
 
+    def refill(self) -> None:
+        """Add what has flowed in."""
+        now = time.monotonic()
+        self.tokens = min(BUCKET_SIZE, self.tokens + (now - self.filled_at) * BUCKET_RATE)
+        self.filled_at = now
+
+    def usage(self) -> Dict[str, Any]:
+        """The answer to the question about the usage limits."""
+        with self.lock:
+            self.refill()
+            full = time.time() + (BUCKET_SIZE - self.tokens) / BUCKET_RATE
+            sync = {
+                "limit": int(BUCKET_SIZE),
+                "remaining": int(self.tokens),
+                "resetAt": datetime.fromtimestamp(full, timezone.utc).isoformat(),
+            }
+            return {"success": True, "rateLimit": {"sync": sync}, "usage": {}}
+
     def take(self) -> bool:
         """Take a token where there is one."""
         with self.lock:
-            now = time.monotonic()
-            self.tokens = min(BUCKET_SIZE, self.tokens + (now - self.filled_at) * BUCKET_RATE)
-            self.filled_at = now
+            self.refill()
             if self.tokens < 1:
                 self.rejected += 1
                 return False
@@ -228,8 +245,8 @@ def read_request(connection: socket.socket, buffer: bytearray) -> Tuple[str, str
         buffer += received
     del buffer[:end]
     method, path = request_head.split(b" ", 2)[:2]
-    workflow = re.search(rb"/workflows/([^/]+)", path)
-    return method.decode(), workflow.group(1).decode() if workflow else "none"
+    workflow = re.search(rb"/workflows/([^/]+)|/(usage)-limits", path)
+    return method.decode(), workflow.group(workflow.lastindex or 0).decode() if workflow else "none"
 
 
 def serve_connection(connection: socket.socket) -> None:
@@ -253,6 +270,8 @@ def serve_connection(connection: socket.socket) -> None:
                     send_slowly(connection, what)
                 elif kind == "bucket":
                     connection.sendall(from_bucket(workflow, method == "GET"))
+                elif kind == "usage":  # of the newest batch
+                    connection.sendall(whole_answer(list(BUCKETS.values())[-1].usage()))
                 else:
                     return
                 if what in ("close", "http10", "silence"):

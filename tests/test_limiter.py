@@ -1,0 +1,155 @@
+"""The limiter of a batch against simulated servers, on a simulated clock."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.limiter_grid import LATENCY, Bucket, Lump, simulate, window
+from recall_sdk._limiter import KNOWN, MAX_RESET, Limiter
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(("hint", "bar"), [("none", 1.10), ("exact", 1.10), ("whole seconds", 1.35)])
+def test_limiter_uses_bucket_fully(hint, bar, answers):
+    """Under 50 calls/s with a burst of 10, 400 calls take little more than the bucket's own time, whether its rate is reported or not."""
+    seconds, refused = simulate(Bucket(50, 10), workers=16, run=0.0, hint=hint, answers=answers, calls=400)
+    assert seconds < bar * (400 - 10) / 50 * (1 if answers else 1.6)
+    assert refused <= (0.04 if answers else 0.25) * 400
+
+
+@pytest.mark.parametrize("hint", ["none", "whole seconds"])
+@pytest.mark.parametrize("workers", [8, 32])
+def test_limiter_counts_down_lump(hint, workers):
+    """A bucket that is refilled once a minute, all at once, is emptied and waited for, with next to no refusals."""
+    seconds, refused = simulate(Lump(20, 40, 60.0), workers=workers, run=0.5, hint=hint, calls=80)
+    assert seconds < 1.05 * 120
+    assert refused <= 5
+
+
+@pytest.mark.parametrize("run", [0.0, 0.5])
+@pytest.mark.parametrize(("limit", "seconds"), [(10, 10.0), (100, 60.0)])
+def test_limiter_counts_down_window(limit, seconds, run):
+    """So many requests in each fixed stretch of time are used in each stretch."""
+    taken, refused = simulate(window(limit, seconds), workers=16, run=run, hint="none")
+    assert taken < 1.1 * max((math.ceil(200 / limit) - 1) * seconds, 200 / 16 * (LATENCY + run))
+    assert refused <= 0.1 * 200
+
+
+@pytest.mark.parametrize("hint", ["none", "exact", "whole seconds"])
+@pytest.mark.parametrize("rate", [1, 20])
+@pytest.mark.parametrize("burst", [1, 60])
+def test_limiter_learns_rate_from_refusals(rate, burst, hint):
+    """If the server does not answer the question, slow and fast buckets, small and large, are still used reasonably."""
+    seconds, refused = simulate(Bucket(rate, burst), workers=16, run=0.0, hint=hint, answers=False)
+    assert seconds < 3 * (200 - burst) / rate
+    assert refused <= 0.3 * 200
+
+
+def test_limiter_without_limit_never_waits():
+    """Without a limit nobody waits, once the first requests have returned without a 429."""
+    limiter = Limiter()
+    for number in range(KNOWN):
+        assert limiter.wait(float(number)) == 0.0
+        limiter.sent(float(number))
+    assert limiter.wait(float(number)) == 0.0
+    limiter.sent(float(number))
+    assert limiter.wait(float(number)) == 0.0
+
+
+def test_late_refusal_tells_nothing_new():
+    """A 429 of a request that was in flight when the pause began extends the pause if it orders one, and measures nothing."""
+    limiter = Limiter()
+    first, second = limiter.sent(0.0), limiter.sent(0.01)
+    limiter.refused(first, 0.02, 2.0)
+    rate = limiter.rate
+    limiter.no_usage()
+    limiter.refused(second, 0.03, None)
+    assert limiter.wait(0.03) == pytest.approx(1.99)
+    limiter.refused(second, 0.03, 5.0)
+    assert limiter.wait(0.03) == pytest.approx(5.0)
+    assert limiter.rate == rate
+
+
+def test_limiter_asks_twice_and_then_at_each_reset():
+    """After a 429 it asks once, and once more when a token should be there; then again only when all should be refilled."""
+    limiter = Limiter()
+    limiter.refused(limiter.sent(0.0), 0.1, None)
+    assert limiter.ask
+    limiter.usage(0.2, 0, 10, 60.2)
+    assert not limiter.ask
+    assert limiter.wait(6.0) > 0
+    assert not limiter.ask
+    limiter.wait(7.0)
+    assert limiter.ask
+    limiter.usage(7.0, 0, 10, 60.2)
+    assert limiter.wait(7.0) == pytest.approx(53.2, abs=0.1)
+    assert not limiter.ask
+    limiter.wait(60.3)
+    assert limiter.ask
+    limiter.usage(60.3, 2, 10, 120.2)
+    for _ in range(2):
+        assert limiter.wait(60.3) == 0.0
+        limiter.sent(60.3)
+    assert limiter.wait(60.3) > 50
+
+
+def test_limiter_ignores_answers_to_no_question():
+    """Usage limits that were not asked for change nothing."""
+    limiter = Limiter()
+    limiter.usage(0.0, 0, 10, 60.0)
+    assert limiter.wait(1.0) == 0.0
+
+
+def test_limiter_waits_a_minute_at_most_for_a_reset():
+    """A reset that lies further ahead, as with a clock that is wrong, is asked for again after a minute."""
+    limiter = Limiter()
+    limiter.refused(limiter.sent(0.0), 0.0, None)
+    for moment in (0.0, 100.0):
+        limiter.ask = True
+        limiter.usage(moment, 0, 10, moment + 3600.0)
+    assert limiter.wait(100.0) <= MAX_RESET + 1
+
+
+def test_headers_without_requests_left_are_waited_for():
+    """When an answer reports that nothing remains until a moment some seconds ahead, it is waited for; a nearer one is mostly rounding."""
+    limiter = Limiter()
+    sent = limiter.sent(0.0)
+    limiter.reported(sent, 0.1, 5, 30.0)
+    limiter.reported(sent, 0.1, 0, 1.0)
+    assert limiter.wait(0.1) == 0.0
+    limiter.reported(sent, 0.1, 0, 30.0)
+    assert limiter.wait(0.1) == pytest.approx(30.0)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["send", "refuse", "report", "usage", "none"]),
+            st.floats(0, 100),
+            st.one_of(st.none(), st.floats(0.001, 3600)),
+            st.integers(0, 100),
+            st.integers(0, 100),
+        ),
+        max_size=60,
+    )
+)
+def test_limiter_wait_always_ends(events):
+    """Whatever the server says and in whatever order, the wait is a finite number of seconds, and the rate is above 0."""
+    limiter = Limiter()
+    now, sent = 0.0, []
+    for kind, seconds, pause, remaining, limit in events:
+        now += seconds
+        if kind == "send":
+            sent.append(limiter.sent(now))
+        elif kind == "refuse" and sent:
+            limiter.refused(sent.pop(), now, pause)
+        elif kind == "report" and sent:
+            limiter.reported(sent.pop(), now, remaining, pause or 0.0)
+        elif kind == "usage":
+            limiter.usage(now, remaining, limit, now + (pause or 0.0))
+        elif kind == "none":
+            limiter.no_usage()
+        assert 0 <= limiter.wait(now) < 2 * 3600
+        assert limiter.rate is None or limiter.rate > 0
