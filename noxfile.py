@@ -64,7 +64,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of the code and of the documentation's blocks, and that every public name has one."""
     session.install(built("*.whl"), *nox.project.dependency_groups(PYPROJECT, "types"))
-    session.run("mypy")
+    for platform in ("linux", "darwin", "win32"):
+        session.run("mypy", "--platform", platform)
     session.run("python", "tests/typing/blocks.py")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "recall_sdk", "--ignoreexternal")
@@ -86,6 +87,20 @@ def oldest(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """Run the tests on the newest Python that is installed here, with the newest libraries."""
     run_tests(session)
+
+
+@nox.session(python="pypy3.11", requires=["build"])
+def pypy(session: nox.Session) -> None:
+    """Run the tests on PyPy. What they cover is measured elsewhere: that would take PyPy minutes."""
+    session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
+    session.run("python", "-m", "pytest", "-n", "4", *session.posargs)
+
+
+@nox.session(python=["3.13t", "3.14t"], requires=["build"])
+def free_threaded(session: nox.Session) -> None:
+    """Run the tests on a build without a GIL, and keep it off whatever an extension module asks for."""
+    session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
+    session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env={"PYTHON_GIL": "0"})
 
 
 @nox.session
