@@ -209,6 +209,11 @@ class RawServer:
 # ------------------------------------------------------------------------------------------------------------ bytes to send
 
 
+def new_authority():
+    """Make a certificate authority, or skip the test: cryptography has no release for every interpreter."""
+    return pytest.importorskip("trustme", reason="trustme needs cryptography, which has no release for this interpreter").CA()
+
+
 def head(*headers, status="200 OK", version="1.1"):
     """Make the head of an answer."""
     return "\r\n".join([f"HTTP/{version} {status}", *headers, "", ""]).encode("latin-1")

@@ -10,10 +10,9 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import requests
-import trustme
 import urllib3.util.connection
 
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http, new_authority
 from recall_sdk import RecallConnectionError, RecallError, RecallTimeoutError
 
 TIMEOUT = 0.2
@@ -342,7 +341,7 @@ def test_a_slow_look_up_and_then_a_silent_server(serve, connect, monkeypatch):
 @pytest.fixture
 def agrees_late(monkeypatch, tmp_path):
     """A handler that takes its time for the TLS handshake, and then reads nothing."""
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority, context = new_authority(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))

@@ -22,9 +22,8 @@ from typing import ClassVar
 import cloudpickle
 import pytest
 import requests
-import trustme
 
-from rawserver import KEY, answers, chunk, echo, envelope, head, http
+from rawserver import KEY, answers, chunk, echo, envelope, head, http, new_authority
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -317,7 +316,7 @@ def test_server_sees_the_end_of_a_stream_while_a_child_lives(session, serve, con
 
 def test_tls_at_the_fork(serve, connect, tmp_path, monkeypatch):
     """A child starts TLS anew, and the parent's goes on undisturbed."""
-    authority = trustme.CA()
+    authority = new_authority()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

@@ -18,12 +18,11 @@ from contextlib import suppress
 
 import pytest
 import requests
-import trustme
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
+from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http, new_authority
 from recall_sdk import (
     AuthenticationError,
     ExecutionError,
@@ -230,7 +229,7 @@ def test_answers_that_are_odd_but_right(answer, session, serve, connect):
 @pytest.fixture(scope="module")
 def authority():
     """A certificate authority that nobody trusts."""
-    return trustme.CA()
+    return new_authority()
 
 
 @pytest.fixture
