@@ -188,6 +188,7 @@ class _Workers:
         self._limiter = Limiter()
         self._lock = threading.Lock()  # of the limiter
         self._turn = threading.Lock()  # of the one worker that waits for the limiter
+        self._submitting = threading.Lock()
         self._stopped = threading.Event()
         self._threads: List[threading.Thread] = []
         self._futures: Set[Future[Any]] = set()
@@ -301,7 +302,8 @@ class _Workers:
             return self._attempt(call)
         number = (self._name, sent.number)
         try:
-            future: Future[Any] = self._executor.submit(_attempt, number, self._attempt, call)
+            with self._submitting:  # an executor of the user's may not be made for several threads
+                future: Future[Any] = self._executor.submit(_attempt, number, self._attempt, call)
         except Exception as error:  # an executor that is broken or shut down fails this item, and no other
             raise _foreign_failure(error, "the executor did not run the item", may_have_executed=False) from error
         self._futures.add(future)
