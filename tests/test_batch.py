@@ -430,6 +430,7 @@ def test_a_hook_with_a_fault(server):
     assert str(item.error) == "the item failed: TypeError: not a number"
     assert item.error.may_have_executed is True
     assert server.executions["echo"] == 1
+    wait_for_threads()  # which refer to the answer until they end
     del item
     collect_quietly()  # requests leaves an answer open of which a hook raises
 
