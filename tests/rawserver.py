@@ -6,9 +6,12 @@ on the server, and the server's end wakes it up.
 """
 
 import gc
+import importlib
 import json
+import platform
 import socket
 import struct
+import sys
 import threading
 import warnings
 from contextlib import suppress
@@ -25,9 +28,11 @@ PATIENCE = 10.0
 
 def collect_quietly():
     """Free what others leave open, such as Python 3.8's own ``_tunnel`` when a proxy refuses it."""
+    usual, sys.unraisablehook = sys.unraisablehook, lambda _: None  # http.client flushes an answer whose file was collected before it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+    sys.unraisablehook = usual
 
 
 class Ended(Exception):  # noqa: N818 -- no fault, only the server's end
@@ -207,6 +212,18 @@ class RawServer:
 
 
 # ------------------------------------------------------------------------------------------------------------ bytes to send
+
+
+needs_reference_counts = pytest.mark.skipif(
+    platform.python_implementation() != "CPython", reason="what is forgotten is freed at once only where references are counted"
+)
+
+
+def cloudpickle():
+    """Return the module with which Ray and loky pickle, or skip the test: it has no release for PyPy 3.11 that loads."""
+    if platform.python_implementation() == "PyPy":
+        pytest.skip("cloudpickle does not load on PyPy 3.11")
+    return importlib.import_module("cloudpickle")
 
 
 def new_authority():

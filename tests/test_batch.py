@@ -14,7 +14,7 @@ from email.utils import formatdate
 import pytest
 import requests
 
-from rawserver import answers, collect_quietly, envelope, http
+from rawserver import answers, collect_quietly, envelope, http, needs_reference_counts
 from recall_sdk import (
     AsyncExecutionResult,
     ExecutionError,
@@ -239,6 +239,7 @@ def test_closing_early(server):
     assert server.executions["slow"] <= 2 * 3
 
 
+@needs_reference_counts
 def test_a_forgotten_batch(server):
     """A batch whose iterator is dropped ends as if it were closed."""
     for item in server.client().execute_batch(itertools.repeat(("echo", {}))):

@@ -28,12 +28,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
 
-import cloudpickle
 import pytest
 
 import recall_sdk
 from blocks import run
-from rawserver import collect_quietly
+from rawserver import cloudpickle, collect_quietly
 from recall_sdk import _decoding
 from recall_sdk.testing import RecallServer, __main__
 from recall_sdk.testing._workflows import add_workflows
@@ -122,7 +121,7 @@ class ThreadsForRay:
     def remote(self, *, max_retries: int) -> Callable[[Callable[..., Any]], Any]:
         def decorate(function: Callable[..., Any]) -> Any:
             def submit(*args: Any) -> Any:
-                sent = pickle.loads(cloudpickle.dumps((function, args)))
+                sent = pickle.loads(cloudpickle().dumps((function, args)))
                 future = self._threads.submit(sent[0], *sent[1])
                 return types.SimpleNamespace(future=lambda: future)
 

@@ -222,7 +222,8 @@ def public_callables() -> Dict[str, Any]:
             if callable(value):
                 found[f"{module.__name__}.{name}"] = value
             if inspect.isclass(value):
-                members = {each: member for each, member in vars(value).items() if not each.startswith("_")}
+                fields = getattr(value, "_fields", ())  # of a NamedTuple, which PyPy makes properties
+                members = {each: member for each, member in vars(value).items() if not each.startswith("_") and each not in fields}
                 documented = (property, FunctionType)
                 found.update((f"{module.__name__}.{name}.{each}", one) for each, one in members.items() if isinstance(one, documented))
     return found

@@ -19,11 +19,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import ClassVar
 
-import cloudpickle
 import pytest
 import requests
 
-from rawserver import KEY, answers, chunk, echo, envelope, head, http, new_authority
+from rawserver import KEY, answers, chunk, cloudpickle, echo, envelope, head, http, new_authority
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -494,7 +493,7 @@ def test_a_preloading_server(server, tmp_path):
 
 def by_cloudpickle(client):
     """Send a client as Ray and loky send it, as a part of the call that it is for."""
-    return pickle.loads(cloudpickle.dumps(client.execute_workflow)).__self__
+    return pickle.loads(cloudpickle().dumps(client.execute_workflow)).__self__
 
 
 @pytest.mark.parametrize(

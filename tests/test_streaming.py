@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import pytest
 import requests
 
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, envelope, head, http, needs_reference_counts
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -666,10 +666,10 @@ LEFT = [
     closed_after_an_event,
     left_by_with,
     left_by_an_exception,
-    forgotten_before_the_first_event,
-    forgotten_after_an_event,
-    forgotten_by_a_loop,
-    forgotten_text,
+    *(
+        pytest.param(each, marks=needs_reference_counts)
+        for each in (forgotten_before_the_first_event, forgotten_after_an_event, forgotten_by_a_loop, forgotten_text)
+    ),
 ]
 
 
@@ -686,7 +686,7 @@ def without_collector():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("own_session", [False, True])
-@pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
+@pytest.mark.parametrize("leave", LEFT, ids=lambda leave: getattr(leave, "__name__", None))
 def test_a_stream_that_is_left_gives_its_connection_up(leave, own_session, serve, connect):
     """The server sees the end at once, without the garbage collector, and the next call never sees the rest of the stream."""
     server = serve(unfinished)

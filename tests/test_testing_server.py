@@ -18,6 +18,7 @@ import pytest
 import requests
 
 import recall_sdk.testing
+from rawserver import needs_reference_counts
 from recall_sdk import ExecutionError, RateLimitError, RecallClient
 from recall_sdk.testing import RecallServer, __main__, server
 from recall_sdk.testing._bucket import TokenBucket
@@ -212,6 +213,7 @@ def test_an_event_arrives_when_it_is_yielded(serve):
         assert b"second" in next(line for line in lines if line)
 
 
+@needs_reference_counts
 def test_a_stream_that_its_reader_leaves_ends_the_workflow(serve):
     """When the reader closes the connection the generator is closed, and the server goes on."""
     caller = serve()

@@ -331,8 +331,10 @@ class Transport:
         """In a child of a fork, start with connections of its own. Those of the parent, and their locks, are not touched."""
         if self._pid == os.getpid():
             return
-        for adapter in self._session.adapters.values():
-            self._left_to_parent.append(dict(vars(adapter)))  # kept, and so not closed here
+        adapters: List[Any] = list(self._session.adapters.values())
+        for adapter in adapters:
+            # Kept, so that the parent's connections are not closed here.
+            self._left_to_parent += [getattr(adapter, name, None) for name in ("poolmanager", "proxy_manager")]
             with suppress(AttributeError):  # an adapter of another kind than those of requests
                 adapter.__setstate__(adapter.__getstate__())  # as after pickling: configured alike, without connections
         session: Any = self._session
