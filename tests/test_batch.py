@@ -318,10 +318,11 @@ def test_the_delay_of_a_retry(server):
 
 
 class BadHandler(logging.Handler):
-    """A log handler with a fault."""
+    """A log handler with a fault, which the client's own lines meet alone."""
 
     def emit(self, record):
-        raise OSError("the disk is full")
+        if "retry" in record.getMessage():
+            raise OSError("the disk is full")
 
 
 def test_a_log_handler_with_a_fault(server, caplog):
@@ -419,7 +420,8 @@ def test_a_client_that_does_not_travel(server):
     assert server.requests == []
 
 
-def test_a_hook_with_a_fault(server):
+@pytest.mark.parametrize("with_executor", [False, True])
+def test_a_hook_with_a_fault(with_executor, server):
     """What a hook of the user's session raises once the answer is there is not taken for a call that was never made."""
 
     def hook(response, **_):
@@ -427,13 +429,42 @@ def test_a_hook_with_a_fault(server):
 
     with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
         session.hooks["response"].append(hook)
-        (item,) = client.execute_batch(numbered(1))
+        with ThreadPoolExecutor(1) as pool:
+            (item,) = client.execute_batch(numbered(1), executor=pool if with_executor else None)
     assert str(item.error) == "the item failed: TypeError: not a number"
     assert item.error.may_have_executed is True
     assert server.executions["echo"] == 1
     wait_for_threads()  # which refer to the answer until they end
     del item
     collect_quietly()  # requests leaves an answer open of which a hook raises
+
+
+class Refusing(Executor):
+    """An executor whose futures fail, as where a call does not pickle."""
+
+    def submit(self, function, *args):
+        future = Future()
+        future.set_exception(TypeError("it does not pickle"))
+        return future
+
+
+def test_call_that_does_not_pickle_was_not_sent(server):
+    """What an executor can't pickle is the item's error, which says that nothing was sent; and an error of a run stays as it is."""
+    (item,) = server.client().execute_batch(numbered(1), executor=Refusing())
+    assert isinstance(item.error, InvalidRequestError)
+    assert item.error.may_have_executed is False
+    with ThreadPoolExecutor(1) as pool:
+        (item,) = server.client().execute_batch([("fail", {})], executor=pool)
+    assert isinstance(item.error, ExecutionError)
+
+
+def test_batch_closed_in_one_of_its_threads(server):
+    """A batch may be collected in one of its own threads, which then does not wait for itself."""
+    items = server.client().execute_batch(itertools.repeat(("echo", {})), max_workers=1)
+    next(items)
+    items.gi_frame.f_locals["workers"]._threads.insert(0, threading.current_thread())
+    items.close()
+    wait_for_threads()
 
 
 def die(*_):

@@ -95,6 +95,17 @@ def test_limiter_asks_twice_and_then_at_each_reset():
     assert limiter.wait(60.3) > 50
 
 
+def test_limiter_asks_once_if_one_request_is_missing():
+    """If a single token is missing there is no time for a second question before the reset: it is taken as refilled at once."""
+    limiter = Limiter()
+    limiter.refused(limiter.sent(0.0), 0.0, None)
+    limiter.usage(0.1, 9, 10, 30.1)
+    for _ in range(9):
+        assert limiter.wait(1.0) == 0.0
+        limiter.sent(1.0)
+    assert limiter.wait(1.0) > 20
+
+
 def test_limiter_ignores_answers_to_no_question():
     """Usage limits that were not asked for change nothing."""
     limiter = Limiter()

@@ -371,8 +371,11 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
     client._transport._session.mount("http+mock://", AdapterOfAnotherKind())
     client.execute_workflow("w")
     parts = connect(streaming, session=session)
-    stream = parts.stream_workflow("w")
-    assert next(stream).chunk == "One"
+    stream, other = parts.stream_workflow("w"), parts.stream_workflow("w")
+    assert next(stream).chunk == next(other).chunk == "One"
+    batch = connect(server).execute_batch([("w", {})])
+    assert next(batch).error is None
+    workers = batch.gi_frame.f_locals["workers"]
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: here + 1)
         parts.close()
@@ -380,9 +383,14 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
         stream._response.abort()
         assert client.execute_workflow("w", {"a": 1}).output == {"a": 1}
         assert client.execute_workflow("w", {"a": 2}).output == {"a": 2}
+        with pytest.raises(StreamInterruptedError, match="parent of this process"):
+            next(other)
+        batch.close()
     streaming.go()
     assert stream.result.text == "One, two"
-    assert server.connections == 2
+    assert server.connections == 2 + 1  # the batch's own
+    workers.stop()
+    other._response.close()
 
 
 FORK_IN_C = """\
@@ -584,6 +592,8 @@ def test_oldest_revived_client_is_dropped():
         arrive(number)
     assert arrive(1) is second
     assert arrive(0) is not first
+    second.set_api_key("changed-key")
+    assert arrive(1) is not second
 
 
 def test_revived_clients_are_bounded():

@@ -38,6 +38,7 @@ from recall_sdk import (
     StreamInterruptedError,
     __version__,
 )
+from recall_sdk._connections import Reader
 from recall_sdk.testing import RecallServer
 
 BODY = b'{"success": true, "output": "hello"}'
@@ -945,6 +946,25 @@ def test_auth_headers_and_parameters_of_the_users_session(serve, connect):
     assert request.headers["x-api-key"] == KEY
     assert request.path == "/api/workflows/w/execute?tenant=7"
     assert own.headers["X-API-Key"] == "another"
+
+
+def test_auth_of_own_session_survives_a_redirect(serve, connect):
+    """What the user's session uses to authenticate goes along with a redirect within the origin."""
+    server = serve(answers(http(b"", "Location: /elsewhere", status="307 Go"), http(envelope())))
+    with requests.Session() as own:
+        own.auth = ("ada", "secret")
+        assert connect(server, session=own).execute_workflow("w").output == "hello"
+    assert [request.headers["authorization"][:6] for request in server.requests] == ["Basic "] * 2
+
+
+def test_reader_that_is_closed_takes_no_timeout():
+    """A timeout for an answer whose socket is closed already does no harm."""
+    here, there = socket.socketpair()
+    with here, there:
+        reader = Reader(here)
+        reader.close()
+        reader.set_deadline(1.0)
+        assert here.gettimeout() is None
 
 
 def test_cookies_are_kept(session, serve, connect):
