@@ -269,6 +269,22 @@ def test_the_reason_of_a_failed_job_is_that_of_its_record(state):
         assert (job["status"], job["error"]) == (decoding.JOB_STATES.get(state, state), "boom")
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"sync": {"remaining": 3, "maxBurst": 40, "resetAt": NOW + 20}}, (3, 40, 20.0)),
+        ({"sync": {"remaining": 3, "limit": 40}}, None),
+        ({"sync": {"remaining": "some", "limit": 40, "resetAt": NOW + 20}}, None),
+        ({"async": {"remaining": 3, "limit": 40, "resetAt": NOW + 20}}, None),
+        ({"sync": None}, None),
+    ],
+)
+def test_remaining_requests(limits, expected):
+    """A batch reads the requests that remain, of how many, and the seconds until the reset; or nothing, if one is missing."""
+    read = answer({"success": True, "rateLimit": limits, "usage": {}}, call=USAGE)
+    assert decoding.remaining_requests(read, asynchronous=False) == (pytest.approx(expected) if expected else None)
+
+
 def test_usage_limits():
     """The documented limits come as they are; ``maxBurst``, else ``requestsPerMinute``, fills in a missing ``limit``."""
     limits = {

@@ -593,9 +593,10 @@ def test_oldest_revived_client_is_dropped():
     for number in range(2, MAX_REVIVED + 1):
         arrive(number)
     assert arrive(1) is second
-    assert arrive(0) is not first
-    second.set_api_key("changed-key")
-    assert arrive(1) is not second
+    newest = arrive(0)
+    assert newest is not first
+    newest.set_api_key("changed-key")
+    assert arrive(0) is not newest
 
 
 def test_revived_clients_are_bounded():
