@@ -387,6 +387,7 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
             next(other)
         batch.close()
     streaming.go()
+    streaming.go()  # for each of the two streams
     assert stream.result.text == "One, two"
     assert server.connections == 2 + 1  # the batch's own
     workers.stop()
