@@ -702,10 +702,12 @@ def facts(error):
     return type(error), error.args, vars(error)
 
 
+LIMITED = {"Retry-After": "7", "X-RateLimit-Limit": "3", "X-RateLimit-Reset": "2000000000"}  # the same moment, whenever it is asked
+
 FAILURES = {
     "ExecutionError": ("execute_workflow", ("fail",), {"status": 500, "json": {"success": False, "error": "boom", "output": {"a": 1}}}),
     "AuthenticationError": ("get_usage_limits", (), {"status": 401, "json": {"error": "no"}}),
-    "RateLimitError": ("execute_workflow", ("echo",), {"status": 429, "headers": {"Retry-After": "7", "X-RateLimit-Limit": "3"}}),
+    "RateLimitError": ("execute_workflow", ("echo",), {"status": 429, "headers": LIMITED}),
     "StreamInterruptedError": ("execute_workflow", ("echo", None), {"events": [{"blockId": "b", "chunk": "Hel"}], "cut": True}),
     "RecallConnectionError": ("execute_workflow", ("echo",), {"drop": True}),
     "InvalidRequestError": ("execute_workflow", ("echo", {"a": b""}), None),
