@@ -79,7 +79,7 @@ def test_every_item_comes_once(server, source):
         assert (item.workflow_id, item.input, item.error) == ("echo", {"number": item.index}, None)
         assert item.result.output == {"number": item.index}
     assert server.executions["echo"] == 50
-    assert not batch_threads()
+    wait_for_threads()
 
 
 def test_no_items(server):
@@ -159,7 +159,7 @@ def test_an_endless_source(server):
         next(items)
         assert len(latest) <= read + 2 * 3
     items.close()
-    assert not batch_threads()
+    wait_for_threads()
 
 
 def test_work_in_flight(server):
@@ -216,7 +216,7 @@ def test_an_error_of_the_source(server):
     with pytest.raises(LookupError, match="no more"):
         iterate(server.client().execute_batch(source(), max_workers=2), seen)
     assert sorted(seen) == [0, 1, 2]
-    assert not batch_threads()
+    wait_for_threads()
 
 
 def test_closing_early(server):
@@ -248,7 +248,7 @@ def test_a_forgotten_batch(server):
     until = time.monotonic() + PATIENCE
     while batch_threads() and time.monotonic() < until:
         time.sleep(0.01)
-    assert not batch_threads()
+    wait_for_threads()
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
@@ -458,15 +458,6 @@ def test_call_that_does_not_pickle_was_not_sent(server):
     assert isinstance(item.error, ExecutionError)
 
 
-def test_batch_closed_in_one_of_its_threads(server):
-    """A batch may be collected in one of its own threads, which then does not wait for itself."""
-    items = server.client().execute_batch(itertools.repeat(("echo", {})), max_workers=1)
-    next(items)
-    items.gi_frame.f_locals["workers"]._threads.insert(0, threading.current_thread())
-    items.close()
-    wait_for_threads()
-
-
 def die(*_):
     """End this process without a word."""
     os._exit(1)
@@ -494,7 +485,7 @@ def test_an_executor_whose_futures_are_cancelled(server):
         release.set()
         reader.join(PATIENCE)
         items.close()
-    assert not batch_threads()
+    wait_for_threads()
 
 
 class OneAtOnce(Executor):

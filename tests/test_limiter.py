@@ -64,7 +64,7 @@ def test_late_refusal_tells_nothing_new():
     first, second = limiter.sent(0.0), limiter.sent(0.01)
     limiter.refused(first, 0.02, 2.0)
     rate = limiter.rate
-    limiter.no_usage()
+    limiter.usage(0.03, None)
     limiter.refused(second, 0.03, None)
     assert limiter.wait(0.03) == pytest.approx(1.99)
     limiter.refused(second, 0.03, 5.0)
@@ -77,18 +77,18 @@ def test_limiter_asks_twice_and_then_at_each_reset():
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.1, None)
     assert limiter.ask
-    limiter.usage(0.2, 0, 10, 60.2)
+    limiter.usage(0.2, (0, 10, 60.0))
     assert not limiter.ask
     assert limiter.wait(6.0) > 0
     assert not limiter.ask
     limiter.wait(7.0)
     assert limiter.ask
-    limiter.usage(7.0, 0, 10, 60.2)
+    limiter.usage(7.0, (0, 10, 53.2))
     assert limiter.wait(7.0) == pytest.approx(53.2, abs=0.1)
     assert not limiter.ask
     limiter.wait(60.3)
     assert limiter.ask
-    limiter.usage(60.3, 2, 10, 120.2)
+    limiter.usage(60.3, (2, 10, 59.9))
     for _ in range(2):
         assert limiter.wait(60.3) == 0.0
         limiter.sent(60.3)
@@ -99,18 +99,11 @@ def test_limiter_asks_once_if_one_request_is_missing():
     """If a single token is missing there is no time for a second question before the reset: it is taken as refilled at once."""
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.0, None)
-    limiter.usage(0.1, 9, 10, 30.1)
+    limiter.usage(0.1, (9, 10, 30.0))
     for _ in range(9):
         assert limiter.wait(1.0) == 0.0
         limiter.sent(1.0)
     assert limiter.wait(1.0) > 20
-
-
-def test_limiter_ignores_answers_to_no_question():
-    """Usage limits that were not asked for change nothing."""
-    limiter = Limiter()
-    limiter.usage(0.0, 0, 10, 60.0)
-    assert limiter.wait(1.0) == 0.0
 
 
 def test_limiter_waits_a_minute_at_most_for_a_reset():
@@ -118,8 +111,7 @@ def test_limiter_waits_a_minute_at_most_for_a_reset():
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.0, None)
     for moment in (0.0, 100.0):
-        limiter.ask = True
-        limiter.usage(moment, 0, 10, moment + 3600.0)
+        limiter.usage(moment, (0, 10, 3600.0))
     assert limiter.wait(100.0) <= MAX_RESET + 1
 
 
@@ -159,8 +151,8 @@ def test_limiter_wait_always_ends(events):
         elif kind == "report" and sent:
             limiter.reported(sent.pop(), now, remaining, pause or 0.0)
         elif kind == "usage":
-            limiter.usage(now, remaining, limit, now + (pause or 0.0))
+            limiter.usage(now, (remaining, limit, pause or 0.0))
         elif kind == "none":
-            limiter.no_usage()
+            limiter.usage(now, None)
         assert 0 <= limiter.wait(now) < 2 * 3600
         assert limiter.rate is None or limiter.rate > 0

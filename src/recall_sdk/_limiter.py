@@ -11,7 +11,7 @@ rate is approached and then passed on a cubic curve, as in CUBIC (RFC 9438), but
 
 from collections import deque
 from math import inf
-from typing import Deque, NamedTuple, Optional
+from typing import Deque, NamedTuple, Optional, Tuple
 
 __all__ = ["Limiter", "Sent"]
 
@@ -30,13 +30,10 @@ HALF = 0.5
 KNOWN = 50
 """Requests until a measured rate is reached again, and after which it is passed. Each 429 costs one request or a pause."""
 
-UNKNOWN = 6
-"""The same where the bucket was full when it was measured, so that the true rate may be many times higher."""
+EVIDENCE = 4
+"""Requests that a measurement must rest on; and the same as ``KNOWN`` after a 429 that measured nothing: the true rate may be far higher."""
 
-EVIDENCE = 3
-"""Requests beyond the burst that a measurement must rest on."""
-
-FIRST_GUESS = 16.0
+FIRST_GUESS = 8.0
 """Rate after a first 429 that orders a pause, in bursts per pause: such pauses are rounded up to whole seconds."""
 
 MIN_RESET = 3.0
@@ -45,8 +42,8 @@ MIN_RESET = 3.0
 MAX_RESET = 60.0
 """Seconds to wait for a reset at most: limits are counted by the minute or faster, and clocks differ."""
 
-MIN_TIME = 0.001
-"""Seconds. Two requests that are nearer measure nothing."""
+TICK = 0.016
+"""Seconds between two ticks of a slow clock, as on Windows. Requests that are nearer measure nothing."""
 
 REMEMBERED = 1000
 """Times that are kept, so that memory stays bounded."""
@@ -80,22 +77,18 @@ class Limiter:
         self._resume = 0.0
         self._step, self._plateau = 0, KNOWN  # the place on the curve, in requests, and where it is flat
         self._refilled_at_once: Optional[bool] = None
-        self._first_remaining: Optional[int] = None
-        self._ask_at = inf
-        self._remaining, self._reset = 0, 0.0
+        self._first_remaining = inf  # what remained at the first question
+        self._remaining, self._ask_at = inf, inf  # requests until the next question, and its time
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next request may be sent; 0 if it may be sent now."""
-        if now >= self._ask_at:
-            self.ask = True
-        if self._ask_at < inf:
+        if self._remaining <= 0:
+            self.ask = self.ask or now >= self._ask_at
             return max(self._ask_at - now, SHORT_HOLD)
         if now < self._resume:
             return self._resume - now
-        if self._refilled_at_once:
-            if self._remaining <= 0 and now >= self._reset:
-                self.ask, self._ask_at = True, now
-            return 0.0 if self._remaining > 0 else max(self._reset - now, SHORT_HOLD)
+        if self._remaining < inf:
+            return 0.0
         if self.rate is None:
             return max(0.0, self._last.time + 1 / self._pace() - now)
         self._refill(now)
@@ -117,41 +110,37 @@ class Limiter:
         if remaining <= in_flight and reset >= MIN_RESET:
             self._resume = max(self._resume, now + min(reset, MAX_RESET))
 
-    def usage(self, now: float, remaining: int, limit: int, reset: float) -> None:
-        """Note the usage limits: requests that remain, of how many, and the time of the reset in seconds of the same clock as ``now``."""
-        if not self.ask:
+    def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
+        """Note the usage limits: requests that remain, of how many, and seconds until the reset; ``None`` if the server does not say."""
+        self.ask, self._remaining = False, inf
+        if limits is None:
+            self._answers = False
             return
-        self.ask, self._ask_at = False, inf
-        used, seconds = limit - remaining, min(reset - now, MAX_RESET)
+        remaining, limit, seconds = limits
+        used, seconds = limit - remaining, min(seconds, MAX_RESET)
         if self._refilled_at_once is None and used > 0 and seconds > 0:
-            if self._first_remaining is None:
+            if self._first_remaining == inf and used > 1:
                 self._first_remaining = remaining
-                next_token = 1.1 * seconds / used
-                if next_token < seconds:
-                    self._ask_at = now + next_token
-                    return
+                self._remaining, self._ask_at = 0, now + 1.1 * seconds / used  # a bucket has one token more by then
+                return
             self._refilled_at_once = limit > 1 and remaining <= self._first_remaining
         if self._refilled_at_once:
-            self._remaining, self._reset = remaining, now + seconds + SHORT_HOLD
+            self._remaining, self._ask_at = remaining, now + seconds + SHORT_HOLD
         elif self._refilled_at_once is False:
             self.burst = max(1.0, limit - 1.0)  # one token is kept in reserve for jitter
             self._tokens, self._updated = min(self.burst, remaining), now
-            if self._plateau == UNKNOWN and used > EVIDENCE and seconds > 0:
+            if self._plateau == EVIDENCE < used and seconds > 0:
                 self.rate = (used - 1) / seconds  # what remains is rounded down, so this is never too high
                 self._step, self._plateau = 0, KNOWN
-
-    def no_usage(self) -> None:
-        """Note that the server does not answer the question."""
-        self.ask, self._ask_at, self._answers, self._refilled_at_once = False, inf, False, False
 
     def refused(self, sent: Sent, now: float, retry_after: Optional[float]) -> None:
         """Note a 429, and the pause in seconds that it orders, if any."""
         self._refused += 1
         if sent.number > self._episode_end:
             plateau = self._measure(sent, retry_after)
-            pause = retry_after or (1 / self.rate if self.rate else SHORT_HOLD)
+            pause = retry_after or SHORT_HOLD
             lost = pause * (self.rate or 0.0) - self.burst  # what flows over during the pause
-            self._step, self._plateau = 0, max(plateau, int(4 * lost)) if plateau == KNOWN else plateau
+            self._step, self._plateau = 0, max(plateau, int(EVIDENCE * lost)) if plateau == KNOWN else plateau
             self._empty, self._episode_end, self._refused = sent, self._last.number, 0
             self._tokens, self._updated = 0.0, sent.time
             self._times.clear()
@@ -166,28 +155,27 @@ class Limiter:
             self.burst = max(1.0, sent.number - 1.0)
             if retry_after is not None and retry_after >= 1:
                 self.rate = FIRST_GUESS * self.burst / retry_after
-            return UNKNOWN
+            return EVIDENCE
         accepted = max(1, sent.number - self._empty.number - self._refused)
-        seconds = max(sent.time - self._empty.time, MIN_TIME)
+        seconds = max(sent.time - self._empty.time, TICK)
         if EVIDENCE <= accepted < self.burst / 2:  # so the bucket was not full meanwhile
             self.rate = accepted / seconds
             return KNOWN
         # It may have been full, for how long is unknown. In no stretch of time does it give more than burst + rate * time.
         stretches = (
-            (accepted - number - self.burst, sent.time - time) for number, time in enumerate(self._times) if time < sent.time - MIN_TIME
+            (accepted - number - self.burst, sent.time - time) for number, time in enumerate(self._times) if time < sent.time - TICK
         )
         rates = [more / time for more, time in stretches if more >= EVIDENCE]
-        plateau = KNOWN if rates else UNKNOWN
+        plateau = KNOWN if rates else EVIDENCE
         if not rates:
             self.burst = min(self.burst, float(accepted))
             rates = [HALF * (self.rate or 0.0)]
-        least = max(accepted / seconds, *rates)
-        self.rate = least if self.rate is None else min(least, self._pace())
+        self.rate = min(max(accepted / seconds, *rates), self._pace())
         return plateau
 
     def _pace(self) -> float:
         if self.rate is None:
-            return FIRST_RATE if self._empty is not None or self._step < KNOWN else inf
+            return FIRST_RATE if self._step < KNOWN else inf
         return self.rate * (1 + (1 - BETA) * ((self._step - self._plateau) / self._plateau) ** 3)
 
     def _refill(self, now: float) -> None:

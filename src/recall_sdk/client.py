@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
-from recall_sdk._batch import BatchItem, Result, run_batch
+from recall_sdk._batch import Batch, BatchItem, Result
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer, Call
 from recall_sdk._redaction import without_key
@@ -438,7 +438,7 @@ class RecallClient:
             1 {'content': 'Hello Alan'}
         """
         _endpoints.check_flags(async_execution=async_execution)
-        return run_batch(
+        return Batch(
             items,
             partial(self._execution, asynchronous=async_execution),
             partial(self._execute, timeout=self._seconds(timeout)),
@@ -447,7 +447,7 @@ class RecallClient:
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
             random=random.random,
-        )
+        ).run()
 
     # ---------------------------------------------------------------------------------------------------- questions
 

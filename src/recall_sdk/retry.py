@@ -53,11 +53,7 @@ class Backoff:
     __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
 
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int):
-            raise TypeError(f"max_retries must be an int, not {type(max_retries).__name__}")
-        if max_retries < 0:
-            raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
-        self.max_retries: int = max_retries
+        self.max_retries: int = checked_count("max_retries", max_retries, least=0)
         self.initial_delay: float = checked_number("initial_delay", initial_delay, least=0)
         self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), MAX_SLEEP)
         self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
@@ -192,8 +188,17 @@ def _http_date(value: str) -> Optional[float]:
         return None
 
 
+def checked_count(name: str, value: int, *, least: int) -> int:
+    """Return a whole number that the caller passed, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
 def checked_number(name: str, value: float, *, least: float) -> float:
-    """Return a number that the caller gave, or say what is wrong with it."""
+    """Return a number that the caller passed, or say what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     try:

@@ -53,7 +53,7 @@ class Bucket:
 
     def usage(self, now: float) -> Tuple[int, int, float]:
         self.refill(now)
-        return int(self.tokens), int(self.burst), now + (self.burst - self.tokens) / self.rate
+        return int(self.tokens), int(self.burst), (self.burst - self.tokens) / self.rate
 
     def least_time(self) -> float:
         return (CALLS - self.burst) / self.rate
@@ -75,7 +75,7 @@ class Lump(Bucket):
 
     def usage(self, now: float) -> Tuple[int, int, float]:
         self.refill(now)
-        return int(self.tokens), int(self.burst), self.next_token(now)
+        return int(self.tokens), int(self.burst), self.next_token(now) - now
 
     def least_time(self) -> float:
         return math.ceil((CALLS - self.burst) / self.rate) * self.seconds
@@ -99,10 +99,7 @@ def simulate(
     in_flight: List[Tuple[float, Sent, bool, Optional[float]]] = []
     while missing:
         if limiter.ask:
-            if answers:
-                limiter.usage(now, *server.usage(now))
-            else:
-                limiter.no_usage()
+            limiter.usage(now, server.usage(now) if answers else None)
         ends = in_flight[0][0] if in_flight else math.inf
         delay = limiter.wait(now) if len(in_flight) < min(workers, missing) else math.inf
         if delay <= 0 and ends > now:
