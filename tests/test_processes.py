@@ -218,7 +218,7 @@ def test_a_batch_that_a_child_closes(server):
     with RecallClient(KEY, server.base_url) as client:
         items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
         next(items)
-        lock = items.gi_frame.f_locals["workers"]._lock
+        lock = items.gi_frame.f_locals["self"]._lock
         assert while_held(lock, lambda: in_child(items.close)) is None
         assert next(items).error is None
         items.close()
@@ -375,7 +375,7 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
     assert next(stream).chunk == next(other).chunk == "One"
     batch = connect(server).execute_batch([("w", {})])
     assert next(batch).error is None
-    workers = batch.gi_frame.f_locals["workers"]
+    running = batch.gi_frame.f_locals["self"]
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: here + 1)
         parts.close()
@@ -390,7 +390,7 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
     streaming.go()  # for each of the two streams
     assert stream.result.text == "One, two"
     assert server.connections == 2 + 1  # the batch's own
-    workers.stop()
+    running._stop()
     other._response.close()
     for kept in filter(None, client._transport._left_to_parent):
         kept.clear()  # as the parent would, which this process is too

@@ -190,6 +190,10 @@ class _Adapter(HTTPAdapter):
             return base.proxy_manager_for(proxy, **kwargs)
         return self._use_our_pools(base.proxy_manager_for(proxy, socket_options=_socket_options(), **kwargs))
 
+    def request_url(self, request: Any, proxies: Any) -> Any:
+        base: Any = super()
+        return base.request_url(request, proxies) if proxies else request.path_url
+
     def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
         url: str = request.url
         key = (url[: url.find("/", len("https://"))], verify, tuple(proxies.items()))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from weakref import finalize
 
 import requests
+from requests.structures import CaseInsensitiveDict
 from requests.utils import default_user_agent, select_proxy
 from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
@@ -150,13 +151,12 @@ class OpenResponse:
         """Return the connection to the pool if the body was read to its end; else close it."""
         if self._pid != os.getpid():
             return  # the connection is the parent's
-        raw = self._response.raw
         if self._original is not None:
             if self._original.isclosed() and self.head.status not in _NO_BODY:
-                raw.release_conn()
-            else:
-                self.abort()  # closing alone would not end the connection while a child of a fork has a copy of the socket
-        if raw is not None:
+                self._response.raw.release_conn()
+                return
+            self.abort()  # closing alone would not end the connection while a child of a fork has a copy of the socket
+        if self._response.raw is not None:
             self._response.close()
 
 
@@ -196,7 +196,7 @@ class Target(NamedTuple):
         origin: Its scheme, host and port.
         name: Its scheme and host, for messages.
         template: A request that holds all that is the same for each call; ``None`` with a session of the user's own.
-        settings_of_session: Proxies and certificates, resolved once; empty with a session of the user's own.
+        settings_of_session: Proxies and certificates, resolved once; empty with a session of the user's own, or an unusable proxy.
     """
 
     settings: Settings
@@ -241,7 +241,8 @@ class Transport:
             headers = {"X-API-Key": settings.api_key, "User-Agent": USER_AGENT}
             request = requests.Request("GET", base_url + "/", headers, auth=_unchanged)
             template = self._session.prepare_request(request)
-            settings_of_session = self._settings_of_session(base_url)
+            resolved = self._settings_of_session(base_url)
+            settings_of_session = resolved if _is_usable(select_proxy(base_url, resolved["proxies"])) else {}
         name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
         return Target(settings, base_url, _origin(base_url), name, template, settings_of_session)
 
@@ -279,7 +280,7 @@ class Transport:
         arguments = {"timeout": self._timeout(call, deadline, context), "allow_redirects": False}
         try:
             settings = target.settings_of_session or self._settings_of_session(target.base_url)
-            if not _is_usable(select_proxy(target.base_url, settings["proxies"])):
+            if not (target.settings_of_session or _is_usable(select_proxy(target.base_url, settings["proxies"]))):
                 raise unusable_proxy(context)
             if request is None and not self.owns_session:
                 response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
@@ -307,12 +308,13 @@ class Transport:
         request = copy.copy(target.template)
         request.method = call.method
         request.url = target.base_url + call.path
-        request.headers = request.headers.copy()
-        request.headers.update(call.headers)
+        headers = {**request.headers, **call.headers}
         if call.body is not None:
             request.body = call.body
-            request.headers["Content-Length"] = str(len(call.body))
-        request.prepare_cookies(self._session.cookies)
+            headers["Content-Length"] = str(len(call.body))
+        request.headers = CaseInsensitiveDict(headers)
+        if self._session.cookies:
+            request.prepare_cookies(self._session.cookies)
         return request
 
     def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
