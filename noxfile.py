@@ -168,3 +168,17 @@ def bench(session: nox.Session) -> None:
     """Measure us beside our peers; ``nox -s bench -- --check`` fails where a bar is missed."""
     session.install(built("*.whl"), "-r", "tests/bench/requirements.txt")
     session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0], requires=["build"])
+def bench_oldest(session: nox.Session) -> None:
+    """Measure a call on the oldest Python, with the oldest libraries."""
+    session.install(built("*.whl"), *FLOORS)
+    session.run("python", "-m", "tests.bench", "--only", "call", *session.posargs)
+
+
+@nox.session(python=NEWEST_HERE, requires=["build"])
+def bench_newest(session: nox.Session) -> None:
+    """Measure a call on the newest Python that is installed here, with the newest libraries."""
+    session.install(built("*.whl"))
+    session.run("python", "-m", "tests.bench", "--only", "call", *session.posargs)

@@ -31,7 +31,7 @@ KNOWN = 50
 """Requests until a measured rate is reached again, and after which it is passed. Each 429 costs one request or a pause."""
 
 EVIDENCE = 4
-"""Requests that a measurement must rest on; and the same as ``KNOWN`` after a 429 that measured nothing: the true rate may be far higher."""
+"""Requests that a measurement must rest on. After a 429 that measured nothing it replaces ``KNOWN``: the true rate may be far higher."""
 
 FIRST_GUESS = 8.0
 """Rate after a first 429 that orders a pause, in bursts per pause: such pauses are rounded up to whole seconds."""
