@@ -6,6 +6,7 @@ A page is one session on one stand-in server with the demonstration workflows, s
 - A ``text`` block right after a ``python`` block is what that block prints; without one it prints nothing. ``...`` stands for anything,
   and ``<!-- any order -->`` before it allows its lines in any order.
 - A block with tests runs under pytest, and one with a ``__main__`` guard as a script too.
+- A block after ``<!-- not run: REASON -->`` is compiled only: it needs something that is not installed here.
 - Of the engines for many machines, Dask is the real one. Ray and MPI are no part of the test environment: where they are missing, threads
   stand in for their executors.
 """
@@ -52,18 +53,20 @@ class Block(NamedTuple):
     code: str
     shown: str
     any_order: bool
+    runs: bool
 
 
 def blocks_of(text: str) -> List[Block]:
     """Find the blocks of a page, each with its output."""
     found = list(FENCE.finditer(text))
     blocks = []
-    for match, after in zip(found, [*found[1:], None]):
+    for before, match, after in zip([None, *found], found, [*found[1:], None]):
         between = text[match.end() : after.start()].strip() if after else ""
         is_output = after is not None and after["language"] == "text" and between in ("", "<!-- any order -->")
         shown = unindented(after) if after and is_output else ""
         line = text.count("\n", 0, match.start("code")) + 1
-        blocks.append(Block(match["language"].strip(), line, unindented(match), shown, any_order=bool(between)))
+        runs = "<!-- not run: " not in text[before.end() if before else 0 : match.start()]
+        blocks.append(Block(match["language"].strip(), line, unindented(match), shown, any_order=bool(between), runs=runs))
     return blocks
 
 
@@ -168,6 +171,8 @@ def under_pytest(blocks: List[str], folder: Path) -> None:
 def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
     """From top to bottom, each block of the page runs and prints what is shown."""
     text = PAGES[page].read_text("utf-8")
+    if "distributed" in text:
+        pytest.importorskip("distributed", reason="Dask is not installed")
     module = types.ModuleType("page")  # Django and pickle look names up in it
     monkeypatch.setitem(sys.modules, "page", module)
     names, printed = vars(module), io.StringIO()
@@ -181,6 +186,8 @@ def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
                 json.loads(block.code)
             elif block.language != "python":
                 assert block.language not in ("py", "python3", "pycon"), f"{where}: call it python, so that it is run"
+            elif not block.runs:
+                compile(block.code, where, "exec")
             elif re.search(r"^def test_", block.code, re.MULTILINE):
                 tests.append(block.code)
             else:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import platform
 import os
 import sys
 import tempfile
@@ -225,9 +226,14 @@ class Unreadable(dict):
     keys = items
 
 
-def test_an_object_that_raises_when_it_is_looked_at():
-    """Whatever an object of the caller's raises, it is a refusal that names the place."""
+def test_input_that_raises_on_access_is_refused():
+    """An error that an object raises when it is inspected becomes a refusal that names its place in the input."""
     assert refusal({"user": [Unbound()]}) == "input.user[0]: working outside of request context"
+
+
+@pytest.mark.skipif(platform.python_implementation() == "PyPy", reason="PyPy's json reads a dict without calling its methods")
+def test_dict_that_raises_on_iteration_is_refused():
+    """A dict that can't be iterated over is refused, also inside another value."""
     for unreadable in (Unreadable(a=1), {"a": Unreadable(a=1)}):
         with pytest.raises(InvalidRequestError, match=r"^input.*: RuntimeError$"):
             encode_body(unreadable, {})

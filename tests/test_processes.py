@@ -417,7 +417,7 @@ ask(2)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.PyDLL(None), "fork"), reason="needs fork of the C library")
+@pytest.mark.skipif(not (hasattr(os, "fork") and hasattr(ctypes, "PyDLL")), reason="needs fork of the C library")
 def test_fork_past_the_hooks_of_python(server):
     """A child that is forked in C, as uWSGI forks, where no hook of Python runs, uses connections of its own."""
     environment = {**os.environ, "RECALL_API_KEY": KEY, "RECALL_BASE_URL": server.base_url}
