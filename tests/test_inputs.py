@@ -7,8 +7,8 @@ import gzip
 import io
 import json
 import math
-import platform
 import os
+import platform
 import sys
 import tempfile
 from base64 import b64decode
