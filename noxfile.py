@@ -125,7 +125,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def examples(session: nox.Session) -> None:
-    """Run every example against the stand-in server."""
+    """Run every example against the test server."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
     for example in sorted(Path("examples").glob("*.py")):
         session.run("python", "-W", "error", str(example), env={"RECALL_API_KEY": None, "RECALL_BASE_URL": None})

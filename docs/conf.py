@@ -16,7 +16,7 @@ project = "recall-sdk"
 copyright = "2026, recall-sdk contributors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = ["_static", "requirements.txt"]
 root_doc = "index"
 
@@ -34,6 +34,13 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = f"recall-sdk {version}"
+html_theme_options = {
+    "light_logo": "logo-light.svg",
+    "dark_logo": "logo-dark.svg",
+    "sidebar_hide_name": True,
+    "light_css_variables": {"color-brand-primary": "#0f7a55", "color-brand-content": "#0b6b4a"},
+    "dark_css_variables": {"color-brand-primary": "#4fd1a1", "color-brand-content": "#6fdcb4"},
+}
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sphinx = False

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, Dict
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import ExecutionError, RecallClient
 
 EXPECTED = 3.0  # seconds that such a run usually takes

@@ -5,7 +5,7 @@ Run it with: python examples/batch.py
 
 import time
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient, WorkflowExecutionResult
 
 NAMES = [f"guest {number}" for number in range(1, 31)]

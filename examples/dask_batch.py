@@ -6,7 +6,7 @@ Run it with:   python examples/dask_batch.py
 
 from distributed import Client
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient, WorkflowExecutionResult
 
 ITEMS = [("greet", {"name": f"guest {number}"}) for number in range(1, 9)]

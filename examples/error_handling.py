@@ -5,7 +5,7 @@ Run it with: python examples/error_handling.py
 
 from typing import Any
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import (
     AuthenticationError,
     ExecutionError,

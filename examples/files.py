@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import InvalidRequestError, RecallClient
 
 client = RecallClient()

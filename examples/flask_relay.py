@@ -10,7 +10,7 @@ from typing import Any, Iterator
 
 from flask import Flask, Response, request
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient, RecallError, WorkflowStream
 
 app = Flask(__name__)

@@ -4,7 +4,7 @@ Run it with: python examples/quickstart.py
 With a key of your own, put your workflows' ids in the place of "greet" and "count".
 """
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient
 
 with RecallClient() as client:  # takes RECALL_API_KEY from the environment

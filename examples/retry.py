@@ -7,14 +7,14 @@ Run it with: python examples/retry.py
 import logging
 from datetime import datetime
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RateLimitError, RecallClient
 
 logging.basicConfig(format="    %(message)s")
 logging.getLogger("recall_sdk").setLevel(logging.INFO)  # one line for each wait
 
 with RecallClient() as client:
-    for number in range(1, 14):  # more than the stand-in server takes at once
+    for number in range(1, 14):  # more than the test server takes at once
         try:
             client.execute_with_retry(
                 "greet",

@@ -6,7 +6,7 @@ Run it with: python examples/service.py
 from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, Optional
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient, RecallError
 
 

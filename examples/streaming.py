@@ -6,7 +6,7 @@ Run it with: python examples/streaming.py
 
 import sys
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import ExecutionError, RecallClient, StreamInterruptedError
 
 # In a stream, the timeout is for the wait until it begins, and for each silence.

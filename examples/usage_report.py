@@ -3,7 +3,7 @@
 Run it with: python examples/usage_report.py
 """
 
-import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line
+import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient
 
 WARN_ABOVE = 80  # percent of the spending limit

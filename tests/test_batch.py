@@ -48,7 +48,7 @@ def stand_in(**settings):
 
 @pytest.fixture
 def server():
-    """A stand-in server without limits."""
+    """A test server without limits."""
     with stand_in() as server:
         yield server
 

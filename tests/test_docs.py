@@ -1,6 +1,6 @@
 """Each code block of the README, of the pages in ``docs`` and of the public docstrings runs, and prints what is shown below it.
 
-A page is one session on one stand-in server with the demonstration workflows, started as the page tells its reader to
+A page is one session on one test server with the demonstration workflows, started as the page tells its reader to
 (``python -m recall_sdk.testing ...``). The rules for what stands in a page:
 
 - A ``text`` block right after a ``python`` block is what that block prints; without one it prints nothing. ``...`` stands for anything,

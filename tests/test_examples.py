@@ -1,4 +1,4 @@
-"""The scripts in ``examples``: each runs as it is, in a process of its own, on the stand-in server."""
+"""The scripts in ``examples``: each runs as it is, in a process of its own, on the test server."""
 
 import ast
 import contextlib
@@ -20,8 +20,8 @@ from recall_sdk.testing import RecallServer
 from recall_sdk.testing._workflows import add_workflows
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SHARED_LINE = "import recall_sdk.testing.demo  # a stand-in server; with a key, delete this line"
-NOTE = re.compile(r"RECALL_API_KEY is not set: running on a stand-in server at http://127\.0\.0\.1:\d+\n")
+SHARED_LINE = "import recall_sdk.testing.demo  # a test server; with a key, delete this line"
+NOTE = re.compile(r"RECALL_API_KEY is not set: running on a test server at http://127\.0\.0\.1:\d+\n")
 
 PRINTS: Dict[str, List[str]] = {
     "quickstart": [

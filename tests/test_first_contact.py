@@ -25,7 +25,7 @@ from recall_sdk.testing._workflows import add_workflows
 
 HOW_TO = Path(__file__).parent.parent / "docs" / "howto" / "errors.md"
 
-SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the stand-in server's, as the how-to has it
+SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the test server's, as the how-to has it
 
 
 @pytest.fixture

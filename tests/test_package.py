@@ -148,7 +148,7 @@ def test_imports_only_go_down(module: str):
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_one_module_of_the_client_knows_the_http_library(library: str):
-    """Only the transport knows which library speaks HTTP (the stand-in server is no part of the client)."""
+    """Only the transport knows which library speaks HTTP (the test server is no part of the client)."""
     users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
     assert {module for module in users if not module.startswith("testing.")} <= {"_connections", "_failures", "_transport"}
 

@@ -56,7 +56,7 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def server():
-    """A stand-in server whose workflow tells who asked."""
+    """A test server whose workflow tells who asked."""
     with RecallServer(api_key=KEY) as server:
 
         @server.workflow("echo")

@@ -14,7 +14,7 @@ ROUNDS = 24  # of each thread: a call, a stream, and now and then a small batch,
 
 @pytest.fixture
 def server():
-    """A stand-in server whose workflows return what they were sent."""
+    """A test server whose workflows return what they were sent."""
     with RecallServer(rate_limit=1e6) as server:
 
         @server.workflow("echo")

@@ -1,4 +1,4 @@
-"""The stand-in server, spoken to over real sockets."""
+"""The test server, spoken to over real sockets."""
 
 import importlib
 import json

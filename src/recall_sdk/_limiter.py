@@ -27,7 +27,7 @@ BETA = 0.9
 HALF = 0.5
 """The same after a 429 that measured nothing: halved, as in AIMD (RFC 5681)."""
 
-KNOWN = 50
+KNOWN = 45
 """Requests until a measured rate is reached again, and after which it is passed. Each 429 costs one request or a pause."""
 
 EVIDENCE = 4

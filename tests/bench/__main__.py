@@ -1,4 +1,4 @@
-"""Run the benchmark: ``python -m tests.bench [--check] [--only ROW] [--markdown FILE] [--json FILE] [--svg FILE]``."""
+"""Run the benchmark: ``python -m tests.bench [--check] [--only ROW] [--markdown FILE] [--summary FILE] [--json FILE] [--svg FILE]``."""
 
 import argparse
 import json
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed or could not be measured")
     parser.add_argument("--only", action="append", choices=sorted(ROWS), help="measure this row alone (may be repeated)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the short table here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart here")
     options = parser.parse_args()
@@ -52,10 +53,12 @@ def main() -> int:
             since = time.perf_counter()
             rows.append(ROWS[name](base_url))
             print(f"measured {name} in {time.perf_counter() - since:.0f} s", file=sys.stderr, flush=True)
-    where = report.circumstances(time.perf_counter() - started)
+    where = report.environment(time.perf_counter() - started)
 
     text = report.markdown(rows, where)
     print(text)
+    if options.summary:
+        options.summary.write_text(report.summary(rows), encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")
     if options.json:

@@ -1,4 +1,4 @@
-"""What a run found, as Markdown and as JSON."""
+"""Reports of a run, as Markdown and as JSON."""
 
 import os
 import platform
@@ -13,26 +13,29 @@ from recall_sdk import __version__
 
 from .measure import Bar, Row, Spread
 
+SUMMARIZED = ("call", "stream", "delay", "memory", "batch", "deadline")
+"""The rows of the short table."""
+
 LIBRARIES = ("requests", "urllib3", "httpx", "httpx-sse", "sseclient-py", "openai")
 
 
 def cpu_model() -> str:
-    """The processor's name, as well as the platform tells it."""
+    """Return the processor's name, if the platform reports it."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def version_of(distribution: str) -> Optional[str]:
-    """The version of a library, ``None`` where it is not installed."""
+    """Return the version of a library, or ``None`` if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
 
 
-def circumstances(seconds: float) -> Dict[str, Any]:
-    """Where and with what a run took place."""
+def environment(seconds: float) -> Dict[str, Any]:
+    """Describe the machine and the libraries of a run."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
@@ -45,12 +48,12 @@ def circumstances(seconds: float) -> Dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """Three digits that count, with thousands set apart."""
+    """Format a number with three significant digits and thousands separators."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def shown(value: Optional[Spread]) -> str:
-    """A median with its quartiles, where there are several values."""
+def spread_text(value: Optional[Spread]) -> str:
+    """Format a median, with its quartiles if there are several values."""
     if value is None:
         return ""
     if value.low == value.high:
@@ -59,37 +62,51 @@ def shown(value: Optional[Spread]) -> str:
 
 
 def bar_line(bar: Bar) -> str:
-    """One line of the table of bars."""
+    """Format one line of the table of bars."""
     limit = f"{'at least' if bar.at_least else 'at most'} {bar.limit:g} {bar.unit}".strip()
-    value = f"{shown(bar.value)} {bar.unit}".strip() if bar.value else "not measured"
+    value = f"{spread_text(bar.value)} {bar.unit}".strip() if bar.value else "not measured"
     note = f" ({bar.note})" if bar.note else ""
     return f"| {bar.what} | {limit} | {value}{note} | {'yes' if bar.kept else '**no**'} |"
 
 
+def summary(rows: List[Row]) -> str:
+    """Format the worst case of each summarized row as a short Markdown table."""
+    lines = ["| what | must be | worst case measured |", "|---|---|---|"]
+    for row in rows:
+        if row.name not in SUMMARIZED:
+            continue
+        what = row.bars[0].what.partition(" (")[0]
+        alike = [bar for bar in row.bars if bar.value and bar.what.partition(" (")[0] == what]
+        worst = sorted(alike, key=lambda bar: bar.value.median if bar.value else 0.0)[0 if row.bars[0].at_least else -1]
+        limit = f"{'at least' if worst.at_least else 'at most'} {worst.limit:g} {worst.unit}".strip()
+        lines.append(f"| {what} | {limit} | {spread_text(worst.value)} {worst.unit} |")
+    return "\n".join(lines) + "\n"
+
+
 def markdown(rows: List[Row], where: Dict[str, Any]) -> str:
-    """The report as Markdown, without a heading of its own."""
+    """Format the whole report as Markdown, without a heading of its own."""
     libraries = ", ".join(f"{name} {version or 'not installed'}" for name, version in where["libraries"].items())
     lines = [
         f"Measured on {where['date']} in {where['seconds']:.0f} s.",
         f"{where['cpu']}, {where['cores']} cores, {where['os']}, {where['python']}; {libraries}.",
         "Medians, in parentheses the quartiles. Server and clients are on one machine, over loopback, in processes of their own.",
         "",
-        "| what | bar | measured | kept |",
+        "| what | must be | measured | met |",
         "|---|---|---|---|",
     ]
     lines += [bar_line(bar) for row in rows for bar in row.bars]
     for row in rows:
         lines += ["", f"### {row.title}", "", "| case | who | CPU time | wall time | |", "|---|---|---|---|---|"]
         for found in row.measured:
-            cpu, wall = (f"{shown(value)} {found.unit}" if value else "" for value in (found.cpu, found.wall))
+            cpu, wall = (f"{spread_text(value)} {found.unit}" if value else "" for value in (found.cpu, found.wall))
             lines.append(f"| {found.case} | {found.who} | {cpu} | {wall} | {found.note} |")
     return "\n".join(lines) + "\n"
 
 
 def as_json(rows: List[Row], where: Dict[str, Any]) -> Dict[str, Any]:
-    """The report as plain data."""
+    """Return the report as plain data."""
     found = [asdict(row) for row in rows]
     for row, data in zip(rows, found):
         for bar, bar_data in zip(row.bars, data["bars"]):
             bar_data["kept"] = bar.kept
-    return {"circumstances": where, "rows": found}
+    return {"environment": where, "rows": found}

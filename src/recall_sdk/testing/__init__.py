@@ -1,4 +1,4 @@
-"""A stand-in server for this API, on loopback: for tests, and for a first try without an account.
+"""A test server for this API, on loopback: for tests, and for a first try without an account.
 
 It needs Werkzeug: ``pip install "recall-sdk[testing]"``.
 

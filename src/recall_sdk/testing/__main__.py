@@ -1,4 +1,4 @@
-"""Run the stand-in server by hand: ``python -m recall_sdk.testing``."""
+"""Run the test server by hand: ``python -m recall_sdk.testing``."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from recall_sdk.testing._loopback import exports
 from recall_sdk.testing._workflows import SUMMARY, add_workflows
 
 _DESCRIPTION = f"""\
-A stand-in server on loopback, for a first try of recall-sdk without an account.
+A test server on loopback, for a first try of recall-sdk without an account.
 
 It runs these workflows:
 {SUMMARY}

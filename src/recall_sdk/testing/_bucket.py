@@ -1,4 +1,4 @@
-"""A token bucket: the arithmetic of the stand-in server's rate limit. The clock is passed in."""
+"""A token bucket: the arithmetic of the test server's rate limit. The clock is passed in."""
 
 from math import ceil
 from typing import Optional

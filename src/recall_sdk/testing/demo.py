@@ -1,4 +1,4 @@
-"""A stand-in server for a script that has no API key: ``import recall_sdk.testing.demo`` is all it takes.
+"""A test server for a script that has no API key: ``import recall_sdk.testing.demo`` is all it takes.
 
 Where ``RECALL_API_KEY`` is not set, the import starts a server inside this process, with the workflows that
 ``python -m recall_sdk.testing --help`` lists and a limit of 10 executions per second, and points ``RECALL_API_KEY`` and ``RECALL_BASE_URL``
@@ -25,7 +25,7 @@ def _start() -> "Optional[testing.RecallServer]":
     add_workflows(started)
     started.start()
     os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url, no_proxy=no_proxy("127.0.0.1"))
-    sys.stderr.write(f"RECALL_API_KEY is not set: running on a stand-in server at {started.base_url}\n")
+    sys.stderr.write(f"RECALL_API_KEY is not set: running on a test server at {started.base_url}\n")
     return started
 
 

@@ -1,4 +1,4 @@
-"""The stand-in server."""
+"""The test server."""
 
 import re
 import threading
