@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import os
 import socket
 from time import monotonic
 from typing import Any, Dict, List, Optional
@@ -30,6 +31,12 @@ def remaining(deadline: float) -> float:
     return max(deadline - monotonic(), MIN_WAIT)
 
 
+def check_process(pid: int) -> None:
+    """Refuse to receive in a child of a fork: the connection is its parent's."""
+    if pid != os.getpid():
+        raise ConnectionError("it belongs to the parent of this process")
+
+
 class Reader(io.RawIOBase):
     """The receiving side of a socket. After each receive, the socket's timeout is the time that remains.
 
@@ -39,6 +46,7 @@ class Reader(io.RawIOBase):
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self._file = sock.makefile("rb", 0)  # keeps the socket open until the answer is read, after the connection has closed it
+        self._pid = os.getpid()
         timeout = sock.gettimeout()  # which urllib3 has just set
         self._deadline: Optional[float] = None if timeout is None else monotonic() + timeout
 
@@ -49,6 +57,7 @@ class Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        check_process(self._pid)
         count: int = self.sock.recv_into(buffer)
         if self._deadline is not None:
             self.sock.settimeout(remaining(self._deadline))

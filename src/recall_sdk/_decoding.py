@@ -485,8 +485,9 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     word = payload.get("event")
     if word is None or word == "chunk":
         chunk = payload.get("chunk")
-        may_fail = "error" in payload or name == "error" or payload.get("type") == "error"
-        if isinstance(chunk, str) and not may_fail:  # nearly every event
+        # Nearly every event has a block, a text, and nothing that could report a failure.
+        is_plain = len(payload) == 2 and block_id is not None
+        if isinstance(chunk, str) and name != "error" and (is_plain or not ("error" in payload or payload.get("type") == "error")):
             return StreamEvent("chunk", block_id, chunk, payload)
     if not isinstance(word, str):
         word = name

@@ -24,7 +24,7 @@ from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
 from urllib3.util import Timeout, parse_url
 
-from recall_sdk._connections import new_session, remaining
+from recall_sdk._connections import check_process, new_session, remaining
 from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
 from recall_sdk._messages import REQUEST_ID, Answer, Call
 from recall_sdk._settings import Settings
@@ -116,12 +116,12 @@ class OpenResponse:
         # Straight from http.client, whose read1() is prompt under every framing; urllib3 1.26 has none, and what requests offers
         # waits for a whole chunk, or for the end.
         missing = None if original.chunked else original.length
+        foreign = self._body if isinstance(self._body, _ForeignSocket) else None
+        read = original.read1  # looked up once: some streams have many small pieces
         while missing is None or missing > 0:
-            if self._pid != os.getpid():
-                raise ConnectionError("it belongs to the parent of this process")
-            if isinstance(self._body, _ForeignSocket):
-                self._body.before_receive()
-            data = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE))
+            if foreign is not None:
+                foreign.before_receive()
+            data = read(READ_SIZE if missing is None else min(missing, READ_SIZE))
             if not data:
                 break
             if missing is not None:
@@ -165,10 +165,12 @@ class _ForeignSocket:
 
     def __init__(self, raw: Any, deadline: Optional[float]) -> None:
         self._sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
+        self._pid = os.getpid()
         self._deadline = deadline
         self._timeout: Optional[float] = None
 
     def before_receive(self) -> None:
+        check_process(self._pid)
         if self._deadline is not None and self._deadline <= monotonic():
             raise socket.timeout("timed out")
         if self._sock is not None and self._sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
