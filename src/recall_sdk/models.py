@@ -124,7 +124,8 @@ class RateLimitInfo:
         retry_after: How long to wait before the next request, in whole seconds (rounded up), or ``None``.
 
     Example:
-        >>> headers = {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59", "X-RateLimit-Reset": "1800000000"}
+        >>> headers = {"Limit": "60", "Remaining": "59", "Reset": "1800000000"}
+        >>> headers = {f"X-RateLimit-{name}": value for name, value in headers.items()}
         >>> server.respond_next(200, headers=headers, json={"success": True, "output": 1})
         >>> client.execute_workflow("greet").output
         1
@@ -175,8 +176,9 @@ class StreamEvent:
 
     Example:
         >>> with client.stream_workflow("count") as stream:
-        ...     next(stream)
-        StreamEvent(type='chunk', block_id='count-block', chunk='One', data={'blockId': 'count-block', 'chunk': 'One'})
+        ...     event = next(stream)
+        >>> event.type, event.block_id, event.chunk
+        ('chunk', 'count-block', 'One')
     """
 
     type: str

@@ -97,7 +97,8 @@ class Backoff:
         Example:
             >>> error = RateLimitError("slow down")
             >>> error.retry_after = 7.0
-            >>> Backoff(3, initial_delay=1.0, max_delay=5.0, multiplier=2.0).wait_after(error, 0, random=lambda: 0.5)
+            >>> backoff = Backoff(3, initial_delay=1.0, max_delay=5.0, multiplier=2.0)
+            >>> backoff.wait_after(error, 0, random=lambda: 0.5)
             7.0
         """
         if retry >= self.max_retries:
