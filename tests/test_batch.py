@@ -417,7 +417,7 @@ def test_a_client_that_does_not_travel(server):
     ) as client:
         (item,) = client.execute_batch(numbered(1), executor=pool)
     assert isinstance(item.error, InvalidRequestError)
-    assert "session of your own can't be pickled" in str(item.error)
+    assert "its own session can't be pickled" in str(item.error)
     assert item.error.may_have_executed is False
     assert server.requests == []
 

@@ -325,7 +325,7 @@ def test_settings_of_the_wrong_type(name, value):
 def test_something_else_than_a_job():
     """What is neither a ticket nor an id is a TypeError."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
-    with pytest.raises(TypeError, match="job must be the ticket of a queued run, or its task id, not dict"):
+    with pytest.raises(TypeError, match="job must be an AsyncExecutionResult or a task id, not dict"):
         client.wait_for_job({"taskId": "t-1"})
     with pytest.raises(TypeError, match="on_update must be callable, not int"):
         client.wait_for_job("t-1", on_update=3)

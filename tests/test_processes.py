@@ -620,7 +620,7 @@ def test_revived_clients_are_bounded():
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_session_of_the_users_own_does_not_travel(duplicate):
     """A client with a session of the user's own can be neither copied nor pickled, and says what to do instead."""
-    with requests.Session() as session, pytest.raises(TypeError, match="session of your own can't be pickled or copied") as refused:
+    with requests.Session() as session, pytest.raises(TypeError, match="its own session can't be pickled or copied") as refused:
         duplicate(RecallClient(KEY, session=session))
     assert KEY not in str(refused.value)
 

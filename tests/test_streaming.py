@@ -463,7 +463,7 @@ BREAKS = {
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
-    """Every end but a told one is a break, and all that had arrived is in partial."""
+    """Without an end event a stream counts as cut, and everything that arrived is in partial."""
     server = serve(BREAKS[kind])
     with requests.Session() as session:
         stream = connect(server, session=session if own_session else None).stream_workflow("w")
@@ -479,7 +479,7 @@ def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
     assert error.partial.text_by_block == {"a": "One"}
     assert error.partial.success is False
     assert str(error).count("the workflow") == str(error).count("may still be running") == 1
-    assert str(error).endswith("the 3 characters that had arrived are in partial")
+    assert str(error).endswith("the 3 characters that arrived are in partial")
     for again in (lambda: stream.result, lambda: list(stream), stream.text):
         with pytest.raises(StreamInterruptedError):
             again()

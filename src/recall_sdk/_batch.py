@@ -1,7 +1,7 @@
-"""Many executions side by side: worker threads between two queues, and one limiter for all of them.
+"""Many executions in parallel: worker threads between two queues, and one limiter for all of them.
 
-The reader draws items, prepares them and puts them on a queue. Each worker takes one, waits for the limiter, makes the attempt, or
-submits it to the executor and waits for it, tries again after a 429, and puts the outcome on the queue of finished items.
+The reader takes items from the source, prepares them and queues them. Each worker takes a queued item, waits for the limiter, makes the
+attempt or submits it to the executor, retries after a 429, and puts the finished item on the second queue.
 """
 
 import logging
@@ -28,7 +28,7 @@ Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
 Outcome = Tuple[Result, Optional[RateLimitInfo]]
 
 LOOK_AHEAD = 2
-"""Items drawn ahead of the reader, in multiples of ``max_workers``: one round in flight, and one ready to follow."""
+"""Items taken ahead of the reader, in multiples of ``max_workers``: one round in flight, and one to follow."""
 
 SLICE = 0.05
 """Seconds of each wait. On Windows, a wait without a timeout can't be interrupted by Ctrl-C before Python 3.14."""
@@ -38,14 +38,14 @@ R_co = TypeVar("R_co", bound=Result, covariant=True)
 
 @dataclass
 class BatchItem(Generic[R_co]):
-    """One finished item of a batch: with a result, or with an error.
+    """One finished item of a batch, with either a result or an error.
 
     Attributes:
-        index: Its place in the source, from 0.
-        workflow_id: The workflow's id, as passed in.
+        index: Its position in the source, from 0.
+        workflow_id: The id of the workflow, as passed in.
         input: The input, as passed in.
-        result: The result of its execution, or ``None`` if it failed.
-        error: Why it failed, or ``None``.
+        result: The result of the execution, or ``None`` if it failed.
+        error: The error of the execution, or ``None``.
 
     Example:
         >>> (item,) = client.execute_batch([("greet", {"name": "Ada"})])
@@ -61,23 +61,23 @@ class BatchItem(Generic[R_co]):
 
 
 class Batch:
-    """Many executions side by side. The threads are daemons, so that a call which never ends can't keep the interpreter from ending.
+    """Many executions in parallel. The threads are daemons, so that a call which never ends does not keep the interpreter from exiting.
 
     Args:
         items: Pairs of a workflow id and its input; any iterable, also an endless one.
-        prepare: Makes a call of an item. That is done when the item is drawn, in the reader's thread: a file in the input may be closed,
-            or anything in it be changed, before the next item is drawn.
-        attempt: Makes one execution and returns its result, and the rate limit reported in that very answer. With an executor of processes
-            it must pickle.
-        ask_limits: Asks the server for the requests that remain, of how many, and for the seconds until the reset; ``None`` if unknown.
-        max_workers: Attempts in flight at most.
-        executor: Runs the attempts; ``None`` for the batch's own threads. It is never shut down.
-        policy: How often and when an item is tried again after a 429.
+        prepare: Builds the call of an item, in the reader's thread and before the next item is taken: the source may then close a file
+            in the input, or change the input.
+        attempt: Makes one execution and returns its result, and the rate limit reported in this answer. With an executor of processes
+            it must be picklable.
+        ask_limits: Returns the remaining requests, their limit, and the seconds until the reset; ``None`` if unknown.
+        max_workers: Maximum attempts in flight.
+        executor: Runs the attempts; ``None`` for the batch's own threads. The batch does not shut it down.
+        policy: The retries after a 429.
         random: Returns a number in [0, 1), as :func:`random.random` does.
 
     Raises:
         ValueError: ``max_workers`` is below 1.
-        TypeError: An argument of the wrong type.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Batch:
         self._finished: queue.SimpleQueue[BatchItem[Result]] = queue.SimpleQueue()
         self._name = os.urandom(8).hex()
         self._limiter = Limiter()
-        self._lock = threading.Lock()  # of the limiter
-        self._turn = threading.Lock()  # of the one worker that waits for the limiter
+        self._lock = threading.Lock()  # for the limiter
+        self._turn = threading.Lock()  # for the one worker that waits for the limiter
         self._submitting = threading.Lock()
         self._stopped = threading.Event()
         self._threads = 0
@@ -114,22 +114,22 @@ class Batch:
         """Execute the items, and yield each as it finishes. Closing the iterator stops the batch.
 
         Raises:
-            TypeError: An item is no pair.
+            TypeError: An item is not a pair.
         """
         process = os.getpid()
         drawn = yielded = 0
-        fresh = False  # has an item been drawn since the last one was yielded?
+        fresh = False  # whether an item was taken since the last one was yielded
         end: Exception = StopIteration()
         more = True
         try:
             while more or drawn > yielded:
                 held, finished = drawn - yielded, self._finished.qsize()
-                # A finished item waits for one draw at most, and for none while all workers are busy: the source may be slow.
+                # The source may be slow: a finished item waits for at most one new item, and for none while all workers are busy.
                 due = finished and (fresh or held - finished >= self._max_workers)
                 if more and not due and held < LOOK_AHEAD * self._max_workers:
                     try:
                         self._add(drawn, next(self._source))
-                    except Exception as error:  # whatever the source raises, it reaches the reader, after what is in flight
+                    except Exception as error:  # an error of the source reaches the reader after the items in flight
                         more, end = False, error
                     else:
                         drawn += 1
@@ -142,18 +142,18 @@ class Batch:
             if not isinstance(end, StopIteration):
                 raise end
         finally:
-            if process == os.getpid():  # in a process forked meanwhile there are no threads to stop
+            if process == os.getpid():  # a child of a fork has no threads to stop
                 self._stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is no pair
-            raise TypeError(f"item {index} of the batch is no pair of a workflow id and an input: {type(pair).__name__}")
+        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
+            raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
         item: BatchItem[Result] = BatchItem(index, pair[0], pair[1], None, None)
         try:
             call = self._prepare(item.workflow_id, item.input)
             if self._threads < self._max_workers:
                 self._start_thread()
-        except (RecallError, ValueError, TypeError) as error:  # the caller's own mistake: nothing was sent
+        except (RecallError, ValueError, TypeError) as error:  # a wrong argument: nothing was sent
             item.error = _not_sent(error)
             self._finished.put(item)
         else:
@@ -187,7 +187,7 @@ class Batch:
                 item.result = self._execute(item.index, call)
             except RecallError as error:
                 item.error = error
-            except Exception as error:  # of a hook of the user's session, perhaps after sending
+            except Exception as error:  # from a hook of the user's session, perhaps after sending
                 item.error = _foreign_failure(error, "the item failed", may_have_executed=True)
             self._finished.put(item)
 
@@ -205,7 +205,7 @@ class Batch:
                 if error.retry_after is None and refusals == 0 and self._limiter.rate is not None:
                     delay = 0.0  # the limiter knows when a request may be sent again
                 refusals += 1
-                with suppress(Exception):  # a log handler of the user's that fails must not cost the item
+                with suppress(Exception):  # a failing log handler must not make the item fail
                     _log.info("rate limited: item %d, retry %d of %d in %.2f s", index, refusals, self._policy.max_retries, delay)
                 self._stopped.wait(delay)
             else:
@@ -241,7 +241,7 @@ class Batch:
             return self._attempt(call)
         submitted = False
         try:
-            with self._submitting:  # an executor of the user's may not be made for several threads
+            with self._submitting:  # the user's executor may not be thread-safe
                 future = self._executor.submit(_attempt, (self._name, sent.number), self._attempt, call)
             submitted = True
             self._futures.add(future)
@@ -250,7 +250,7 @@ class Batch:
             raise
         except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
             raise _not_sent(error) from error
-        except BaseException as error:  # of a broken executor, a worker process that died, a cancelled future: the error of this item only
+        except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
             raise _foreign_failure(error, "the executor did not run the item", may_have_executed=submitted) from error
         finally:
             if submitted:
@@ -261,12 +261,12 @@ _PAIRS: Any = (tuple, list)
 
 
 def _attempt(_number: Tuple[str, int], attempt: Callable[[Call], Outcome], call: Call) -> Outcome:
-    """Make one attempt. Its number distinguishes it from all others: Dask answers a task that looks like an earlier one from memory."""
+    """Make one attempt. The number makes the task unique, because Dask reuses the result of an identical task."""
     try:
         return attempt(call)
     except RecallError:
         raise
-    except Exception as error:  # of a hook of the user's session, perhaps after sending, and not to be mistaken for the executor's
+    except Exception as error:  # from a hook of the user's session, perhaps after sending; not an error of the executor
         raise _foreign_failure(error, "the item failed", may_have_executed=True) from error
 
 

@@ -14,10 +14,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import allowed_gai_family
 
 MAX_POOL_SIZE = 512
-"""Idle connections that a client keeps. A thread beyond them still gets a connection, which is closed after its call."""
+"""Maximum idle connections of a client. More threads still get connections, which are closed after the call."""
 
 KEEP_ALIVE_IDLE = 60
-"""Seconds of silence before the first TCP keep-alive probe: less than the idle limits of usual NATs and load balancers."""
+"""Seconds of silence before the first TCP keep-alive probe: less than the idle timeouts of common NATs and load balancers."""
 
 ONE_PACKET = 64 * 1024
 """Bytes. A body up to this size is sent together with its head."""
@@ -32,7 +32,7 @@ def remaining(deadline: float) -> float:
 
 
 def check_process(pid: int) -> None:
-    """Refuse to receive in a child of a fork: the connection is its parent's."""
+    """Raise an error in a child of a fork, because the connection belongs to its parent."""
     if pid != os.getpid():
         raise ConnectionError("it belongs to the parent of this process")
 
@@ -97,7 +97,7 @@ class Response(http.client.HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    """A connection that has all of its time once: what connecting takes is not there for sending any more."""
+    """A connection with one deadline: the time for connecting counts against the time for sending."""
 
     response_class: Any = Response
     _deadline: Optional[float] = None
@@ -109,14 +109,14 @@ class _Connection(HTTPConnection):
             super().connect()
             self._keep_deadline(self.sock)
         except Exception as error:
-            error.before_sending = True  # type: ignore[attr-defined]  # the libraries' errors don't say so
+            error.before_sending = True  # type: ignore[attr-defined]  # the errors of the libraries do not say so
             raise
 
     def _new_conn(self) -> Any:
         seconds = self.timeout
         if self._deadline is not None:
             addresses = self._count_addresses()
-            self.timeout = remaining(self._deadline) / addresses  # urllib3 gives this to each address
+            self.timeout = remaining(self._deadline) / addresses  # urllib3 uses this for each address
         try:
             sock = super()._new_conn()
         finally:
@@ -128,7 +128,7 @@ class _Connection(HTTPConnection):
         try:
             return max(len(socket.getaddrinfo(self.host, self.port, allowed_gai_family(), socket.SOCK_STREAM)), 1)
         except (OSError, UnicodeError):
-            return 1  # urllib3 reports it, unless another way to connect has been put in its place
+            return 1  # urllib3 reports it, unless its way to connect was replaced
 
     def _keep_deadline(self, sock: Any) -> None:
         if self._deadline is None:
@@ -141,7 +141,7 @@ class _Connection(HTTPConnection):
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
-            self.sock.settimeout(self.timeout)  # urllib3 1.26 would send with the time that remained of the call before
+            self.sock.settimeout(self.timeout)  # urllib3 1.26 would use the timeout of the previous call
         self._parts = [] if body is not None and len(body) <= ONE_PACKET else None
         super().request(method, url, body, *args, **kwargs)
         if self._parts:
@@ -152,7 +152,7 @@ class _Connection(HTTPConnection):
         if self._parts is None:
             super().send(data)
         else:
-            self._parts.append(data)  # one packet and one system call for head and body instead of two
+            self._parts.append(data)  # one packet and one system call for head and body
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
@@ -160,7 +160,7 @@ class _TLSConnection(_Connection, HTTPSConnection):
 
 
 def _unless_replaced(pool: Any, standard: Any, ours: Any) -> Any:
-    """Return our kind of connection, unless a tool such as VCR.py has put its own into urllib3's pool."""
+    """Return our connection class, unless a tool such as VCR.py has replaced that of urllib3's pool."""
     return property(lambda _: ours if pool.ConnectionCls is standard else pool.ConnectionCls)
 
 
@@ -182,7 +182,7 @@ def _socket_options() -> List[Any]:
 
 
 class _Adapter(HTTPAdapter):
-    """The adapter of the client's own session. It looks a connection pool up once, not anew for each request."""
+    """The adapter of the client's own session. It caches the connection pool of each host."""
 
     def __init__(self) -> None:
         super().__init__(pool_maxsize=MAX_POOL_SIZE)
@@ -195,7 +195,7 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         base: Any = super()
-        if proxy.lower().startswith("socks"):  # its connections are of another kind
+        if proxy.lower().startswith("socks"):  # its connections are of another class
             return base.proxy_manager_for(proxy, **kwargs)
         return self._use_our_pools(base.proxy_manager_for(proxy, socket_options=_socket_options(), **kwargs))
 
@@ -215,7 +215,7 @@ class _Adapter(HTTPAdapter):
         self._pools.clear()
         for manager in [self.poolmanager, *self.proxy_manager.values()]:
             for key in manager.pools.keys():  # noqa: SIM118 -- it can't be iterated
-                manager.pools[key].close()  # urllib3 2 leaves that to the garbage collector, but a kept error may refer to a pool
+                manager.pools[key].close()  # urllib3 2 leaves this to the garbage collector, but a stored error may refer to a pool
         base: Any = super()
         base.close()
 
@@ -226,7 +226,7 @@ class _Adapter(HTTPAdapter):
 
 
 def new_session() -> requests.Session:
-    """Make the session of a client that was given none."""
+    """Create the session of a client without a session of the user's."""
     session = requests.Session()
     adapter = _Adapter()
     session.mount("http://", adapter)

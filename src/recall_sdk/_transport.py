@@ -1,7 +1,7 @@
-"""Sending a call and receiving its answer, over requests.
+"""Send a call with requests and receive its answer.
 
-A call goes out through a session of requests, so that adapters, hooks and the tools that instrument requests keep working. Its answer is
-always opened as a stream, so that deadlines, the translation of errors and closing exist once.
+A session of requests sends each call, so that adapters, hooks and instrumentation of requests work. The answer is always opened as a
+stream, so that deadlines, the translation of errors and closing are implemented once.
 """
 
 import copy
@@ -35,27 +35,27 @@ from recall_sdk.retry import clock_offset, parse_retry_after
 Session = requests.Session
 
 _log = logging.getLogger("recall_sdk")
-_log.addHandler(logging.NullHandler())  # silent, until the application configures logging
+_log.addHandler(logging.NullHandler())  # print nothing until the application configures logging
 
 USER_AGENT = "recall-sdk/{} requests/{} Python/{}.{}.{}".format(__version__, requests.__version__, *sys.version_info)
 
 MAX_REDIRECTS = 10
 
 READ_SIZE = 64 * 1024
-"""Bytes asked for at a time. What has arrived is returned at once."""
+"""Maximum bytes of one read. It returns what has arrived."""
 
 _UNREADABLE = {"br", "zstd", "compress", "x-compress"}
-"""The other encodings (RFC 9110, section 8.4.1). With an unknown name, a body is read as it is."""
+"""Encodings that the SDK can't decode (RFC 9110, section 8.4.1). With an unknown name, the body is read as it is."""
 
 _NO_BODY = (*range(100, 200), 204, 304)
-"""Answers without a body. What a server sends after one would be mistaken for the answer to the next call."""
+"""Statuses without a body. Anything sent after one would be mistaken for the answer to the next call."""
 
 
 # ---------------------------------------------------------------------------------------------------------- one answer
 
 
 class OpenResponse:
-    """An answer whose head is here, and whose body is still to come. Whoever gets one closes it."""
+    """An answer whose head has arrived and whose body has not. The caller closes it."""
 
     def __init__(self, call: Call, response: Any, context: CallContext, deadline: Optional[float]) -> None:
         headers = response.headers
@@ -67,7 +67,7 @@ class OpenResponse:
         self._response = response
         self._context = context
         self._pid = os.getpid()
-        original = getattr(response.raw, "_original_response", None)  # requests itself looks there for cookies
+        original = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
         self._original = original if isinstance(getattr(original, "fp", None), io.BufferedReader) else None
         self._body: Any = getattr(original, "reader", None) or _ForeignSocket(response.raw, deadline)
 
@@ -78,7 +78,7 @@ class OpenResponse:
         return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
 
     def read(self) -> Answer:
-        """Read the whole body within the time that remains, and close."""
+        """Read the whole body within the remaining time, and close."""
         try:
             body = b"".join(self._iter_decoded())
         except TRANSPORT_ERRORS as error:
@@ -88,7 +88,7 @@ class OpenResponse:
         return self.head._replace(body=body)
 
     def iter_bytes(self) -> Iterator[bytes]:
-        """Yield the body's bytes as they arrive. If the call asked for a stream, each silence may take the call's timeout."""
+        """Yield the body's bytes as they arrive. For a stream, the call's timeout bounds each silence."""
         streaming = self.head.call.stream
         try:
             if _UNREADABLE.intersection(self._encodings):
@@ -103,7 +103,7 @@ class OpenResponse:
         if self._response.raw is None:  # made by an adapter of the user's
             return iter([self._response.content or b""])
         if self._original is None or self._original.isclosed():
-            # Without a socket, or read by a hook of the user's session, the body is with the response.
+            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
             whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
             return whole
         pieces = self._iter_raw(self._original)
@@ -113,8 +113,8 @@ class OpenResponse:
         return pieces
 
     def _iter_raw(self, original: http.client.HTTPResponse) -> Iterator[bytes]:
-        # Straight from http.client, whose read1() is prompt under every framing; urllib3 1.26 has none, and what requests offers
-        # waits for a whole chunk, or for the end.
+        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
+        # waits for a whole chunk or for the end.
         missing = None if original.chunked else original.length
         foreign = self._body if isinstance(self._body, _ForeignSocket) else None
         read = original.read1  # looked up once: some streams have many small pieces
@@ -136,13 +136,13 @@ class OpenResponse:
         return [each.strip().lower() for each in self.head.headers.get("Content-Encoding", "").split(",")]
 
     def set_deadline(self, seconds: float) -> None:
-        """Bound what is still to come, once it is known that nothing of worth comes."""
+        """Bound the time for the rest of the body."""
         self._body.set_deadline(seconds)
 
     def abort(self) -> None:
-        """Break the connection, also from another thread than the one that reads."""
+        """Shut down the connection, also from another thread than the one that reads."""
         if self._pid == os.getpid() and self._original is not None:
-            with suppress(OSError, AttributeError, ValueError):  # closed meanwhile
+            with suppress(OSError, AttributeError, ValueError):  # it was closed in between
                 sock = socket.fromfd(self._original.fileno(), socket.AF_INET, socket.SOCK_STREAM)
                 with sock:
                     sock.shutdown(socket.SHUT_RDWR)
@@ -155,13 +155,13 @@ class OpenResponse:
             if self._original.isclosed() and self.head.status not in _NO_BODY:
                 self._response.raw.release_conn()
                 return
-            self.abort()  # closing alone would not end the connection while a child of a fork has a copy of the socket
+            self.abort()  # close() would not end the connection if a child of a fork has a copy of the socket
         if self._response.raw is not None:
             self._response.close()
 
 
 class _ForeignSocket:
-    """The socket of an answer that a session of the user's own received, as far as it can be reached."""
+    """The socket of an answer that the user's own session received, if it is accessible."""
 
     def __init__(self, raw: Any, deadline: Optional[float]) -> None:
         self._sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
@@ -197,8 +197,8 @@ class Target(NamedTuple):
         base_url: The base URL as requests prepares it.
         origin: Its scheme, host and port.
         name: Its scheme and host, for messages.
-        template: A request that holds all that is the same for each call; ``None`` with a session of the user's own.
-        settings_of_session: Proxies and certificates, resolved once; empty with a session of the user's own, or an unusable proxy.
+        template: A request with everything that is the same for each call; ``None`` with the user's own session.
+        settings_of_session: Proxies and certificates, resolved once; empty with the user's own session or an unusable proxy.
     """
 
     settings: Settings
@@ -216,7 +216,7 @@ class Transport:
         session: The user's own session, or ``None`` for one of the transport's.
 
     Raises:
-        TypeError: It is no session of requests.
+        TypeError: It is not a session of requests.
     """
 
     def __init__(self, session: Optional[Session]) -> None:
@@ -230,7 +230,7 @@ class Transport:
             finalize(self, _close, self._session, self._pid).atexit = False
 
     def target(self, settings: Settings) -> Target:
-        """Prepare all that depends on the settings alone.
+        """Prepare everything that depends only on the settings.
 
         Raises:
             ValueError: requests can't prepare the base URL.
@@ -249,7 +249,7 @@ class Transport:
         return Target(settings, base_url, _origin(base_url), name, template, settings_of_session)
 
     def open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
-        """Send a call, follow the redirects that are safe, and return when the head of the answer is here.
+        """Send a call, follow safe redirects, and return when the head of the answer has arrived.
 
         Args:
             call: What to send.
@@ -257,7 +257,7 @@ class Transport:
             timeout: Seconds for the whole call, or ``None``.
 
         Raises:
-            RecallError: No answer came, or a redirect that is not followed.
+            RecallError: No answer arrived, or it is a redirect that is not safe.
         """
         self._leave_connections_to_parent()
         deadline = None if timeout is None else monotonic() + timeout
@@ -272,7 +272,7 @@ class Transport:
             request = _checked_redirect(response, call, target)
             redirects += 1
             if redirects > MAX_REDIRECTS:
-                message = f"the server redirects without end, at last to {request.url}: check the base_url"
+                message = f"the server redirects too often, the last time to {request.url}: check the base_url"
                 raise _redirect_error(message, call, response.status_code)
 
     def _send(self, request: Any, call: Call, target: Target, deadline: Optional[float], context: CallContext) -> Any:
@@ -302,7 +302,7 @@ class Transport:
     def _timeout(self, call: Call, deadline: Optional[float], context: CallContext) -> Timeout:
         seconds = None if deadline is None else remaining(deadline)
         if call.stream and not self.owns_session:
-            # What bounds the head bounds each silence of the body too, where the socket is out of reach then.
+            # If the socket is not accessible, this timeout also bounds each silence of the body.
             return Timeout(connect=seconds, read=context.timeout)
         return Timeout(total=seconds, connect=seconds, read=seconds)
 
@@ -320,11 +320,11 @@ class Transport:
         return request
 
     def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
-        """Return what ``request()`` of the user's own session gets: a subclass may override it."""
+        """Return the arguments for ``request()`` of the user's own session, which a subclass may override."""
         agent = self._session.headers.get("User-Agent")
         agents = [USER_AGENT] if agent in (None, default_user_agent()) else [agent, USER_AGENT]
         headers = {**call.headers, "X-API-Key": target.settings.api_key, "User-Agent": " ".join(agents)}
-        auth = self._session.auth or _unchanged  # without any, requests would consult ~/.netrc
+        auth = self._session.auth or _unchanged  # otherwise requests would read ~/.netrc
         return {"method": call.method, "url": target.base_url + call.path, "data": call.body, "headers": headers, "auth": auth}
 
     def _settings_of_session(self, url: str) -> Dict[str, Any]:
@@ -332,26 +332,26 @@ class Transport:
         return settings
 
     def _leave_connections_to_parent(self) -> None:
-        """In a child of a fork, start with connections of its own. Those of the parent, and their locks, are not touched."""
+        """In a child of a fork, start with new connections, without touching those of the parent or their locks."""
         if self._pid == os.getpid():
             return
         adapters: List[Any] = list(self._session.adapters.values())
         for adapter in adapters:
-            # Kept, so that the parent's connections are not closed here.
+            # Keep a reference, so that the parent's connections are not closed here.
             self._left_to_parent += [getattr(adapter, name, None) for name in ("poolmanager", "proxy_manager")]
-            with suppress(AttributeError):  # an adapter of another kind than those of requests
-                adapter.__setstate__(adapter.__getstate__())  # as after pickling: configured alike, without connections
+            with suppress(AttributeError):  # not an adapter of requests
+                adapter.__setstate__(adapter.__getstate__())  # as after pickling: the same configuration, without connections
         session: Any = self._session
-        session.cookies = copy.copy(session.cookies)  # with a lock of its own
+        session.cookies = copy.copy(session.cookies)  # with a new lock
         self._pid = os.getpid()
 
     def forget_cookies(self) -> None:
-        """Drop the cookies that servers have set, unless the session is the user's own."""
+        """Drop the cookies that servers have set, except those of the user's own session."""
         if self.owns_session:
             self._session.cookies.clear()
 
     def close(self) -> None:
-        """Close the idle connections, unless the session is the user's own."""
+        """Close the idle connections, except those of the user's own session."""
         if self.owns_session:
             _close(self._session, self._pid)
 
@@ -371,13 +371,13 @@ def _outcome(response: Any) -> str:
 
 
 def _answer_in(error: Any, url: str) -> Any:
-    """Return the answer that the user's session turned into an error of its own, or ``None``. What it means is said by our errors."""
+    """Return the answer from which the user's session made an error of its own, or ``None``."""
     status = status_given_up_on(error)
     if status is not None:
-        given_up = requests.Response()  # its body is gone
+        given_up = requests.Response()  # its body is lost
         given_up.status_code = status
         return given_up
-    response: Any = getattr(error, "response", None)  # from raise_for_status() in a hook; not of another request, such as one for a token
+    response: Any = getattr(error, "response", None)  # from raise_for_status() in a hook
     is_ours = response is not None and response.request.url.startswith(url) and response.status_code >= http.client.BAD_REQUEST
     return response if is_ours else None
 
@@ -389,7 +389,7 @@ def _is_usable(proxy: Optional[str]) -> bool:
         parts = parse_url(proxy if "://" in proxy else f"http://{proxy}")
     except LocationParseError:
         return False
-    # An "@" further on: the user name or the password holds a character that ends the host.
+    # An "@" in the rest means that the user name or the password holds a character that ends the host.
     return bool(parts.host) and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
 
 
@@ -397,7 +397,7 @@ def _is_usable(proxy: Optional[str]) -> bool:
 
 
 def _origin(url: str) -> Tuple[str, str, int]:
-    """Return scheme, host and port; refuse a URL that the parser of urllib3, which connects, and that of Python read differently."""
+    """Return scheme, host and port; reject a URL that urllib3, which connects, and Python parse differently."""
     parts = urlsplit(url)
     seen: Any = parse_url(url)
     if (seen.scheme, seen.auth, (seen.host or "").strip("[]"), seen.port) != (parts.scheme, None, parts.hostname, parts.port):
@@ -406,24 +406,24 @@ def _origin(url: str) -> Tuple[str, str, int]:
 
 
 def _checked_redirect(response: Any, call: Call, target: Target) -> Any:
-    """Return the request to follow with; refuse where the key would leave its origin, or the call would not arrive as it is."""
+    """Return the redirected request; reject it if the key would leave its origin, or the call would be changed."""
     request: Any = response.next
     status: int = response.status_code
     try:
         origin = _origin(request.url)
     except (ValueError, LocationParseError):
         location = response.headers.get("Location")
-        raise _redirect_error(f"the server redirects to {location!r}, which is no clear URL: check the base_url", call, status) from None
+        raise _redirect_error(f"the server redirects to {location!r}, which is not a valid URL: check the base_url", call, status) from None
     parts = urlsplit(str(request.url))
     shown = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
     if origin != target.origin:
-        reason = "the API key goes to the base_url's own origin alone; if you trust the other"
+        reason = "the API key is sent only to the origin of the base_url; if you trust the other origin"
     elif request.method != call.method:
-        reason = "a POST would arrive there as a GET, and execute nothing; if that is the API"
+        reason = "a POST would become a GET and execute nothing; if that is the API"
     else:
         if "Authorization" not in response.request.headers:
-            request.headers.pop("Authorization", None)  # which requests found in ~/.netrc
+            request.headers.pop("Authorization", None)  # requests has read it from ~/.netrc
         return request
     raise _redirect_error(f"the server redirects to {shown} (HTTP {status}): {reason}, set base_url={base_url!r}", call, status)
 

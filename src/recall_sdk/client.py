@@ -31,23 +31,23 @@ from recall_sdk.streaming import WorkflowStream
 __all__ = ["RecallClient"]
 
 MAX_ASKING = 5.0
-"""Seconds for a batch's question about the usage limits: its workers wait meanwhile."""
+"""Seconds for a batch's request of the usage limits, while its workers wait."""
 
 _T = TypeVar("_T")
 _Timeout = Union[float, None, ClientTimeout]
 
 
 class RecallClient:
-    """A client of the Recall API. Threads may share one; after a fork, each process goes on with connections of its own.
+    """A client for the Recall API. Threads may share it. After a fork, each process uses its own connections.
 
     Args:
-        api_key: The API key; without one, that of the environment variable ``RECALL_API_KEY``.
-        base_url: Where the API is; without one, ``RECALL_BASE_URL``, else ``https://tryrecall.com``. It may have a path prefix.
-        timeout: Seconds of wall clock for each whole call that is given none of its own; ``None`` waits for ever.
-        session: A session of your own, for proxies, TLS, adapters or hooks. The client does not close it.
+        api_key: The API key; by default the environment variable ``RECALL_API_KEY``.
+        base_url: The URL of the API, with an optional path prefix; by default ``RECALL_BASE_URL``, else ``https://tryrecall.com``.
+        timeout: Seconds of wall-clock time for each whole call that does not set its own; ``None`` for no limit.
+        session: Your own session, for proxies, TLS, adapters or hooks. The client does not close it.
 
     Raises:
-        ValueError: No key, or one that can't be sent; no usable base URL; a timeout that is not above 0.
+        ValueError: The key is missing or can't be sent, the base URL is not usable, or the timeout is not above 0.
         TypeError: An argument of the wrong type.
 
     Example:
@@ -156,38 +156,39 @@ class RecallClient:
         selected_outputs: Optional[Sequence[str]] = None,
         async_execution: bool = False,
     ) -> Result:
-        """Execute a workflow once, and wait for its result.
+        """Execute a workflow once and return its result.
 
         Args:
             workflow_id: The id of the workflow.
-            input: Its input, any JSON value. A dict is spread at the root of the body, anything else is sent as ``input``.
-                A file open for reading in binary, anywhere inside, is sent along as the API takes files.
-            timeout: Seconds of wall clock for the whole call, ``None`` for no limit; by default the client's. With ``stream`` it bounds
-                the wait for the answer, and then each silence.
-            stream: Ask for a stream, and read it to its end; :meth:`stream_workflow` hands it over as it arrives.
+            input: The input, any JSON value. The keys of a dict are sent at the root of the body, any other value as ``input``.
+                It may contain files that are open for reading in binary mode.
+            timeout: Seconds of wall-clock time for the whole call, ``None`` for no limit; by default the client's. With ``stream`` it
+                bounds the wait for the answer, and then each silence.
+            stream: Request a stream, and read it to its end. :meth:`stream_workflow` yields its events as they arrive.
             selected_outputs: Outputs to stream, each as ``"blockName.attribute"``.
-            async_execution: Queue the run and return its ticket at once; :meth:`wait_for_job` waits for it.
+            async_execution: Queue the run and return at once; :meth:`wait_for_job` waits for it.
 
         Returns:
             The result; a :class:`StreamedExecutionResult` of a stream; the :class:`AsyncExecutionResult` of a queued run.
-            A run that failed may come as a result with ``success=False``.
+            Some servers report a failed run as a result with ``success=False``.
 
         Raises:
-            ValueError: An id that can't be one, ``async_execution`` with ``stream``, or a timeout that is not above 0.
-            InvalidRequestError: The input has no JSON form (``INVALID_JSON``), or the server refuses it (its code, else
+            ValueError: The id is empty or not usable, ``async_execution`` is combined with ``stream``, or the timeout is not above 0.
+            InvalidRequestError: The input has no JSON form (``INVALID_JSON``), or the server rejects it (its code, else
                 ``INVALID_REQUEST``).
-            AuthenticationError: Wrong key (``UNAUTHORIZED``).
-            PermissionDeniedError: Not allowed, or not deployed (the server's code, such as ``WORKFLOW_NOT_DEPLOYED``, else ``FORBIDDEN``).
-            NotFoundError: No such workflow (the server's code, such as ``WORKFLOW_NOT_FOUND``, else ``NOT_FOUND``).
+            AuthenticationError: The key is wrong (``UNAUTHORIZED``).
+            PermissionDeniedError: The key may not do this, or the workflow is not deployed (the server's code, such as
+                ``WORKFLOW_NOT_DEPLOYED``, else ``FORBIDDEN``).
+            NotFoundError: The workflow does not exist (the server's code, such as ``WORKFLOW_NOT_FOUND``, else ``NOT_FOUND``).
             RateLimitError: Too many requests (``RATE_LIMIT_EXCEEDED``).
-            UsageLimitError: Spending limit reached (``USAGE_LIMIT_EXCEEDED``).
+            UsageLimitError: The spending limit is reached (``USAGE_LIMIT_EXCEEDED``).
             ExecutionError: The workflow failed (``EXECUTION_ERROR``).
-            RecallTimeoutError: Out of time (``TIMEOUT``).
-            RecallConnectionError: No connection, or one that broke (``CONNECTION_ERROR``; in a stream ``STREAM_INTERRUPTED``).
+            RecallTimeoutError: The time ran out (``TIMEOUT``).
+            RecallConnectionError: The connection failed (``CONNECTION_ERROR``; in a stream ``STREAM_INTERRUPTED``).
             ServerError: The server failed (its code, else ``SERVER_ERROR``).
-            RedirectError: A redirect that is not safe to follow (``REDIRECT_REFUSED``).
-            InvalidResponseError: An answer that can't be read (``INVALID_RESPONSE``).
-            RecallError: All of these; ``may_have_executed`` says whether the workflow could have run.
+            RedirectError: The server redirects to a place that is not safe to follow (``REDIRECT_REFUSED``).
+            InvalidResponseError: The answer can't be read (``INVALID_RESPONSE``).
+            RecallError: The base of all of these; ``may_have_executed`` says whether the workflow may have run.
 
         Example:
             >>> client.execute_workflow("greet", {"name": "Ada"}).output
@@ -276,30 +277,30 @@ class RecallClient:
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
     ) -> Result:
-        """Execute a workflow, and try again where the rate limit refuses it: a 429 says that the run did not start.
+        """Execute a workflow, and retry after a 429, which means that the run did not start.
 
-        The delays grow exponentially, with 25 % jitter. A retry-after of the server is kept to the second instead; one of more than an
-        hour is not waited for.
+        The delays grow exponentially, with 25 % jitter. If the server sends a ``Retry-After``, the SDK waits for that time instead, unless
+        it is longer than an hour.
 
         Args:
             workflow_id: As for :meth:`execute_workflow`.
             input: As for :meth:`execute_workflow`; files are read once.
-            timeout: Seconds for each try, not for all; ``None`` for no limit; by default the client's.
+            timeout: Seconds for each attempt; ``None`` for no limit; by default the client's.
             stream: As for :meth:`execute_workflow`.
             selected_outputs: As for :meth:`execute_workflow`.
             async_execution: As for :meth:`execute_workflow`.
-            max_retries: Retries after the first try.
+            max_retries: Retries after the first attempt.
             initial_delay: Seconds before the first retry.
-            max_delay: Seconds before a retry at most, unless the server asks for more.
-            backoff_multiplier: Growth from one delay to the next, 1 or more.
+            max_delay: Maximum seconds before a retry, unless the server asks for more.
+            backoff_multiplier: Factor from one delay to the next, 1 or more.
 
         Returns:
             As :meth:`execute_workflow`.
 
         Raises:
-            ValueError: Also for retry settings out of their bounds.
+            ValueError: As for :meth:`execute_workflow`, or a retry setting is out of bounds.
             RateLimitError: The last one, after all retries (``RATE_LIMIT_EXCEEDED``).
-            RecallError: As for :meth:`execute_workflow`; nothing but a 429 is retried.
+            RecallError: As for :meth:`execute_workflow`; only a 429 is retried.
 
         Example:
             >>> client.execute_with_retry("greet", {"name": "Ada"}, max_retries=5).success
@@ -320,16 +321,16 @@ class RecallClient:
         timeout: _Timeout = ClientTimeout.DEFAULT,
         selected_outputs: Optional[Sequence[str]] = None,
     ) -> WorkflowStream:
-        """Execute a workflow, and hand over its events as they arrive.
+        """Execute a workflow and return a stream of its events.
 
         Args:
             workflow_id: As for :meth:`execute_workflow`.
             input: As for :meth:`execute_workflow`.
             timeout: Seconds until the answer begins, and then for each silence between bytes; ``None`` for no limit.
-            selected_outputs: Outputs to stream, each as ``"blockName.attribute"``; servers stream no others.
+            selected_outputs: Outputs to stream, each as ``"blockName.attribute"``. Only these are streamed.
 
         Returns:
-            A stream to iterate, best inside ``with``.
+            A stream to iterate over, inside a ``with`` block.
 
         Raises:
             ValueError: As for :meth:`execute_workflow`.
@@ -407,28 +408,27 @@ class RecallClient:
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
     ) -> Generator[BatchItem[Any], None, None]:
-        """Execute many workflows side by side, and hand over each as it ends. Nothing is sent before the first is asked for.
+        """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
-        The workers share what they learn of the server's rate limit, so that it is used fully with next to no refused requests.
+        All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
 
         Args:
-            items: Pairs of a workflow id and its input; any iterable, also an endless one. It is drawn from as results are read.
-            max_workers: Executions in flight at most.
-            executor: Where to run them, any :class:`concurrent.futures.Executor`; by default threads of the batch's own.
-            timeout: Seconds for each try of each execution; ``None`` for no limit; by default the client's.
-            async_execution: Queue the runs; each result is a ticket.
-            max_retries: Retries of one item after 429s.
+            items: Pairs of a workflow id and its input, from any iterable, also an endless one. The batch takes them as you read results.
+            max_workers: Maximum executions in flight.
+            executor: Runs the executions, any :class:`concurrent.futures.Executor`; by default the batch's own threads.
+            timeout: Seconds for each attempt of each execution; ``None`` for no limit; by default the client's.
+            async_execution: Queue the runs; each result holds a task id.
+            max_retries: Retries of one item after a 429.
             initial_delay: As for :meth:`execute_with_retry`.
             max_delay: As for :meth:`execute_with_retry`.
             backoff_multiplier: As for :meth:`execute_with_retry`.
 
         Returns:
-            An iterator of :class:`BatchItem`, in the order in which they finish. Closing it early stops what is queued; calls in flight end
-            on their own.
+            An iterator of :class:`BatchItem`, in the order in which they finish. Closing it stops what is queued; calls in flight finish.
 
         Raises:
-            ValueError: Settings out of their bounds.
-            TypeError: Settings, or, while iterating, an item of the wrong type.
+            ValueError: A setting is out of bounds.
+            TypeError: A setting has the wrong type, or, while iterating, an item is not a pair.
 
         Example:
             >>> items = [("greet", {"name": "Ada"}), ("greet", {"name": "Alan"})]
@@ -449,10 +449,10 @@ class RecallClient:
             random=random.random,
         ).run()
 
-    # ---------------------------------------------------------------------------------------------------- questions
+    # ---------------------------------------------------------------------------------------------------- reading
 
     def get_workflow_status(self, workflow_id: str) -> WorkflowStatus:
-        """Ask whether a workflow is deployed.
+        """Return the deployment status of a workflow.
 
         Args:
             workflow_id: The id of the workflow.
@@ -461,9 +461,9 @@ class RecallClient:
             Its status.
 
         Raises:
-            ValueError: An id that can't be one.
-            NotFoundError: No such workflow (``NOT_FOUND``, or the server's code).
-            RecallError: Every other failure, with the codes of :meth:`execute_workflow`.
+            ValueError: The id is empty or not usable.
+            NotFoundError: The workflow does not exist (``NOT_FOUND``, or the server's code).
+            RecallError: Any other failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> client.get_workflow_status("greet").is_deployed
@@ -474,17 +474,17 @@ class RecallClient:
         return self._ask(_endpoints.workflow_status(workflow_id), _decoding.workflow_status)
 
     def validate_workflow(self, workflow_id: str) -> bool:
-        """Tell whether a workflow exists and is deployed.
+        """Return whether a workflow exists and is deployed.
 
         Args:
             workflow_id: The id of the workflow.
 
         Returns:
-            ``False`` where it is not deployed, or does not exist.
+            ``False`` if it is not deployed or does not exist.
 
         Raises:
-            ValueError: An id that can't be one.
-            RecallError: Every failure but a 404, with the codes of :meth:`execute_workflow`: a wrong key does not mean "not deployed".
+            ValueError: The id is empty or not usable.
+            RecallError: Any failure except a 404, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> client.validate_workflow("greet"), client.validate_workflow("no-such-workflow")
@@ -498,20 +498,20 @@ class RecallClient:
             return False
 
     def get_job_status(self, task_id: str) -> Dict[str, Any]:
-        """Ask for the state of a queued run.
+        """Return the state of a queued run.
 
         Args:
-            task_id: The ``task_id`` of its ticket.
+            task_id: The ``task_id`` of its :class:`AsyncExecutionResult`.
 
         Returns:
             A dict with ``success``, ``taskId``, ``status`` (``queued``, ``processing``, ``completed``, ``failed`` or ``cancelled``),
             ``output``, ``error`` and ``metadata`` (``startedAt``, ``completedAt``, and ``duration`` in milliseconds), each ``None``
-            where it is not known yet, and whatever else the server sends.
+            if unknown, and any other fields that the server sends.
 
         Raises:
-            ValueError: An id that can't be one.
-            NotFoundError: No such job (the server's code, such as ``TASK_NOT_FOUND``, else ``NOT_FOUND``).
-            RecallError: Every other failure, with the codes of :meth:`execute_workflow`.
+            ValueError: The id is empty or not usable.
+            NotFoundError: The job does not exist (the server's code, such as ``TASK_NOT_FOUND``, else ``NOT_FOUND``).
+            RecallError: Any other failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
@@ -531,23 +531,24 @@ class RecallClient:
         max_poll_interval: float = 10.0,
         on_update: Optional[Callable[[Dict[str, Any]], object]] = None,
     ) -> Dict[str, Any]:
-        """Wait until a queued run has ended. Failures that may pass (connection, 429, 5xx) are survived until the time is up.
+        """Wait until a queued run has ended and return its status. Temporary failures (connection, 429, 5xx) do not end the wait.
 
         Args:
-            job: The ticket, or its task id, also from another process.
-            timeout: Seconds to wait at most; ``None`` waits for ever.
-            poll_interval: Seconds between the first two polls; the next intervals grow by half, and keep the server's retry-after.
-            max_poll_interval: Seconds between two polls at most.
-            on_update: Called with the first status and each changed one, for a progress bar.
+            job: The :class:`AsyncExecutionResult`, or its task id, also from another process.
+            timeout: Maximum seconds to wait; ``None`` for no limit.
+            poll_interval: Seconds between the first two polls. Each later interval is half as long again, or the server's ``Retry-After``
+                if that is longer.
+            max_poll_interval: Maximum seconds between two polls.
+            on_update: Called with the first status and each changed one, for example for a progress bar.
 
         Returns:
-            The status of the completed job, as :meth:`get_job_status` gives it.
+            The status of the completed job, as :meth:`get_job_status` returns it.
 
         Raises:
-            ValueError: Settings out of their bounds.
-            ExecutionError: It failed (``EXECUTION_ERROR``) or was cancelled (``JOB_CANCELLED``).
-            RecallTimeoutError: Time is up (``TIMEOUT``); the job goes on.
-            RecallError: Every other failure, such as an unknown id or a wrong key, as :meth:`get_job_status`.
+            ValueError: A setting is out of bounds.
+            ExecutionError: The job failed (``EXECUTION_ERROR``) or was cancelled (``JOB_CANCELLED``).
+            RecallTimeoutError: The time ran out (``TIMEOUT``); the job continues.
+            RecallError: Any other failure, such as an unknown id or a wrong key, as for :meth:`get_job_status`.
 
         Example:
             >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
@@ -557,8 +558,8 @@ class RecallClient:
         task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job
         if not isinstance(task_id, str):
             raise TypeError(
-                f"job must be the ticket of a queued run, or its task id, not {type(job).__name__}: "
-                "execute_workflow(..., async_execution=True) gives one"
+                f"job must be an AsyncExecutionResult or a task id, not {type(job).__name__}: "
+                "execute_workflow(..., async_execution=True) returns one"
             )
         if on_update is not None and not callable(on_update):
             raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
@@ -580,10 +581,10 @@ class RecallClient:
             raise
 
     def get_rate_limit_info(self) -> Optional[RateLimitInfo]:
-        """Tell what the newest answer said of the rate limit. Nothing is sent.
+        """Return the rate limit reported in the last answer. Nothing is sent.
 
         Returns:
-            The newest known, or ``None`` before an answer told anything.
+            The last reported limit, or ``None`` if no answer has reported one.
 
         Example:
             >>> client.get_rate_limit_info() is None
@@ -594,13 +595,13 @@ class RecallClient:
         return self._rate_limit
 
     def get_usage_limits(self) -> UsageLimits:
-        """Ask for the account's rate limits and spending.
+        """Return the account's rate limits and spending.
 
         Returns:
             The limits.
 
         Raises:
-            RecallError: Every failure, with the codes of :meth:`execute_workflow`.
+            RecallError: Any failure, with the codes of :meth:`execute_workflow`.
 
         Example:
             >>> client.get_usage_limits().usage["plan"]
@@ -613,14 +614,14 @@ class RecallClient:
     # ------------------------------------------------------------------------------------------------ the client itself
 
     def set_api_key(self, api_key: str) -> None:
-        """Use another key from the next call on. The cookies that the server set for the former one are dropped.
+        """Use another key for all later calls. Drops the cookies that the server set for the former key.
 
         Args:
             api_key: The key.
 
         Raises:
-            ValueError: A key that can't be sent.
-            TypeError: It is no str.
+            ValueError: The key can't be sent.
+            TypeError: The key is not a ``str``.
 
         Example:
             >>> client.set_api_key("another-key")
@@ -629,14 +630,14 @@ class RecallClient:
         self._transport.forget_cookies()
 
     def set_base_url(self, base_url: str) -> None:
-        """Use another server from the next call on.
+        """Use another server for all later calls.
 
         Args:
-            base_url: Like ``https://host``, with a port or a path prefix if need be.
+            base_url: Such as ``https://host``, with an optional port and path prefix.
 
         Raises:
-            ValueError: No such URL.
-            TypeError: It is no str.
+            ValueError: The URL is not usable.
+            TypeError: The URL is not a ``str``.
 
         Example:
             >>> client.set_base_url("https://recall.example.com")
@@ -644,7 +645,7 @@ class RecallClient:
         self._change(base_url=check_base_url(base_url))
 
     def close(self) -> None:
-        """Close the idle connections. A session of your own stays as it is. A call after this opens a new connection.
+        """Close the idle connections, except those of your own session. A later call opens a new connection.
 
         Example:
             >>> client.close()
@@ -659,7 +660,7 @@ class RecallClient:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         if not self._transport.owns_session:
-            raise TypeError("a client with a session of your own can't be pickled or copied: make one from the same arguments instead")
+            raise TypeError("a client with its own session can't be pickled or copied: create one from the same arguments instead")
         return _revive, (type(self), self._target.settings, self._timeout, _this_process(), _own_attributes(self))
 
     # ------------------------------------------------------------------------------------------------------------ inside
@@ -687,8 +688,8 @@ class RecallClient:
             raise
 
     def _send(self, call: Call, read: Callable[[OpenResponse, str], _T], timeout: Optional[float]) -> Tuple[_T, Optional[RateLimitInfo]]:
-        """Send a call once; return what ``read`` makes of its answer and the key, and the rate limit reported in this very answer."""
-        target = self._target  # with the key that is sent, whatever is set meanwhile
+        """Send a call once; return what ``read`` makes of the answer and the key, and the rate limit reported in this answer."""
+        target = self._target  # with the key that is sent, even if another one is set meanwhile
         try:
             response = self._transport.open(call, target, timeout)
             rate_limit = _decoding.rate_limit(response.head)
@@ -711,14 +712,14 @@ class RecallClient:
         return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
-        """Ask for the requests that remain, of how many, and for the seconds until the reset; ``None`` if the server does not say."""
+        """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
         try:
             return self._ask(_endpoints.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
         except RecallError:
             return None
 
     def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
-        """Ask for a job's state within the seconds that are left; give the server's retry-after too."""
+        """Return a job's state and the server's retry-after, within the remaining seconds."""
         timeout = left if self._timeout is None else self._timeout if left is None else min(left, self._timeout)
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
 
@@ -737,7 +738,7 @@ def _read_execution(response: OpenResponse, api_key: str) -> Result:
 _INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit", "_lock")
 
 MAX_REVIVED = 32
-"""Clients that a worker process keeps. Of more, the oldest is dropped; what still uses it goes on."""
+"""Maximum number of clients that a worker process keeps. Code that still uses a dropped one is not affected."""
 
 _revived: Dict[Tuple[Any, ...], RecallClient] = {}
 _RUN_ID = os.urandom(8).hex()
@@ -749,19 +750,19 @@ def _this_process() -> Tuple[str, int]:
 
 
 def _own_attributes(client: RecallClient) -> Dict[str, Any]:
-    """Return what a subclass, or anybody else, has set on a client."""
+    """Return the attributes that a subclass or a user has set on a client."""
     return {name: value for name, value in vars(client).items() if name not in _INTERNAL}
 
 
 def _revive(
     kind: Type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
-) -> RecallClient:  # no method: cloudpickle, and so Ray and loky, pickles a function of a module by its name alone
-    """Make a copy: at home a new client; in a worker process one for all equal ones that arrive there, so that connections are kept."""
+) -> RecallClient:  # not a method: cloudpickle, which Ray and loky use, pickles a module's function by its name
+    """Make a copy: in the same process a new client, in a worker process one for all equal ones, so that connections are reused."""
     if origin == _this_process():
         return _copy(kind, settings, timeout, attributes)
     key = (kind, settings, timeout)
     client = _revived.get(key) or _revived.setdefault(key, _copy(kind, settings, timeout, attributes))
-    # The settings of the one that is here may have been changed.
+    # The settings of the existing client may have been changed.
     if (client.api_key, client.base_url, _own_attributes(client)) != (*settings, attributes):
         client = _revived[key] = _copy(kind, settings, timeout, attributes)
     for oldest in list(_revived)[:-MAX_REVIVED]:

@@ -3,18 +3,18 @@
 ::
 
     Exception
-    └── RecallError                     every failure of a call
+    └── RecallError                     any failed call
         ├── AuthenticationError         401: the key is wrong
         ├── UsageLimitError             402: the plan's spending limit is reached
         ├── PermissionDeniedError       403: the key may not do this, or the workflow is not deployed
         ├── NotFoundError               404: no such workflow or job
         ├── RateLimitError              429: too many requests
-        ├── InvalidRequestError         other 4xx, and input that is no JSON (a ValueError too)
-        ├── RecallTimeoutError          out of time: here, or on the server (408, 504, 524, 598)
+        ├── InvalidRequestError         other 4xx, and input without a JSON form (also a ValueError)
+        ├── RecallTimeoutError          a timeout of the SDK or the server (408, 504, 524, 598)
         ├── ExecutionError              the workflow ran and failed
         ├── ServerError                 other 5xx
-        ├── RecallConnectionError       no connection, or one that broke
-        │   └── StreamInterruptedError  a stream that broke off before its end
+        ├── RecallConnectionError       the connection failed
+        │   └── StreamInterruptedError  a stream that was cut before its end
         ├── RedirectError               a redirect that is not safe to follow
         └── InvalidResponseError        an answer that can't be read
 """
@@ -43,21 +43,21 @@ __all__ = [
 
 
 class RecallError(Exception):
-    """A call failed. The base of the family: catch it to catch all.
+    """A call failed. This is the base class of all errors that calls raise.
 
     Args:
         message: One line that says what happened and what to do.
         code: The documented code, such as ``"TIMEOUT"``.
-        status: The HTTP status, or ``None`` where no answer came.
+        status: The HTTP status, or ``None`` if there was no answer.
 
     Attributes:
         code: The documented code.
         status: The HTTP status.
-        body: The answer's body: parsed JSON, else its text, else ``None``.
+        body: The answer's body as parsed JSON, else as text, or ``None``.
         server_code: The code as the server sent it, or ``None``.
-        retry_after: Seconds to wait before the next try, or ``None`` where the server does not say.
-        may_have_executed: Whether the workflow could have run. ``False`` means: safe to send again.
-        request_id: The server's id of its answer, for its support or its logs, or ``None``.
+        retry_after: Seconds to wait before the next attempt, or ``None`` if the server does not say.
+        may_have_executed: Whether the workflow may have run. If ``False``, it is safe to send the call again.
+        request_id: The server's id of the answer, for its operator or its logs, or ``None``.
 
     Example:
         >>> error = RecallError("no such workflow", "NOT_FOUND", 404)
@@ -90,7 +90,7 @@ class AuthenticationError(RecallError):
 
 
 class UsageLimitError(RecallError):
-    """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help; never retried.
+    """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help, so it is never retried.
 
     Example:
         >>> server.respond_next(402, json={"error": "Usage limit exceeded"})
@@ -130,7 +130,7 @@ class RateLimitError(RecallError):
     """Too many requests (429, ``RATE_LIMIT_EXCEEDED``). The workflow did not start.
 
     Attributes:
-        rate_limit: What the answer told of the limit, or ``None``.
+        rate_limit: The rate limit reported in the answer, or ``None``.
 
     Example:
         >>> server.respond_next(429, headers={"Retry-After": "2"})
@@ -145,7 +145,7 @@ class RateLimitError(RecallError):
 
 
 class InvalidRequestError(RecallError, ValueError):
-    """The request is wrong: the server refuses it (other 4xx, its code or ``INVALID_REQUEST``), or it can't be sent (``INVALID_JSON``).
+    """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input has no JSON form (``INVALID_JSON``).
 
     Example:
         >>> try:
@@ -157,11 +157,11 @@ class InvalidRequestError(RecallError, ValueError):
 
 
 class RecallTimeoutError(RecallError):
-    """Time ran out, here or on the server (408, 504, 524, 598; ``TIMEOUT``). The workflow may still be running.
+    """The time ran out, in the SDK or on the server (408, 504, 524, 598; ``TIMEOUT``). The workflow may still be running.
 
     Attributes:
-        result: What the server sent of the run, or ``None``.
-        partial: What had arrived of a stream, or ``None``.
+        result: What the server reported about the run, or ``None``.
+        partial: The part of a stream that arrived, or ``None``.
 
     Example:
         >>> try:
@@ -179,7 +179,7 @@ class ExecutionError(RecallError):
     """The workflow ran and failed (``EXECUTION_ERROR``), or its job was cancelled (``JOB_CANCELLED``).
 
     Attributes:
-        result: What the server sent of the run, or ``None``.
+        result: What the server reported about the run, or ``None``.
 
     Example:
         >>> try:
@@ -206,7 +206,7 @@ class ServerError(RecallError):
 
 
 class RecallConnectionError(RecallError):
-    """No connection, or one that broke before the answer was complete (``CONNECTION_ERROR``).
+    """The connection failed, or broke before the answer was complete (``CONNECTION_ERROR``).
 
     Example:
         >>> server.respond_next(drop=True)
@@ -219,10 +219,10 @@ class RecallConnectionError(RecallError):
 
 
 class StreamInterruptedError(RecallConnectionError):
-    """A stream broke off before its end (``STREAM_INTERRUPTED``).
+    """A stream was cut before its end (``STREAM_INTERRUPTED``).
 
     Attributes:
-        partial: What had arrived.
+        partial: The part that arrived.
 
     Example:
         >>> server.respond_next(events=[{"blockId": "b", "chunk": "Once upon"}], cut=True)
@@ -237,7 +237,7 @@ class StreamInterruptedError(RecallConnectionError):
 
 
 class RedirectError(RecallError):
-    """The server redirects to where the key must not go, or a POST can't follow (``REDIRECT_REFUSED``).
+    """The server redirects to another origin, or in a way that a POST can't follow (``REDIRECT_REFUSED``).
 
     Example:
         >>> server.respond_next(301, headers={"Location": "https://www.example.com/"})
@@ -263,5 +263,5 @@ class InvalidResponseError(RecallError):
 
 
 def one_line(text: str) -> str:
-    """Fold white space, control characters and halves of surrogate pairs."""
+    """Replace white space, control characters and lone surrogates by single spaces."""
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()

@@ -1,4 +1,4 @@
-"""The values that calls return: plain dataclasses, as the reference page documents them."""
+"""The values that calls return, as plain dataclasses."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
@@ -16,13 +16,13 @@ __all__ = [
 
 @dataclass
 class WorkflowExecutionResult:
-    """What one run of a workflow gave.
+    """The result of one run of a workflow.
 
     Attributes:
-        success: Whether the workflow ran through. ``False`` is a result, not an exception: read ``error``.
-        output: What the workflow returned: any JSON value.
-        error: Why it failed, in the server's words, or ``None``.
-        logs: One entry for each executed block, or ``None`` where the server sends none.
+        success: Whether the workflow succeeded. If ``False``, ``error`` says why.
+        output: The output of the workflow, any JSON value.
+        error: The server's reason for the failure, or ``None``.
+        logs: One entry for each executed block, or ``None`` if the server sends none.
         metadata: Facts about the run, such as ``duration`` (milliseconds) and ``executionId``, or ``None``.
         trace_spans: Timing of the blocks, or ``None``.
         total_duration: Duration of the whole run in milliseconds, or ``None``.
@@ -50,7 +50,7 @@ def _no_text() -> Dict[str, str]:
 
 @dataclass
 class StreamedExecutionResult(WorkflowExecutionResult):
-    """What one streamed run gave: the result at its end, and the text that came before it.
+    """The result of one streamed run, with the streamed text.
 
     Attributes:
         text: All streamed text, in order of arrival.
@@ -68,14 +68,14 @@ class StreamedExecutionResult(WorkflowExecutionResult):
 
 @dataclass
 class AsyncExecutionResult:
-    """The ticket for a queued run; pass it to :meth:`RecallClient.wait_for_job`.
+    """A queued run. Pass it to :meth:`RecallClient.wait_for_job`.
 
     Attributes:
-        success: Whether the server took the run.
-        task_id: The id to ask for with :meth:`RecallClient.get_job_status`.
+        success: Whether the server accepted the run.
+        task_id: The id for :meth:`RecallClient.get_job_status`.
         status: ``"queued"``.
-        created_at: When it was queued (ISO 8601), or an empty string where the server does not say.
-        links: Where to ask, under ``"status"``.
+        created_at: When it was queued (ISO 8601), or an empty string if the server does not say.
+        links: The address of its status, under ``"status"``.
 
     Example:
         >>> ticket = client.execute_workflow("greet", async_execution=True)
@@ -98,8 +98,8 @@ class WorkflowStatus:
 
     Attributes:
         is_deployed: Whether it is deployed.
-        deployed_at: Since when (ISO 8601), or ``None``.
-        needs_redeployment: Whether it was changed after it was deployed.
+        deployed_at: When it was deployed (ISO 8601), or ``None``.
+        needs_redeployment: Whether it was changed since then.
 
     Example:
         >>> client.get_workflow_status("draft")
@@ -115,13 +115,13 @@ class WorkflowStatus:
 
 @dataclass
 class RateLimitInfo:
-    """The rate limit, as the newest answer told it.
+    """The rate limit reported in an answer.
 
     Attributes:
         limit: Requests allowed in a window.
-        remaining: Requests left in it.
-        reset: When it starts anew, in seconds since the epoch.
-        retry_after: How long to wait before the next request, in whole seconds (rounded up), or ``None``.
+        remaining: Requests that remain in the window.
+        reset: When the window ends, in seconds since the epoch.
+        retry_after: Whole seconds to wait before the next request, rounded up, or ``None``.
 
     Example:
         >>> headers = {"Limit": "60", "Remaining": "59", "Reset": "1800000000"}
@@ -146,7 +146,7 @@ class UsageLimits:
     """Rate limits and spending of the account.
 
     Attributes:
-        success: Whether the server could tell.
+        success: Whether the server reports success.
         rate_limit: ``sync`` and ``async``, each with ``isLimited``, ``limit``, ``remaining`` and ``resetAt``; ``authType``.
         usage: ``currentPeriodCost``, ``limit`` and ``plan``.
 
@@ -168,8 +168,8 @@ class StreamEvent:
     """One event of a live stream.
 
     Attributes:
-        type: ``"chunk"``, ``"chunk_reset"`` (all text of the block so far is void), ``"block_error"``, ``"done"``, ``"message"``, or the
-            server's own word for others.
+        type: ``"chunk"``, ``"chunk_reset"`` (the server retracts all text of the block), ``"block_error"``, ``"done"``, ``"message"``,
+            or a type of the server's own.
         block_id: The block that it comes from, or ``None``.
         chunk: The piece of text of a ``"chunk"``; empty for others.
         data: The payload as received.

@@ -1,6 +1,6 @@
-"""Retries of calls that a rate limit refused: the arithmetic, and the loop. Clock and dice are passed in.
+"""Retries after a 429: the delays, and the loop. The clock and the random numbers are passed in.
 
-Only a 429 is ever retried: it alone says that the workflow did not start.
+Only a 429 is retried, because only a 429 proves that the workflow did not start.
 """
 
 import logging
@@ -14,33 +14,33 @@ from recall_sdk.errors import RateLimitError
 __all__ = ["MAX_RETRY_AFTER", "Backoff", "call_with_retry"]
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds. Where a server asks for a longer wait, the error is raised at once."""
+"""Seconds. If a server asks for a longer wait, the error is raised at once."""
 
 MAX_SLEEP = 2_000_000.0
-"""Seconds (23 days): about the longest that every platform can sleep."""
+"""Seconds (23 days): about the longest time that every platform can sleep."""
 
 FIRST_MOMENT = 1e9
-"""Seconds. A number from here on is a moment (September 2001 or later) in seconds since the epoch; a smaller one is a wait."""
+"""Seconds. A larger number is a time in seconds since the epoch (September 2001 or later); a smaller one is a duration."""
 
 JITTER = 0.25
-"""Part of a delay by which it is drawn shorter or longer, so that clients that failed together do not return together."""
+"""Maximum change of a delay, as a fraction, so that clients that failed together do not retry together."""
 
 _T = TypeVar("_T")
 _log = logging.getLogger("recall_sdk")
 
 
 class Backoff:
-    """How often and how long to wait: exponential backoff with jitter.
+    """Exponential backoff with jitter.
 
     Args:
-        max_retries: Retries after the first try; 0 or more.
+        max_retries: Retries after the first attempt; 0 or more.
         initial_delay: Delay before the first retry in seconds; 0 or more.
-        max_delay: Longest delay in seconds; 0 or more.
-        multiplier: Growth from one delay to the next; 1 or more.
+        max_delay: Maximum delay in seconds; 0 or more.
+        multiplier: Factor from one delay to the next; 1 or more.
 
     Raises:
-        ValueError: An argument is out of its bounds, or no finite number.
-        TypeError: An argument is no number.
+        ValueError: An argument is out of bounds, or not finite.
+        TypeError: An argument is not a number.
 
     Example:
         >>> backoff = Backoff(3, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
@@ -59,14 +59,14 @@ class Backoff:
         self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
-        """Draw the delay before a retry.
+        """Return the delay before a retry.
 
-        With ``d = min(max_delay, initial_delay * multiplier ** retry)`` the delay is drawn uniformly from
+        With ``d = min(max_delay, initial_delay * multiplier ** retry)`` the delay is uniformly distributed in
         ``[0.75 * d, min(1.25 * d, max_delay)]``.
 
         Args:
             retry: Number of the retry, from 0.
-            random: Gives a number in [0, 1), as :func:`random.random` does.
+            random: Returns a number in [0, 1), as :func:`random.random` does.
 
         Returns:
             The delay in seconds.
@@ -84,7 +84,7 @@ class Backoff:
         return least + (most - least) * random()
 
     def wait_after(self, error: RateLimitError, retry: int, random: Callable[[], float]) -> Optional[float]:
-        """Say how long to wait after a 429.
+        """Return how long to wait after a 429.
 
         Args:
             error: The 429.
@@ -92,7 +92,7 @@ class Backoff:
             random: As for :meth:`delay`.
 
         Returns:
-            Seconds, never less than what the server asks for; ``None`` where no retry is due.
+            Seconds, never less than the server asks for; ``None`` if there is no retry.
 
         Example:
             >>> error = RateLimitError("slow down")
@@ -109,16 +109,16 @@ class Backoff:
 
 
 def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable[[float], None], random: Callable[[], float]) -> _T:
-    """Call until it is not refused by the rate limit, or no retry is left.
+    """Call a function until it does not raise :class:`RateLimitError`, or no retry remains.
 
     Args:
-        call: What to call, without arguments.
-        backoff: How often and how long to wait.
+        call: The function, without arguments.
+        backoff: The number of retries and their delays.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
-        random: Gives a number in [0, 1), as :func:`random.random` does.
+        random: Returns a number in [0, 1), as :func:`random.random` does.
 
     Returns:
-        What the call returns.
+        The result of the call.
 
     Raises:
         RateLimitError: The last one, after all retries.
@@ -150,7 +150,7 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
 def parse_retry_after(value: str, now: float) -> Optional[float]:
     """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with an optional fraction, or an HTTP date.
 
-    urllib3's own reading returns at most six hours, and no fractions. Some servers send a moment in seconds since the epoch.
+    urllib3's own reading returns at most six hours, and no fractions. Some servers send a time in seconds since the epoch.
 
     Args:
         value: The header's value; of several, joined by commas, the first counts.
@@ -168,14 +168,14 @@ def parse_retry_after(value: str, now: float) -> Optional[float]:
 
 
 def clock_offset(date: Optional[str], now: float) -> float:
-    """Compare the server's clock with this machine's.
+    """Return the difference between the server's clock and this machine's.
 
     Args:
-        date: The ``Date`` header of an answer that has just come (RFC 9110, section 6.6.1), or ``None``.
+        date: The ``Date`` header of an answer that has just arrived (RFC 9110, section 6.6.1), or ``None``.
         now: This machine's time, in seconds since the epoch.
 
     Returns:
-        Seconds by which the server's clock is ahead: less than 0 if it is behind, 0 if there is no readable date.
+        Seconds by which the server's clock is ahead, negative if it is behind; 0 without a readable date.
     """
     server = None if date is None else _http_date(date)
     return 0.0 if server is None else server - now
@@ -190,7 +190,7 @@ def _http_date(value: str) -> Optional[float]:
 
 
 def checked_count(name: str, value: int, *, least: int) -> int:
-    """Return a whole number that the caller passed, or say what is wrong with it."""
+    """Return an integer argument, or raise the error that says what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
@@ -199,7 +199,7 @@ def checked_count(name: str, value: int, *, least: int) -> int:
 
 
 def checked_number(name: str, value: float, *, least: float) -> float:
-    """Return a number that the caller passed, or say what is wrong with it."""
+    """Return a number argument as a float, or raise the error that says what is wrong with it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     try:

@@ -1,7 +1,4 @@
-"""Server-sent events: bytes to events, by the rules of the WHATWG HTML standard, section 9.2 "Server-sent events".
-
-This module knows neither HTTP nor JSON.
-"""
+"""Server-sent events: a decoder that follows the WHATWG HTML standard, section 9.2 "Server-sent events"."""
 
 from typing import Iterable, Iterator, List, NamedTuple, Optional
 
@@ -16,9 +13,9 @@ class ServerSentEvent(NamedTuple):
     r"""One event of an event stream.
 
     Attributes:
-        event: Its type; ``"message"`` where the stream names none.
+        event: Its type; ``"message"`` by default.
         data: Its ``data`` lines, joined by newlines.
-        id: The last event id that the stream has set so far; empty where it has set none.
+        id: The last event id that the stream has set; empty if it has set none.
         retry: The reconnection time in milliseconds that came with this event, or ``None``.
 
     Example:
@@ -33,9 +30,9 @@ class ServerSentEvent(NamedTuple):
 
 
 def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
-    r"""Decode an event stream. How its bytes are split into chunks makes no difference.
+    r"""Decode an event stream. It does not matter how the bytes are split into chunks.
 
-    Each event is handed over with the chunk that ends it. An event that the stream's end leaves unfinished is discarded.
+    Yields each event as soon as its last chunk arrives, and discards an event that is incomplete at the end of the stream.
 
     Args:
         chunks: The stream's bytes, in order.
@@ -54,7 +51,7 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     retry = None
     for lines in _complete_lines(chunks):
         for line in lines:
-            if line[:6] == b"data: ":  # nearly every line: no need to look at the other rules
+            if line[:6] == b"data: ":  # nearly every line
                 data.append(line[6:])
             elif line:
                 name, _, value = line.partition(b":")
@@ -81,8 +78,8 @@ def _text(value: bytes) -> str:
 
 
 def _complete_lines(chunks: Iterable[bytes]) -> Iterator[List[bytes]]:
-    """Give with each chunk the lines that it completes."""
-    started: List[bytes] = []  # pieces of a line whose end has not come yet
+    """Yield for each chunk the lines that it completes."""
+    started: List[bytes] = []  # pieces of a line whose end has not arrived yet
     after_cr = False
     for chunk in _without_bom(chunks):
         if chunk[-1:] == b"\n" and not started and not after_cr:  # nearly always: whole lines, and nothing before them
@@ -90,7 +87,7 @@ def _complete_lines(chunks: Iterable[bytes]) -> Iterator[List[bytes]]:
             continue
         rest = chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk  # a CRLF may be split
         after_cr = chunk[-1:] == b"\r" if chunk else after_cr
-        lines = rest.splitlines()  # splits bytes at LF, CR and CRLF alone, as the standard does
+        lines = rest.splitlines()  # splits bytes only at LF, CR and CRLF, as the standard does
         if not lines:
             continue
         complete = rest.endswith(_LINE_ENDS)

@@ -14,18 +14,19 @@ from recall_sdk.sse import iter_events
 __all__ = ["WorkflowStream"]
 
 LINGER = 0.1
-"""Seconds to wait, once the result is here, for the server to end the answer properly: only then can its connection be used again."""
+"""Seconds to wait, after the result has arrived, for the end of the answer: only then can its connection be reused."""
 
 
 class WorkflowStream:
     """The events of a running workflow, as they arrive. Made by :meth:`RecallClient.stream_workflow`.
 
-    Iterate it once, best inside ``with``, so that leaving early gives the connection up. One thread may iterate it; any may close it.
+    Iterate over it once, inside a ``with`` block: leaving the block early closes the connection. Only one thread may iterate over it; any
+    thread may close it.
 
     Raises:
-        ExecutionError: While iterating: the workflow failed (``EXECUTION_ERROR``); ``result`` holds the text so far.
-        RecallTimeoutError: The server was silent for longer than the call's timeout (``TIMEOUT``); ``partial`` holds what had arrived.
-        StreamInterruptedError: The stream broke off before its end (``STREAM_INTERRUPTED``); ``partial`` holds what had arrived.
+        ExecutionError: While iterating, the workflow failed (``EXECUTION_ERROR``); ``result`` holds the text so far.
+        RecallTimeoutError: The server was silent for longer than the call's timeout (``TIMEOUT``); ``partial`` holds what arrived.
+        StreamInterruptedError: The stream was cut before its end (``STREAM_INTERRUPTED``); ``partial`` holds what arrived.
 
     Example:
         >>> with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
@@ -43,7 +44,7 @@ class WorkflowStream:
 
     def __iter__(self) -> Iterator[StreamEvent]:
         if self._progress.error is not None:
-            raise self._progress.error  # so that what was cut is not taken for all, the second time
+            raise self._progress.error  # so that a second iteration does not treat the cut stream as complete
         return self._events
 
     def __next__(self) -> StreamEvent:
@@ -56,13 +57,13 @@ class WorkflowStream:
         self.close()
 
     def text(self) -> Iterator[str]:
-        """Iterate the pieces of text alone.
+        """Return an iterator of the text only.
 
         Returns:
             An iterator of the texts of the ``"chunk"`` events.
 
         Raises:
-            RecallError: As for iterating the stream.
+            RecallError: As for iterating over the stream.
 
         Example:
             >>> with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
@@ -74,11 +75,11 @@ class WorkflowStream:
 
     @property
     def result(self) -> StreamedExecutionResult:
-        """The result of the run. Asked for before the end, it reads the rest first.
+        """The result of the run. Before the end of the stream, this reads the rest first.
 
         Raises:
             StreamInterruptedError: The stream was closed before its end (``STREAM_INTERRUPTED``).
-            RecallError: As for iterating the stream.
+            RecallError: As for iterating over the stream.
 
         Example:
             >>> with client.stream_workflow("count") as stream:
@@ -90,7 +91,7 @@ class WorkflowStream:
         return self._progress.result()
 
     def close(self) -> None:
-        """Stop early and give the connection up. After the end, this does nothing.
+        """Close the stream and its connection. After the end, this does nothing.
 
         Example:
             >>> stream = client.stream_workflow("count")
@@ -100,7 +101,7 @@ class WorkflowStream:
         """
         try:
             self._events.close()
-        except ValueError:  # another thread is waiting for the next event, and ends once the connection does
+        except ValueError:  # another thread is waiting for the next event, and ends when the connection does
             self._progress.closed = True
             self._response.abort()
         else:
@@ -108,12 +109,12 @@ class WorkflowStream:
 
 
 class _Progress:
-    """What has arrived of a stream."""
+    """The part of a stream that has arrived."""
 
     def __init__(self, end: Optional[WorkflowExecutionResult]) -> None:
         self.text = StringIO()
         self.turns: List[Tuple[Optional[str], int]] = []
-        """Block ids, each with the place in the text where its turn begins."""
+        """Block ids, each with the position in the text where its turn begins."""
         self.end = end
         self.whole: Optional[StreamedExecutionResult] = None
         self.error: Optional[RecallError] = None
@@ -162,7 +163,7 @@ class _Progress:
         partial = self.snapshot()
         error = StreamInterruptedError(
             f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
-            f"the {len(partial.text)} characters that had arrived are in partial",
+            f"the {len(partial.text)} characters that arrived are in partial",
             "STREAM_INTERRUPTED",
         )
         error.partial = partial
@@ -171,7 +172,7 @@ class _Progress:
 
 
 def _events(response: OpenResponse, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
-    # Refers to no WorkflowStream, so that a forgotten one is gone at once, and its connection with it.
+    # Does not refer to the WorkflowStream, so that one without references is collected at once, with its connection.
     if not progress.unfinished:  # the server sent the result as a whole
         return
     try:
@@ -192,7 +193,7 @@ def _arriving(response: OpenResponse, progress: _Progress) -> Iterator[StreamEve
     turn: Optional[str] = ""
     for name, data, _, _ in iter_events(response.iter_bytes()):
         if progress.end is not None:
-            continue  # whatever comes now, the result is here
+            continue  # the result has arrived; ignore the rest
         event = _decoding.stream_event(name, data)
         if event is None or event.type == "done":
             progress.end = _decoding.stream_end(event)
