@@ -111,9 +111,9 @@ def test_one_failure_stops_no_other(server):
 
 @pytest.mark.parametrize("bad", ["no", ("a", "b", "c"), None, 5])
 def test_an_item_that_is_no_pair(server, bad):
-    """What is no pair is a TypeError for the reader, after what was under way."""
+    """An item that is not a pair raises TypeError in the reader, after the items in flight."""
     seen = []
-    with pytest.raises(TypeError, match="item 2 of the batch is no pair"):
+    with pytest.raises(TypeError, match="item 2 of the batch is not a pair"):
         seen.extend(item.index for item in iterate(server.client().execute_batch([*numbered(2), bad]), seen))
     assert sorted(seen) == [0, 1]
 

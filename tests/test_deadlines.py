@@ -396,7 +396,7 @@ def test_a_stream_that_nobody_asked_for(call, serve, connect):
     client = connect(serve(handler))
     with times_out() as caught:
         CALLS[call](client, timeout=TIMEOUT)
-    assert "gave no complete answer" in str(caught.value)
+    assert "did not complete its answer" in str(caught.value)
 
 
 @pytest.mark.parametrize("own_session", [False, True])

@@ -427,7 +427,7 @@ def test_bodies_of_errors(body, text, code):
 @pytest.mark.parametrize(
     ("status", "body", "advice"),
     [
-        (401, {"error": "no"}, "check the API key, given as api_key= or in RECALL_API_KEY"),
+        (401, {"error": "no"}, "check the API key, passed as api_key= or in RECALL_API_KEY"),
         (402, {"error": "no"}, "get_usage_limits() shows both"),
         (403, {"error": "Workflow is not deployed"}, "deploy it in Recall first"),
         (403, {"error": "no"}, "check that the API key may do this"),
@@ -435,16 +435,16 @@ def test_bodies_of_errors(body, text, code):
         (404, b"<html>", "this is not the API: check the base_url"),
         (407, b"", "HTTPS_PROXY"),
         (408, {"error": "no"}, "async_execution=True"),
-        (429, {"error": "no"}, "wait a little and try again; execute_with_retry() does so, up to max_retries times"),
-        (429, {"error": "no", "retryAfterSeconds": 0.5}, "wait 1 s and try again; execute_with_retry() does so"),
+        (429, {"error": "no"}, "wait and retry; execute_with_retry() does so, up to max_retries times"),
+        (429, {"error": "no", "retryAfterSeconds": 0.5}, "wait 1 s and retry; execute_with_retry() does so"),
         (502, b"", "try again later"),
         (503, b"", "try again later"),
         (504, b"", "async_execution=True"),
-        (401, b"<html>", "check the base_url, and what lies between here and the API"),
-        (403, b"<!doctype html>", "check the base_url, and what lies between here and the API"),
+        (401, b"<html>", "check the base_url, and what is between here and the API"),
+        (403, b"<!doctype html>", "check the base_url, and what is between here and the API"),
         *((status, b"<html>", "a gateway could not reach the server; try again later") for status in (502, 520, 521, 522, 523, 530)),
-        *((status, b"<html>", "a gateway gave up waiting") for status in (504, 524, 598)),
-        (409, {"error": "used", "code": "EXECUTION_ID_CONFLICT"}, "leave it out, or send a new one"),
+        *((status, b"<html>", "a gateway stopped waiting") for status in (504, 524, 598)),
+        (409, {"error": "used", "code": "EXECUTION_ID_CONFLICT"}, "omit it, or send a new one"),
     ],
 )
 def test_advice(status, body, advice):
@@ -529,8 +529,8 @@ def test_rate_limit_reset_in_seconds_from_now():
     ("status", "body", "call", "advice"),
     [
         (429, {"error": "no", "code": "USAGE_LIMIT_EXCEEDED"}, RUN, "raise the limit or the plan; get_usage_limits() shows both"),
-        (429, {"error": "no"}, USAGE, "wait a little and try again"),
-        (429, {"error": "no", "retryAfterSeconds": 1234567}, RUN, "wait 1234567 s and try again"),
+        (429, {"error": "no"}, USAGE, "wait and retry"),
+        (429, {"error": "no", "retryAfterSeconds": 1234567}, RUN, "wait 1234567 s and retry"),
         (408, {"error": "no"}, QUEUE, "the workflow takes longer than the server allows"),
         (504, {"error": "no"}, STATUS, "the server ran out of time; try again later"),
         (500, {"error": "no"}, JOB, ""),
@@ -554,7 +554,7 @@ def test_long_messages():
         message = str(without_key(error_of({"error": long}, 401), "key"))
         assert len(message) < 620
         assert message.startswith(long[:400])
-        assert message.endswith(f"{long.strip()[-20:]} (HTTP 401): check the API key, given as api_key= or in RECALL_API_KEY")
+        assert message.endswith(f"{long.strip()[-20:]} (HTTP 401): check the API key, passed as api_key= or in RECALL_API_KEY")
 
 
 @pytest.mark.parametrize("body", [{"success": False, "output": {"a": 1}, "error": "boom"}, {"error": "boom"}])

@@ -89,14 +89,14 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         lambda server: RecallClient("a-key\n"),
         ValueError,
         (
-            "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
-            "pass the key alone, for instance with .strip()"
+            "the API key contains white space, a control character or a non-ASCII character, perhaps a line break from a file: "
+            "pass only the key, for example with .strip()"
         ),
     ),
     "a wrong key": (
         with_a_wrong_key,
         AuthenticationError,
-        "Invalid API key (HTTP 401): check the API key, given as api_key= or in RECALL_API_KEY",
+        "Invalid API key (HTTP 401): check the API key, passed as api_key= or in RECALL_API_KEY",
     ),
     "a wrong id": (
         lambda server: execute(server, "greeet"),
@@ -111,7 +111,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a server that is down": (
         on_a_server_that_is_down,
         RecallConnectionError,
-        "could not connect to http://127.0.0.1:8787 ([Errno 111] Connection refused): check the base_url, and that the server is up",
+        "could not connect to http://127.0.0.1:8787 ([Errno 111] Connection refused): check the base_url, and that the server is running",
     ),
     "an unknown host": (
         of_an_unknown_host,
@@ -122,8 +122,8 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         through_a_proxy_that_is_down,
         RecallConnectionError,
         (
-            "the proxy on the way to https://recall.invalid gave no connection ([Errno 111] Connection refused): check HTTPS_PROXY and "
-            "HTTP_PROXY, and that they hold the credentials that it wants; or the proxies of your session"
+            "could not connect through the proxy for https://recall.invalid ([Errno 111] Connection refused): check HTTPS_PROXY and "
+            "HTTP_PROXY and their credentials, or the proxies of your session"
         ),
     ),
     "a proxy that answers with a page": (
@@ -136,23 +136,23 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         PermissionDeniedError,
         (
             "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
-            "check the base_url, and what lies between here and the API"
+            "check the base_url, and what is between here and the API"
         ),
     ),
     "a time-out": (
         lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),
         RecallTimeoutError,
         (
-            "http://127.0.0.1:8787 gave no complete answer within 0.5 s: the workflow may still be running; "
-            "a longer timeout= or async_execution=True gives it more time"
+            "http://127.0.0.1:8787 did not complete its answer within 0.5 s: the workflow may still be running; "
+            "for more time, use a longer timeout= or async_execution=True"
         ),
     ),
     "a redirect to another host": (
         redirected,
         RedirectError,
         (
-            "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key goes to the base_url's "
-            "own origin alone; if you trust the other, set base_url='https://www.example.com'"
+            "the server redirects to https://www.example.com/api/workflows/greet/execute (HTTP 308): the API key is sent only "
+            "to the origin of the base_url; if you trust the other origin, set base_url='https://www.example.com'"
         ),
     ),
     "an input that is no JSON": (

@@ -181,7 +181,7 @@ def test_wait_for_job_unknown_state(caplog):
     with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError) as caught:
         World(job("unknown")).wait(timeout=5.0)
     assert caplog.messages == ["job t-1 has the unknown state 'unknown'; it is treated as not ended"]
-    assert "job t-1 has the unknown state 'unknown' after 5.0 s; it may have ended or not: wait for it again" in str(caught.value)
+    assert "job t-1 has the unknown state 'unknown' after 5.0 s; it may or may not have ended: wait for it again" in str(caught.value)
     assert "goes on" not in str(caught.value)
 
 
@@ -237,7 +237,7 @@ def test_time_is_up():
     with pytest.raises(RecallTimeoutError) as caught:
         world.wait(timeout=5.0)
     error = caught.value
-    assert str(error) == "job t-1 is still processing after 5.0 s; it goes on: wait for it again with wait_for_job('t-1')"
+    assert str(error) == "job t-1 is still processing after 5.0 s; it continues: wait for it again with wait_for_job('t-1')"
     assert (error.code, error.status, error.body, error.may_have_executed) == ("TIMEOUT", None, job("processing"), True)
     assert error.__cause__ is None
     assert sum(world.slept) == pytest.approx(5.0)

@@ -77,7 +77,7 @@ def test_no_key_anywhere():
 
 @pytest.mark.parametrize("key", ["", " ", "a key", "key\n", "\tkey", "key\x00", "k\x7fey", "schl\u00fcssel", "key\u2028"])
 def test_keys_that_can_not_be_sent(key):
-    """A key that is empty, or holds white space, control or non-ASCII characters, is refused, and not shown."""
+    """A key that is empty, or contains white space, control or non-ASCII characters, is refused, and not shown."""
     with pytest.raises(ValueError, match="API key") as caught:
         RecallClient(key)
     assert not key.strip() or key not in str(caught.value)
@@ -136,7 +136,7 @@ def test_setters_check_like_the_constructor(client):
         client.set_api_key("a key")
     with pytest.raises(TypeError):
         client.set_api_key(None)
-    with pytest.raises(ValueError, match="must be like https://host"):
+    with pytest.raises(ValueError, match="use a URL such as https://host"):
         client.set_base_url("host")
     assert (client.api_key, client.base_url) == ("a-key", "http://127.0.0.1:1")
 

@@ -1,6 +1,6 @@
-"""An answer to a model or an error: the only reader of what servers send, in both dialects.
+"""Turn an answer into a model or an error. This is the only module that knows the fields of answers, in both dialects.
 
-Nothing here touches the clock or the network; an answer brings along when it came.
+It uses neither the clock nor the network: an answer holds the time when it arrived.
 """
 
 import json
@@ -37,7 +37,7 @@ from recall_sdk.retry import FIRST_MOMENT, MAX_RETRY_AFTER
 
 _OBJECT: Any = dict
 _ARRAY: Any = list
-"""The forms of JSON, without a word on what is in them: a type checker would take it for unknown, where it may be anything."""
+"""The containers of JSON as ``Any``, so that a type checker does not treat their contents as unknown."""
 
 JOB_STATES = {
     "pending": "queued",
@@ -46,7 +46,7 @@ JOB_STATES = {
     "error": "failed",
     "canceled": "cancelled",
 }
-"""Other servers' words for the state of a job, and the documented ones."""
+"""Other servers' names for the states of a job, and the documented ones."""
 
 
 # ---------------------------------------------------------------------------------------------------- executions
@@ -70,16 +70,16 @@ def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionRe
 
 
 def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
-    """Read the answer of a server that was asked for a stream and sends none."""
+    """Read the answer to a request for a stream that is not a stream."""
     result = execution(answer)
     if isinstance(result, WorkflowExecutionResult):
         return result
-    error = unreadable(answer, f"is no stream but a ticket: the run was queued, and wait_for_job({result.task_id!r}) gets its result")
+    error = unreadable(answer, f"is not a stream: the run was queued, and wait_for_job({result.task_id!r}) returns its result")
     raise error
 
 
 def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
-    """Read the envelope around a workflow's output; ``None`` where there is none, and the body is the output."""
+    """Read the envelope around a workflow's output; ``None`` if there is none and the body is the output."""
     fields = _dict(body)
     success = fields.get("success")
     is_envelope = isinstance(success, bool) and ("output" in fields or (not success and "error" in fields))
@@ -189,7 +189,7 @@ def usage_limits(answer: Answer) -> UsageLimits:
 
 
 def remaining_requests(answer: Answer, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
-    """Read from the answer about the account's limits the requests that remain, of how many, and the seconds until the reset."""
+    """Read from the account's limits the remaining requests, their limit, and the seconds until the reset."""
     limits = _dict(usage_limits(answer).rate_limit.get("async" if asynchronous else "sync"))
     remaining, limit, reset = (str(limits.get(name)) for name in ("remaining", "limit", "resetAt"))
     moment = _epoch(reset, answer)
@@ -208,14 +208,14 @@ def _with_limit(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- rate limits
 
 CLOCKS_AGREE = 2.0
-"""Seconds by which the server's clock may seem to differ from ours before a moment that it names is shifted."""
+"""Seconds by which the server's clock may differ from ours before its times are shifted."""
 
 _END_OF_TIME = 1e11
-"""Seconds: the year 5138. A number above it is no time in seconds; as a reset, it counts milliseconds."""
+"""Seconds: the year 5138. A larger number is not a time in seconds; as a reset, it is in milliseconds."""
 
 
 def rate_limit(answer: Answer, retry_after: Optional[float] = None) -> Optional[RateLimitInfo]:
-    """Read what an answer's head tells of the rate limit, or ``None`` where it tells nothing."""
+    """Read the rate limit from the head of an answer, or return ``None`` if it reports none."""
     if retry_after is None:
         retry_after = answer.retry_after
     limit, remaining, reset = (answer.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
@@ -248,13 +248,13 @@ def _epoch(text: str, answer: Answer) -> Optional[float]:
 
 
 def _local(moment: float, answer: Answer) -> float:
-    # A Date header has whole seconds, so that two clocks that agree may seem to differ by one.
+    # A Date header has whole seconds, so two clocks that agree may seem to differ by one.
     return moment - answer.clock_offset if abs(answer.clock_offset) > CLOCKS_AGREE else moment
 
 
 def _iso_date(text: str) -> Optional[float]:
     try:
-        # As Python 3.8 reads it: six digits of a fraction, and an offset in hours and minutes.
+        # Python 3.8 requires six digits of a fraction, and an offset in hours and minutes.
         text = re.sub(r"[.,](\d+)", lambda fraction: f".{fraction[1][:6]:<06}", re.sub(r"[Zz]$", "+00:00", text.strip()))
         date = datetime.fromisoformat(re.sub(r"(:\S*[+-]\d\d):?(\d\d)?$", lambda end: f"{end[1]}:{end[2] or '00'}", text))
         return max((date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp(), 0.0)
@@ -266,26 +266,26 @@ def _iso_date(text: str) -> Optional[float]:
 
 
 class _Kind(NamedTuple):
-    """What kind of error an answer stands for."""
+    """The error for an answer."""
 
     error: Type[RecallError]
     code: str
     advice: str = ""
-    keeps_code: bool = False  # else a code of the server's wins
+    keeps_code: bool = False  # otherwise the server's code takes precedence
 
 
 _USAGE_LIMIT = _Kind(UsageLimitError, "USAGE_LIMIT_EXCEEDED", "raise the limit or the plan; get_usage_limits() shows both", keeps_code=True)
 _FAILED_RUN = _Kind(ExecutionError, "EXECUTION_ERROR", keeps_code=True)
 
 _BAD_GATEWAY = _Kind(ServerError, "SERVER_ERROR", "a gateway could not reach the server; try again later")
-_GATEWAY_TIMEOUT = _Kind(RecallTimeoutError, "TIMEOUT", "a gateway gave up waiting, and the workflow may still be running", keeps_code=True)
+_GATEWAY_TIMEOUT = _Kind(RecallTimeoutError, "TIMEOUT", "a gateway stopped waiting, and the workflow may still be running", keeps_code=True)
 
 _KINDS = {
-    401: _Kind(AuthenticationError, "UNAUTHORIZED", "check the API key, given as api_key= or in RECALL_API_KEY", keeps_code=True),
+    401: _Kind(AuthenticationError, "UNAUTHORIZED", "check the API key, passed as api_key= or in RECALL_API_KEY", keeps_code=True),
     402: _USAGE_LIMIT,
     403: _Kind(PermissionDeniedError, "FORBIDDEN", "check that the API key may do this, and that the workflow is deployed"),
     404: _Kind(NotFoundError, "NOT_FOUND"),
-    407: _Kind(InvalidRequestError, "INVALID_REQUEST", "the proxy wants credentials: put them into HTTPS_PROXY, or on your session"),
+    407: _Kind(InvalidRequestError, "INVALID_REQUEST", "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
     408: _Kind(RecallTimeoutError, "TIMEOUT", "the workflow takes longer than the server allows", keeps_code=True),
     429: _Kind(RateLimitError, "RATE_LIMIT_EXCEEDED", keeps_code=True),
     502: _BAD_GATEWAY,
@@ -299,31 +299,31 @@ _KINDS = {
     530: _BAD_GATEWAY,
     598: _GATEWAY_TIMEOUT,
 }
-"""What a status stands for. From 520 on they are those of content delivery networks and proxies."""
+"""The error for each status. From 520 on they are those of content delivery networks and proxies."""
 
 _KINDS_BY_CODE = {
     _USAGE_LIMIT.code: _USAGE_LIMIT,
     "EXECUTION_ID_CONFLICT": _Kind(
-        InvalidRequestError, "INVALID_REQUEST", "the input holds an executionId that was used before; leave it out, or send a new one"
+        InvalidRequestError, "INVALID_REQUEST", "the input has an executionId that was used before; omit it, or send a new one"
     ),
 }
-"""What a server's code stands for, with any status."""
+"""The error for a server's code, with any status."""
 
 _REFUSALS = (401, 402, 403, 404, 429)
-"""Statuses with which a server also refuses a run; with one of them, only a body that holds something of the run is a failed run."""
+"""Statuses with which a server also rejects a run: with one of these, only a body with data of the run is a failed run."""
 
 _MAY_HAVE_STARTED = (408, 409, 422, 499)
-"""The only 4xx after which the workflow may have run all the same."""
+"""The 4xx statuses after which the workflow may have run."""
 
 
 def check(answer: Answer) -> None:
-    """Raise the error that an answer stands for, if it stands for one."""
+    """Raise the error for an answer, unless it is a 2xx."""
     if not 200 <= answer.status < 300:
         raise error_of(answer)
 
 
 def error_of(answer: Answer) -> RecallError:
-    """Give the error for an answer of a status other than 2xx."""
+    """Return the error for an answer with a status other than 2xx."""
     status = answer.status
     body = _error_body(answer)
     reason, server_code = _reason_and_code(body)
@@ -375,25 +375,25 @@ def _kind(answer: Answer, body: Any, server_code: Optional[str]) -> _Kind:
 
 
 def _advice(answer: Answer, kind: _Kind, reason: str, body: Any, retry_after: Optional[float]) -> str:
-    """Say what to do next, to whoever made this call."""
+    """Return the advice for the caller of this call."""
     call = answer.call
     advice = kind.advice
     if kind.error is NotFoundError:
         advice = f"check the id {call.id!r} and the base_url" if isinstance(body, _OBJECT) else "this is not the API: check the base_url"
     elif kind.error in (AuthenticationError, PermissionDeniedError):
         if reason == _HTML_PAGE:
-            advice = "check the base_url, and what lies between here and the API"
+            advice = "check the base_url, and what is between here and the API"
         elif "deployed" in reason.lower():
             advice = "deploy it in Recall first"
     elif kind.error is RateLimitError:
-        advice = f"wait {math.ceil(retry_after)} s and try again" if retry_after else "wait a little and try again"
+        advice = f"wait {math.ceil(retry_after)} s and retry" if retry_after else "wait and retry"
         if call.executes and (retry_after or 0.0) <= MAX_RETRY_AFTER:
             advice = f"{advice}; execute_with_retry() does so, up to max_retries times"
     elif kind.error is RecallTimeoutError:
         if not call.executes:
             advice = "the server ran out of time; try again later"
         elif not call.asynchronous:
-            advice = f"{advice}; async_execution=True does not wait for it"
+            advice = f"{advice}; async_execution=True queues it instead"
     return advice
 
 
@@ -406,7 +406,7 @@ def parse(answer: Answer) -> Any:
 
 
 def unreadable(answer: Answer, what: str) -> InvalidResponseError:
-    """Give the error for a 2xx answer that is not what the API sends."""
+    """Return the error for a 2xx answer that is not what the API sends."""
     error = InvalidResponseError(one_line(f"the answer {what} (HTTP {answer.status})"), "INVALID_RESPONSE", answer.status)
     error.body = _error_body(answer)
     error.request_id = request_id(answer, error.body)
@@ -427,7 +427,7 @@ def _object(answer: Answer) -> Dict[str, Any]:
     check(answer)
     body = parse(answer)
     if not isinstance(body, _OBJECT):
-        raise unreadable(answer, "is no JSON object")
+        raise unreadable(answer, "is not a JSON object")
     return _dict(body)
 
 
@@ -439,7 +439,7 @@ def _error_body(answer: Answer) -> Any:
 
 
 def _reason_and_code(body: Any) -> Tuple[str, Optional[str]]:
-    """Find the server's reason and code, in each of the known forms."""
+    """Return the server's reason and code, in any of the known forms."""
     if isinstance(body, str):
         return (_HTML_PAGE if _is_html(body) else body), None
     if not isinstance(body, _OBJECT):
@@ -469,7 +469,7 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
-    """Read one server-sent event; ``None`` is the mark that ends a stream."""
+    """Read one server-sent event; return ``None`` for the mark that ends a stream."""
     payload: Any = None
     try:
         payload, end = _raw_decode(data)
@@ -485,7 +485,7 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     word = payload.get("event")
     if word is None or word == "chunk":
         chunk = payload.get("chunk")
-        # Nearly every event has a block, a text, and nothing that could report a failure.
+        # Nearly every event has only a block and a text, so nothing in it can report a failure.
         is_plain = len(payload) == 2 and block_id is not None
         if isinstance(chunk, str) and name != "error" and (is_plain or not ("error" in payload or payload.get("type") == "error")):
             return StreamEvent("chunk", block_id, chunk, payload)
@@ -500,12 +500,12 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
 
 
 def _is_failure(word: str, payload: Dict[str, Any]) -> bool:
-    """Whether an event says that the run failed, in any of the usual frames."""
+    """Return whether an event reports that the run failed, in any of the known forms."""
     if word == "error" or payload.get("type") == "error":
         return True
     if word in _ENDS:
         end = _end_of(payload)
-        return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # else the end itself says how the run ended
+        return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # otherwise the end itself says how the run ended
     if not payload.get("error"):
         return False
     return payload.get("success") is False or ("blockId" not in payload and "chunk" not in payload)
@@ -517,24 +517,24 @@ def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:
 
 def _json_or_text(data: str) -> Any:
     try:
-        return json.loads(data)  # which allows white space around it
+        return json.loads(data)  # allows white space around it
     except (ValueError, RecursionError):
         return "[DONE]" if data.strip() == "[DONE]" else data
 
 
 _ENDS = ("done", "final")
 _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
-"""Servers' words for an event, and our types for them; a chunk without text is a message."""
+"""Servers' names for an event, and our types for them; a chunk without text is a message."""
 
 
 def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
-    """Read the result from the event that ends a stream; the bare mark says that all went well."""
+    """Read the result from the event that ends a stream; the mark alone means success."""
     end = _end_of(event.data) if event else {}
     return _enveloped({**end, "success": end.get("success") is not False})
 
 
 def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
-    """Give the error for the event that says that the run failed."""
+    """Return the error for the event that reports a failed run."""
     data = _end_of(event.data)
     reason = message_of(data.get("error") or data.get("message") or data.get("data") or "the server does not say why")
     error = ExecutionError(one_line(f"the workflow failed: {reason}"), "EXECUTION_ERROR")
@@ -550,7 +550,7 @@ def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> Execu
 
 
 def message_of(value: Any) -> str:
-    """Give a server's reason as text, also where it comes as an object."""
+    """Return a server's reason as text, even if it is an object."""
     if isinstance(value, _OBJECT):
         value = value.get("message") or value.get("error") or value
     try:

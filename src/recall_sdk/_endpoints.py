@@ -1,4 +1,4 @@
-"""Arguments to a request: every path, header and field name that is sent lives here."""
+"""Turn arguments into calls. All paths and field names of requests are here."""
 
 from typing import Any, Dict, List, Optional, Sequence
 from urllib.parse import quote
@@ -8,7 +8,7 @@ from recall_sdk._messages import Call
 
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Call:
-    """Run a workflow: at once, as a stream, or queued."""
+    """Execute a workflow: at once, as a stream, or queued."""
     check_flags(stream=stream, async_execution=asynchronous)
     if asynchronous and stream:
         raise ValueError("async_execution=True and stream=True contradict each other: choose one")
@@ -37,14 +37,14 @@ def usage_limits() -> Call:
 
 
 def check_flags(**flags: bool) -> None:
-    """Refuse what is no flag: a text such as "false" would count as true."""
+    """Reject anything but a bool: a string such as "false" would count as true."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def _segment(name: str, value: str) -> str:
-    """Quote an id as one path segment; a server would resolve a dot segment away (RFC 3986, section 5.2.4)."""
+    """Quote an id as one path segment; reject dot segments, which a server would resolve (RFC 3986, section 5.2.4)."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if value in ("", ".", ".."):

@@ -1,4 +1,4 @@
-"""What goes wrong in the libraries below, translated into our errors in this one place."""
+"""Translate the errors of requests, urllib3 and http.client into ours."""
 
 import http.client
 import signal
@@ -26,7 +26,7 @@ from urllib3.exceptions import (
 from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
-"""All that requests, urllib3, http.client, ssl and zlib raise."""
+"""The errors that requests, urllib3, http.client, ssl and zlib raise."""
 
 _BEFORE_SENDING = (
     *(NewConnectionError, ConnectTimeoutError, ClosedPoolError, LocationValueError, ssl.SSLCertVerificationError),
@@ -34,19 +34,19 @@ _BEFORE_SENDING = (
 )
 
 _SAID_BEFORE_SENDING = ("Could not find a suitable TLS", "Could not find the TLS", "Tunnel connection failed")
-"""What requests says of certificates, and http.client of a proxy, in errors of no class of their own."""
+"""Messages of requests about certificates and of http.client about a proxy, whose errors have no specific class."""
 
 _OF_THE_PROXY = (ProxyError, ProxySchemeUnknown, requests.exceptions.InvalidProxyURL)
 
 
 class CallContext(NamedTuple):
-    """What an error's message tells of the call.
+    """What an error message needs to know about the call.
 
     Attributes:
         where: The server, as scheme and host.
         executes: Whether the call executes a workflow.
         timeout: Seconds that it had, or ``None``.
-        streaming: Whether they bounded each silence of a stream, and not the whole call.
+        streaming: Whether the timeout bounded each silence of a stream instead of the whole call.
     """
 
     where: str
@@ -56,12 +56,12 @@ class CallContext(NamedTuple):
 
 
 def translate(error: Exception, call: CallContext) -> RecallError:
-    """Translate an error of the libraries below. What a signal handler of the caller's raised is raised again, as it is."""
+    """Translate an error of the libraries. An error that the caller's signal handler raised is raised unchanged."""
     causes = list(_causes(error))
     for cause in filter(_is_of_signal_handler, reversed(causes)):
         raise cause
     if isinstance(error, requests.RequestException):
-        error.request = error.response = None  # whose headers hold the key
+        error.request = error.response = None  # their headers hold the key
     unsent = any(map(_is_before_sending, causes))
     translated: RecallError
     if any(map(_is_timeout, causes)):
@@ -78,9 +78,9 @@ def translate(error: Exception, call: CallContext) -> RecallError:
 
 
 def unusable_proxy(call: CallContext) -> RecallError:
-    """Return the error for a proxy whose URL can't be read. Nothing of it is shown: it may hold a password."""
+    """Return the error for a proxy whose URL can't be parsed. The message does not show it: it may hold a password."""
     error = RecallConnectionError(
-        f"the URL of the proxy on the way to {call.where} can't be read: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your "
+        f"the URL of the proxy for {call.where} can't be parsed: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your "
         "session; in a user name or password, percent-encode characters such as # / ? and @",
         "CONNECTION_ERROR",
     )
@@ -89,7 +89,7 @@ def unusable_proxy(call: CallContext) -> RecallError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Give the errors that an error wraps, outermost first; not those that the caller was handling meanwhile."""
+    """Yield the errors that an error wraps, outermost first, but not those that the caller was handling."""
     yield error
     wrapped = [error.__cause__, getattr(error, "reason", None), *error.args]
     if isinstance(error, (NewConnectionError, ReadTimeoutError)):
@@ -114,8 +114,8 @@ def _is_before_sending(error: BaseException) -> bool:
 
 def _is_timeout(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno:
-        return False  # the system's own verdict on the connection, whatever our limit
-    refused = isinstance(error, NewConnectionError)  # counts as a connect time-out in urllib3 1.26
+        return False  # an error of the operating system, not our timeout
+    refused = isinstance(error, NewConnectionError)  # a subclass of the connect timeout in urllib3 1.26
     return isinstance(error, (socket.timeout, ReadTimeoutError, ConnectTimeoutError, requests.Timeout)) and not refused
 
 
@@ -124,7 +124,7 @@ def _is_unreadable(error: BaseException) -> bool:
         return False
     if isinstance(error, http.client.BadStatusLine) and not str(error).endswith("\n"):  # the connection ended within the line
         return False
-    # A plain ValueError is of a number or a URL in the answer that Python's own parsers refuse.
+    # A plain ValueError means that Python could not parse a number or a URL in the answer.
     return isinstance(error, (DecodeError, zlib.error, InvalidHeader, http.client.HTTPException)) or type(error) is ValueError
 
 
@@ -141,20 +141,20 @@ def _words(error: BaseException) -> str:
 
 
 def _timeout_message(call: CallContext, *, unsent: bool) -> str:
-    seconds = "the time that it had" if call.timeout is None else f"{call.timeout:g} s"
+    seconds = "the available time" if call.timeout is None else f"{call.timeout:g} s"
     if unsent:
         return f"could not connect to {call.where} within {seconds}: check the base_url and the network"
-    did = "sent nothing for" if call.streaming else "gave no complete answer within"
+    did = "sent nothing for" if call.streaming else "did not complete its answer within"
     message = f"{call.where} {did} {seconds}"
     if not call.executes:
         return message
-    return f"{message}: the workflow may still be running; a longer timeout= or async_execution=True gives it more time"
+    return f"{message}: the workflow may still be running; for more time, use a longer timeout= or async_execution=True"
 
 
 def _proxy_message(reason: BaseException, call: CallContext) -> str:
     return (
-        f"the proxy on the way to {call.where} gave no connection ({_words(reason)}): check HTTPS_PROXY and HTTP_PROXY, "
-        "and that they hold the credentials that it wants; or the proxies of your session"
+        f"could not connect through the proxy for {call.where} ({_words(reason)}): check HTTPS_PROXY and HTTP_PROXY and their "
+        "credentials, or the proxies of your session"
     )
 
 
@@ -164,11 +164,11 @@ def _connection_message(reason: BaseException, call: CallContext, *, unsent: boo
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {call.where} can't be verified ({getattr(reason, 'verify_message', reason)}): "
-            "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on a session of your own"
+            "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on your own session"
         )
     if isinstance(reason, ssl.SSLError) and unsent:
-        return f"could not agree on TLS with {call.where} ({_words(reason)}): check the base_url; the server may speak http:// only"
+        return f"could not agree on TLS with {call.where} ({_words(reason)}): check the base_url; the server may support http:// only"
     if unsent:
-        return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is up"
+        return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is running"
     message = f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
     return f"{message}: the workflow may have run" if call.executes and not call.streaming else message

@@ -1,6 +1,6 @@
-"""The caller's input to a JSON body: files are taken in, and what JSON has no form for is refused with its place.
+"""Encode the caller's input as JSON: encode files, and reject values without a JSON form with their place in the input.
 
-Nothing but strict JSON may leave: the server takes a body that it can't read for an empty one, and runs the workflow with that.
+The result must be strict JSON: servers treat a body that they can't parse as empty, and run the workflow without input.
 """
 
 import builtins
@@ -18,42 +18,42 @@ from typing import Any, Dict, Iterator, Mapping, Tuple
 
 from recall_sdk.errors import InvalidRequestError
 
-_LONGEST_KEY = 80
-"""Characters of a key that a message shows."""
+_MAX_KEY = 80
+"""Maximum characters of a key in a message."""
 
 _OBJECT: Any = dict
 _ARRAYS: Any = (list, tuple)
 _PATHS: Any = (str, bytes, os.PathLike)
-"""Types without a word on what is in them, which a type checker would take for unknown."""
+"""Types as ``Any``, so that a type checker does not treat their contents as unknown."""
 
 
 def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     """Encode the body of an execution.
 
     Args:
-        input: The workflow's input: a dict is spread at the root, any other value goes in as ``input``, ``None`` is no input.
-        control: Fields of the call itself; they win over fields of the same name in the input.
+        input: The workflow's input: the keys of a dict go to the root, any other value becomes ``input``, ``None`` means no input.
+        control: Fields of the call itself; they replace fields of the same name in the input.
 
     Returns:
         The JSON text.
 
     Raises:
-        InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message names the place.
+        InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message says where.
     """
     fields: Dict[str, Any] = input if isinstance(input, _OBJECT) else {} if input is None else {"input": input}
     try:
         return _ENCODER.encode({**fields, **control} if control else fields).encode()
-    except Exception as error:  # an object of the caller's may raise anything when it is looked at
+    except Exception as error:  # the caller's object may raise anything
         raise InvalidRequestError(_refusal(input, error), "INVALID_JSON") from error
 
 
 def _refusal(input: Any, error: Exception) -> str:
-    """Name the first place in the input that has no JSON form, and why."""
+    """Return the first place in the input that has no JSON form, and the reason."""
     try:
         place, reason = next(_faults(input, "input", ()), ("input", _said(error)))
     except RecursionError:
         return "input: nested too deeply for JSON"
-    except Exception:  # nor can each be shown: an int of thousands of digits as a key, for one
+    except Exception:  # some values can't be shown, such as an int of thousands of digits as a key
         return f"input: {_said(error)}"
     return f"{place}: {reason}"
 
@@ -87,17 +87,17 @@ def _is_key(key: Any) -> bool:
 
 
 def _place(place: str, key: Any) -> str:
-    plain = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST_KEY
+    plain = isinstance(key, str) and key.isidentifier() and len(key) <= _MAX_KEY
     return f"{place}.{key}" if plain else f"{place}[{_shown(key)}]"
 
 
 _repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _LONGEST_KEY
+_repr.maxstring = _repr.maxother = _MAX_KEY
 _shown = _repr.repr
 
 
 def _encode_file(value: Any) -> Dict[str, str]:
-    """Give the form in which the API takes a file; refuse everything else."""
+    """Return the form in which the API accepts a file; reject everything else."""
     if not callable(getattr(value, "read", None)):
         raise TypeError(f"{_type_name(type(value))} is not JSON serializable")
     content = _content(value)
@@ -112,14 +112,14 @@ def _type_name(kind: Any) -> str:
 
 
 def _file_name(file: Any) -> str:
-    # The uploads of web frameworks have a filename; their name is that of the form's field. The name of a file that was made from a
+    # Uploads of web frameworks have a filename; their name is that of the form's field. The name of a file that was opened from a
     # file descriptor is a number.
     paths = (getattr(file, attribute, None) for attribute in ("filename", "name"))
     return next((Path(os.fsdecode(path)).name for path in paths if path and isinstance(path, _PATHS)), "")
 
 
 def _declared_mime(file: Any) -> str:
-    """Return the type that an upload of a web framework names, without parameters such as the charset."""
+    """Return the type of a web framework's upload, without parameters such as the charset."""
     declared = getattr(file, "content_type", None)
     mime = declared.partition(";")[0].strip().lower() if isinstance(declared, str) else ""
     return mime if re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime, re.ASCII) else ""
@@ -127,7 +127,7 @@ def _declared_mime(file: Any) -> str:
 
 def _guessed_mime(name: str) -> str:
     mime, compression = mimetypes.guess_type(name)
-    # The type of a.tar.gz would be that of the tar inside.
+    # For a.tar.gz it would be the type of the tar inside.
     return mime if mime and not compression else "application/octet-stream"
 
 
@@ -148,7 +148,7 @@ def _content(file: Any) -> bytes:
 
 
 def _read(file: Any) -> Any:
-    seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")  # a SpooledTemporaryFile tells since Python 3.11
+    seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")  # SpooledTemporaryFile has it since 3.11
     position = file.tell() if seekable else None
     try:
         return file.read()

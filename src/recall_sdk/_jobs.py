@@ -27,19 +27,19 @@ TOO_EARLY = 425
 """The status of RFC 8470: try again later."""
 
 REFUSALS = (AuthenticationError, PermissionDeniedError, NotFoundError)
-"""What a server that has lost its database may answer for a while to a key and an id that are right."""
+"""Answers of a server that has lost its database to a valid key and id."""
 
 MAX_REFUSED = 60.0
-"""Seconds for which refused polls in a row are survived, once a poll has succeeded."""
+"""Seconds for which consecutive rejected polls are ignored, after a poll has succeeded."""
 
 GROWTH = 1.5
-"""Factor from one interval to the next: short jobs are noticed soon, long ones are polled rarely."""
+"""Factor from one interval to the next: the end of a short job is noticed soon, and a long one is polled rarely."""
 
 MIN_INTERVAL = 0.001
-"""Seconds. Polling without a pause would only load the server."""
+"""Seconds. Polling without a pause would only put load on the server."""
 
 LAST_POLL = 0.25
-"""Seconds that a poll may take although the time is up, so that a job that has just ended is still noticed."""
+"""Seconds for a last poll after the time has run out, so that a job that has just ended is noticed."""
 
 
 def wait_for_job(
@@ -56,11 +56,11 @@ def wait_for_job(
     """Poll until a job has ended.
 
     Args:
-        poll: Asks once, within the given seconds; returns the job's status, and the server's retry-after in seconds.
+        poll: Polls once within the given seconds; returns the job's status, and the server's retry-after in seconds.
         task_id: The job, for messages.
-        timeout: Seconds to wait at most, or ``None``.
+        timeout: Maximum seconds to wait, or ``None``.
         poll_interval: Seconds before the second poll.
-        max_poll_interval: Seconds between polls at most.
+        max_poll_interval: Maximum seconds between polls.
         on_update: Called with the first status and each changed one.
         clock: Returns seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
@@ -129,10 +129,10 @@ def _out_of_time(
     if job is None:
         state = f"could not be polled within {timeout} s{why}; it may still be running"
     elif job["status"] in JOB_STATES.values():
-        state = f"is still {job['status']} after {timeout} s{why}; it goes on"
+        state = f"is still {job['status']} after {timeout} s{why}; it continues"
     else:
-        state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may have ended or not"
+        state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may or may not have ended"
     error = RecallTimeoutError(f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})", "TIMEOUT")
     error.body = job
-    error.may_have_executed = True  # the poll executes nothing, but the run that it asks about may be under way
+    error.may_have_executed = True  # the poll executes nothing, but the run may still be in progress
     return error

@@ -3,11 +3,11 @@
 from typing import Dict, Mapping, NamedTuple, Optional
 
 REQUEST_ID = "X-Request-Id"
-"""The header with which a server names an answer in its own logs."""
+"""The header with the id of an answer in the server's logs."""
 
 
 class Call(NamedTuple):
-    """One request to make, but for the base URL, the key and the time it may take."""
+    """One request, without the base URL, the key and the timeout."""
 
     method: str
     path: str
@@ -18,12 +18,12 @@ class Call(NamedTuple):
 
     @property
     def executes(self) -> bool:
-        """Whether the server runs a workflow for it."""
+        """Whether it executes a workflow."""
         return self.body is not None
 
     @property
     def headers(self) -> Dict[str, str]:
-        # Only encodings of which each piece can be decoded as it comes.
+        # Only encodings that can be decoded piece by piece.
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
         if self.stream:
             headers["Accept"] = "text/event-stream, application/json"
@@ -38,11 +38,11 @@ class Answer(NamedTuple):
     """One whole answer.
 
     Attributes:
-        call: What was asked.
+        call: The request.
         status: HTTP status.
         headers: Its headers, by name in any case.
         body: Its body, decompressed.
-        received: When its head came, in seconds since the epoch.
+        received: When its head arrived, in seconds since the epoch.
         retry_after: Seconds, from the ``Retry-After`` header, or ``None``.
         clock_offset: Seconds by which the server's clock is ahead of ours, by its ``Date`` header; 0 if it sends none.
     """

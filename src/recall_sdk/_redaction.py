@@ -1,4 +1,4 @@
-"""What is done to each error before it leaves the client: the API key is masked, also where a server echoes it, and the message is cut."""
+"""Prepare each error before it leaves the client: mask the API key, even if a server echoes it, and shorten the message."""
 
 import json
 from typing import Any, Iterator, Set, TypeVar
@@ -15,15 +15,15 @@ MIN_SECRET = 4
 """Characters. Masking a key like "k" would only garble messages."""
 
 _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
-"""Characters that are kept of a message that is too long for a person to read. The end says what to do."""
+"""Characters to keep of the start and the end of a long message. The end says what to do."""
 
 _MAX_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
 
 def without_key(error: _E, api_key: str) -> _E:
-    """Mask the key in an error, drop the causes if it shows in one of them, and cut a message that is too long; return the error.
+    """Mask the key in an error, drop its causes if one of them shows the key, and shorten a long message; return the error.
 
-    The causes themselves are not changed: the last of them may be what the caller is handling.
+    The causes are not changed: one of them may be the exception that the caller is handling.
     """
     if len(api_key) >= MIN_SECRET:
         secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
@@ -32,19 +32,19 @@ def without_key(error: _E, api_key: str) -> _E:
             try:
                 setattr(error, name, _mask(value, secrets))
             except RecursionError:
-                setattr(error, name, None)  # nested too deeply to be searched, and so not kept
+                setattr(error, name, None)  # nested too deeply to be searched, so drop it
         seen = {id(error)}
         shown = "".join(map(_shown, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
         if any(secret in shown for secret in secrets):
             error.__cause__ = error.__context__ = None
     message = str(error)
-    if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized as one
+    if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
         error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
 
 
 def _mask(value: Any, secrets: Set[str]) -> Any:
-    """Return a JSON value, or a model that holds such, with the secrets in its texts masked."""
+    """Return a JSON value, or a model of JSON values, with the secrets in its strings masked."""
     kind: Any = value.__class__
     if kind is str:
         for secret in secrets:
@@ -67,8 +67,8 @@ def _chain(error: Any, seen: Set[int]) -> Iterator[BaseException]:
 
 
 def _shown(error: BaseException) -> str:
-    """Return what an error shows; those of decoders hold all that they could not read."""
+    """Return what an error shows. The errors of decoders hold the text that they could not decode."""
     try:
         return repr((str(error), error.args, getattr(error, "doc", ""), getattr(error, "object", "")))
-    except Exception:  # noqa: BLE001 -- somebody else's error, which the caller was handling, may do as it likes
+    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
         return ""

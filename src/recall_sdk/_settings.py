@@ -1,4 +1,4 @@
-"""Where requests go and with which key: arguments and environment, checked before anything is sent."""
+"""The key, the base URL and the timeout, from arguments or the environment, checked before anything is sent."""
 
 import os
 import re
@@ -13,7 +13,7 @@ BASE_URL_VARIABLE = "RECALL_BASE_URL"
 
 
 class Settings(NamedTuple):
-    """A checked key and base URL. The key is left out of ``repr``."""
+    """A checked key and base URL. ``repr`` does not show the key."""
 
     api_key: str
     base_url: str
@@ -23,7 +23,7 @@ class Settings(NamedTuple):
 
 
 class ClientTimeout(Enum):
-    """Stands for the client's own timeout where a call is given none."""
+    """The default of a call's timeout: use that of the client."""
 
     DEFAULT = "the client's timeout"
 
@@ -32,22 +32,22 @@ class ClientTimeout(Enum):
 
 
 MAX_TIMEOUT = 2_000_000.0
-"""Seconds (23 days): about the longest that a socket can wait on every platform. More counts as for ever."""
+"""Seconds (23 days): about the longest that a socket can wait on every platform. More means no limit."""
 
 
 def check_timeout(timeout: Optional[float]) -> Optional[float]:
-    """Return a timeout in seconds, or ``None`` for none; refuse what is no positive number."""
+    """Return a timeout in seconds, or ``None`` for no limit; reject anything but a positive number."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds for the whole call, or None, not {type(timeout).__name__}")
     if not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, or None to wait for ever, not {timeout}")
+        raise ValueError(f"timeout must be more than 0 seconds, or None for no limit, not {timeout}")
     return float(timeout) if timeout <= MAX_TIMEOUT else None
 
 
 def read_settings(api_key: Optional[str], base_url: Optional[str]) -> Settings:
-    """Check what was given, else what the environment has, else the default."""
+    """Return the checked arguments, or the values in the environment, or the defaults."""
     if api_key is None:
         api_key = os.environ.get(API_KEY_VARIABLE)
         if api_key is None:
@@ -58,34 +58,34 @@ def read_settings(api_key: Optional[str], base_url: Optional[str]) -> Settings:
 
 
 def check_api_key(api_key: str) -> str:
-    """Return a key that can go into a header, or say what is wrong with it."""
+    """Return a key that can be sent in a header, or raise the error that says what is wrong with it."""
     if not isinstance(api_key, str):
         raise TypeError(f"api_key must be a str, not {type(api_key).__name__}")
     if not api_key:
         raise ValueError(f"the API key is empty: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}")
     if not re.fullmatch(r"[\x21-\x7e]+", api_key):
         raise ValueError(
-            "the API key holds white space, a control character or a non-ASCII character, perhaps a line break from a file: "
-            "pass the key alone, for instance with .strip()"
+            "the API key contains white space, a control character or a non-ASCII character, perhaps a line break from a file: "
+            "pass only the key, for example with .strip()"
         )
     return api_key
 
 
 def check_base_url(base_url: str) -> str:
-    """Return a base URL without trailing slashes, or say what is wrong with it."""
+    """Return a base URL without trailing slashes, or raise the error that says what is wrong with it."""
     if not isinstance(base_url, str):
         raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
     try:
         url = urlsplit(base_url)
         url.port  # noqa: B018 -- reading it checks it
     except ValueError as error:
-        raise ValueError(f"base_url is no URL ({error}): {_NEEDED}") from error
-    # What was given is not shown: it may be the key, in the wrong place.
+        raise ValueError(f"base_url is not a URL ({error}): {_NEEDED}") from error
+    # The message does not show the value: it may be the key, passed in the wrong place.
     if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s\\\x00-\x1f\x7f]", base_url):
-        raise ValueError(f"base_url lacks http:// or https:// and a host, or holds white space: {_NEEDED}")
+        raise ValueError(f"base_url lacks http:// or https:// and a host, or contains white space: {_NEEDED}")
     if url.username is not None or "?" in base_url or "#" in base_url:
-        raise ValueError(f"base_url may hold no user name, query or fragment: {_NEEDED}")
+        raise ValueError(f"base_url must not contain a user name, query or fragment: {_NEEDED}")
     return base_url.rstrip("/")
 
 
-_NEEDED = "it must be like https://host, with a port or a path prefix if need be"
+_NEEDED = "use a URL such as https://host, with an optional port and path prefix"
