@@ -73,7 +73,7 @@ def wait_for_threads():
 
 
 @pytest.mark.parametrize("source", [list, tuple, iter, lambda items: (list(item) for item in items)])
-def test_every_item_comes_once(server, source):
+def test_batch_yields_every_item_once(server, source):
     """Each item comes once, with its place, id, input and result, from any iterable."""
     items = list(server.client().execute_batch(source(numbered(50)), max_workers=4))
     assert sorted(item.index for item in items) == list(range(50))
@@ -84,18 +84,18 @@ def test_every_item_comes_once(server, source):
     wait_for_threads()
 
 
-def test_no_items(server):
+def test_batch_without_items(server):
     """A batch of nothing gives nothing."""
     assert list(server.client().execute_batch([])) == []
 
 
-def test_queued_items(server):
+def test_batch_of_queued_runs(server):
     """With ``async_execution=True`` each result is a ticket."""
     items = list(server.client().execute_batch(numbered(3), async_execution=True))
     assert all(isinstance(item.result, AsyncExecutionResult) for item in items)
 
 
-def test_one_failure_stops_no_other(server):
+def test_batch_failure_stops_no_other_item(server):
     """Each item has its own error: a failed run, an unknown id, an id that can be none, an input that is no JSON."""
     bad = [("fail", {}), ("unknown", {}), ("", {}), (7, {}), ("echo", {"when": object()})]
     items = sorted(server.client().execute_batch([*bad, *numbered(5)]), key=lambda item: item.index)
@@ -110,7 +110,7 @@ def test_one_failure_stops_no_other(server):
 
 
 @pytest.mark.parametrize("bad", ["no", ("a", "b", "c"), None, 5])
-def test_an_item_that_is_no_pair(server, bad):
+def test_batch_item_that_is_not_a_pair(server, bad):
     """An item that is not a pair raises TypeError in the reader, after the items in flight."""
     seen = []
     with pytest.raises(TypeError, match="item 2 of the batch is not a pair"):
@@ -137,7 +137,7 @@ def iterate(items, seen):
         ({"timeout": 0}, ValueError, "timeout"),
     ],
 )
-def test_bad_settings(server, settings, kind, words):
+def test_batch_rejects_invalid_settings(server, settings, kind, words):
     """Bad settings are refused at the call, before anything is drawn."""
     with pytest.raises(kind, match=words):
         server.client().execute_batch(iter([]), **settings)
@@ -145,7 +145,7 @@ def test_bad_settings(server, settings, kind, words):
         server.client().execute_batch(5)
 
 
-def test_an_endless_source(server):
+def test_batch_reads_endless_source_lazily(server):
     """No more is drawn from an endless source than twice the workers ahead of the reader, and nothing before the first is asked for."""
     drawn = itertools.count()
     latest = []
@@ -164,7 +164,7 @@ def test_an_endless_source(server):
     wait_for_threads()
 
 
-def test_work_in_flight(server):
+def test_batch_bounds_work_in_flight(server):
     """At most ``max_workers`` executions are under way at once."""
     lock, now, most = threading.Lock(), [0], [0]
 
@@ -181,7 +181,7 @@ def test_work_in_flight(server):
     assert most[0] <= 5
 
 
-def test_items_come_as_they_end(server):
+def test_batch_yields_items_as_they_finish(server):
     """A slow item holds up no quick one."""
     release = threading.Event()
 
@@ -196,7 +196,7 @@ def test_items_come_as_they_end(server):
     assert [item.index for item in items] == [0]
 
 
-def test_work_goes_on_while_the_reader_is_busy(server):
+def test_batch_works_while_reader_is_busy(server):
     """What is drawn is executed while the reader does something else."""
     items = server.client().execute_batch(numbered(8), max_workers=2)
     next(items)
@@ -207,7 +207,7 @@ def test_work_goes_on_while_the_reader_is_busy(server):
     items.close()
 
 
-def test_an_error_of_the_source(server):
+def test_batch_raises_error_of_source_last(server):
     """An exception in the source reaches the reader after what was under way has been handed over."""
 
     def source():
@@ -221,7 +221,7 @@ def test_an_error_of_the_source(server):
     wait_for_threads()
 
 
-def test_closing_early(server):
+def test_batch_close_stops_queued_items(server):
     """Closing stops what is queued and does not wait for a slow server; calls under way end by themselves, and no thread is left."""
     release, started = threading.Event(), threading.Semaphore(0)
 
@@ -242,7 +242,7 @@ def test_closing_early(server):
 
 
 @needs_reference_counts
-def test_a_forgotten_batch(server):
+def test_batch_without_references_stops(server):
     """A batch whose iterator is dropped ends as if it were closed."""
     for item in server.client().execute_batch(itertools.repeat(("echo", {}))):
         assert item.result
@@ -254,7 +254,7 @@ def test_a_forgotten_batch(server):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
-def test_ctrl_c(server, ctrl_c):
+def test_batch_stops_on_ctrl_c(server, ctrl_c):
     """Ctrl-C ends a batch that waits, promptly, and leaves nothing running."""
     release = threading.Event()
 
@@ -275,7 +275,7 @@ def test_ctrl_c(server, ctrl_c):
 
 
 @pytest.mark.parametrize("settings", [{"retry_after": False}, {"dialect": "observed"}, {}])
-def test_a_rate_limit(settings):
+def test_batch_uses_rate_limit_fully(settings):
     """400 calls of 16 workers under 50 calls/s with a burst of 10 all succeed, each once, in little more than the bucket's own time."""
     with stand_in(rate_limit=50, burst=10, **settings) as server:
         begin = time.monotonic()
@@ -301,7 +301,7 @@ def test_batch_counts_down_a_limit_that_is_refilled_at_once():
         assert seconds < 1.1 * 4 + 1  # of the bucket's own time; and a second for a machine that is busy with other things
 
 
-def test_what_headers_tell_is_heeded(server):
+def test_batch_waits_for_reset_in_headers(server):
     """When an answer tells that nothing is left until a moment, the batch waits for it rather than to be refused."""
     told = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
     server.respond_next(headers=told, json={"success": True, "output": 1})
@@ -310,7 +310,7 @@ def test_what_headers_tell_is_heeded(server):
     assert time.monotonic() - begin > 2
 
 
-def test_the_delay_of_a_retry(server):
+def test_batch_retry_delay(server):
     """An item that was refused waits for its own delay, from initial_delay on, less a quarter at most."""
     server.respond_next(status=429, json={"error": "slow down"})
     begin = time.monotonic()
@@ -327,7 +327,7 @@ class BadHandler(logging.Handler):
             raise OSError("the disk is full")
 
 
-def test_a_log_handler_with_a_fault(server, caplog):
+def test_batch_survives_failing_log_handler(server, caplog):
     """A handler that raises when a retry is logged costs no item."""
     server.respond_next(status=429, json={"error": "slow down"})
     logger, handler = logging.getLogger("recall_sdk"), BadHandler()
@@ -340,7 +340,7 @@ def test_a_log_handler_with_a_fault(server, caplog):
     assert [item.error for item in items] == [None] * 3
 
 
-def test_the_last_refusal(server):
+def test_batch_raises_last_429(server):
     """After ``max_retries`` refusals the item's error is the last 429."""
     server.respond_next(status=429, json={"error": "slow down"}, times=9)
     (item,) = server.client().execute_batch(numbered(1), max_retries=2, initial_delay=0.01)
@@ -348,14 +348,14 @@ def test_the_last_refusal(server):
     assert [request.method for request in server.requests] == ["POST", "GET", "POST", "POST"]  # one question, which is refused too
 
 
-def test_a_pause_of_more_than_an_hour(server):
+def test_batch_does_not_wait_more_than_an_hour(server):
     """More than an hour is not waited for; the other items go on."""
     server.respond_next(status=429, headers={"Retry-After": "3601"}, json={})
     items = list(server.client().execute_batch(numbered(5), max_workers=1))
     assert [type(item.error) for item in items] == [RateLimitError, *[type(None)] * 4]
 
 
-def test_a_usage_limit_is_not_retried(server):
+def test_batch_does_not_retry_usage_limit(server):
     """A usage limit is the item's error at once."""
     server.respond_next(status=402, json={"error": "enough"})
     items = list(server.client().execute_batch(numbered(2), max_workers=1))
@@ -363,7 +363,7 @@ def test_a_usage_limit_is_not_retried(server):
     assert len(server.requests) == 2
 
 
-def test_a_broken_connection_is_not_retried(server):
+def test_batch_does_not_retry_broken_connection(server):
     """A connection that breaks is the item's error, and says that the workflow may have run."""
     server.respond_next(drop=True)
     (item,) = server.client().execute_batch(numbered(1))
@@ -375,7 +375,7 @@ def test_a_broken_connection_is_not_retried(server):
 # ------------------------------------------------------------------------------------------------------------ executors
 
 
-def test_threads_of_the_users_own(server):
+def test_batch_with_thread_pool(server):
     """An executor of the user's serves as well, and stays open."""
     with ThreadPoolExecutor(2) as pool:
         items = list(server.client().execute_batch(numbered(20), executor=pool, max_workers=4))
@@ -384,7 +384,7 @@ def test_threads_of_the_users_own(server):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes(method):
+def test_batch_with_process_pool(method):
     """Worker processes keep one connection each; a 429 that one meets holds off all; nothing runs twice."""
     context = multiprocessing.get_context(method)
     with stand_in(rate_limit=50, burst=10) as server, ProcessPoolExecutor(2, mp_context=context) as pool:
@@ -395,7 +395,7 @@ def test_processes(method):
         assert server.connections <= 2 + 1  # one for the question about the usage limits
 
 
-def test_files_travel(server, tmp_path):
+def test_batch_sends_files_through_process_pool(server, tmp_path):
     """A file is read when its item is drawn, so that the source may close it at once, and the work be done in another process."""
     (tmp_path / "a.txt").write_text("hello", "utf-8")
 
@@ -410,7 +410,7 @@ def test_files_travel(server, tmp_path):
     assert bad.error.code == "INVALID_JSON"
 
 
-def test_a_client_that_does_not_travel(server):
+def test_batch_with_client_that_does_not_pickle(server):
     """With a session of the user's own a client stays where it is: nothing is sent from worker processes, and the error says so."""
     with requests.Session() as session, ProcessPoolExecutor(1) as pool, RecallClient(
         "test-key", server.base_url, session=session
@@ -423,7 +423,7 @@ def test_a_client_that_does_not_travel(server):
 
 
 @pytest.mark.parametrize("with_executor", [False, True])
-def test_a_hook_with_a_fault(with_executor, server):
+def test_batch_survives_failing_hook(with_executor, server):
     """What a hook of the user's session raises once the answer is there is not taken for a call that was never made."""
 
     def hook(response, **_):
@@ -450,7 +450,7 @@ class Refusing(Executor):
         return future
 
 
-def test_call_that_does_not_pickle_was_not_sent(server):
+def test_batch_call_that_does_not_pickle_was_not_sent(server):
     """What an executor can't pickle is the item's error, which says that nothing was sent; and an error of a run stays as it is."""
     (item,) = server.client().execute_batch(numbered(1), executor=Refusing())
     assert isinstance(item.error, InvalidRequestError)
@@ -465,7 +465,7 @@ def die(*_):
     os._exit(1)
 
 
-def test_a_worker_that_dies(server):
+def test_batch_survives_dead_worker_process(server):
     """A pool that breaks fails the items that it had and those that it can't take any more, each with an error of its own."""
     with ProcessPoolExecutor(1) as pool:
         pool.submit(die)
@@ -475,7 +475,7 @@ def test_a_worker_that_dies(server):
     assert pickle.loads(pickle.dumps(items[0].error)).may_have_executed is items[0].error.may_have_executed
 
 
-def test_an_executor_whose_futures_are_cancelled(server):
+def test_batch_with_cancelled_future(server):
     """A cancelled future is an error of its item, and closing cancels what has not begun."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -503,7 +503,7 @@ class OneAtOnce(Executor):
         return self.futures[-1]
 
 
-def test_closing_cancels_what_has_not_begun(server):
+def test_batch_close_cancels_futures(server):
     """What an executor still has in its queue when the batch is closed is cancelled there."""
     executor = OneAtOnce()
     items = server.client().execute_batch(itertools.repeat(("echo", {})), executor=executor, max_workers=3)

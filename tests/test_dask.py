@@ -10,7 +10,7 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
 # The cluster's own warnings (of ports, of memory, of Tornado) are none of ours.
 @pytest.mark.filterwarnings("ignore")
-def test_a_cluster():
+def test_batch_on_dask_cluster():
     """On a real cluster every item of every batch runs once, equal ones too, under a rate limit, over kept connections."""
     with RecallServer(rate_limit=20, burst=5) as server:
         server.workflow("echo")(lambda input: input)

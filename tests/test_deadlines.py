@@ -109,7 +109,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("phase", HEADS)
-def test_a_dripping_head(phase, serve, connect):
+def test_deadline_covers_dripped_head(phase, serve, connect):
     """A head that comes a byte at a time does not stretch the call."""
     client = connect(serve(drips(*HEADS[phase])))
     with times_out():
@@ -117,7 +117,7 @@ def test_a_dripping_head(phase, serve, connect):
 
 
 @pytest.mark.parametrize("phase", HEADS)
-def test_a_head_that_stalls(phase, serve, connect):
+def test_deadline_covers_stalled_head(phase, serve, connect):
     """A server that falls silent before its head is complete does not stretch the call."""
     client = connect(serve(stalls(HEADS[phase][0])))
     with times_out():
@@ -128,7 +128,7 @@ EVERY_BODY = [(framing, False) for framing in BODIES] + [(framing, True) for fra
 
 
 @pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
-def test_a_dripping_body(framing, own_session, serve, connect):
+def test_deadline_covers_dripped_body(framing, own_session, serve, connect):
     """A body that comes a byte at a time does not stretch the call, with a session of the user's own neither."""
     with requests.Session() as session:
         client = connect(serve(drips(*BODIES[framing])), session=session if own_session else None)
@@ -137,7 +137,7 @@ def test_a_dripping_body(framing, own_session, serve, connect):
 
 
 @pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
-def test_half_a_body_then_silence(framing, own_session, serve, connect):
+def test_deadline_covers_silence_within_body(framing, own_session, serve, connect):
     """A body that stops half way does not stretch the call."""
     start, rest = BODIES[framing]
     with requests.Session() as session:
@@ -148,7 +148,7 @@ def test_half_a_body_then_silence(framing, own_session, serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("call", CALLS)
-def test_every_execution_of_a_silent_server(call, own_session, serve, connect):
+def test_deadline_of_each_execution_with_silent_server(call, own_session, serve, connect):
     """Each way to execute ends when its own timeout is over, and says that the workflow may have run."""
     with requests.Session() as session:
         client = connect(serve(stalls(b"")), session=session if own_session else None)
@@ -157,7 +157,7 @@ def test_every_execution_of_a_silent_server(call, own_session, serve, connect):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_execution_of_a_dripping_server(call, serve, connect):
+def test_deadline_of_each_execution_with_dripping_server(call, serve, connect):
     """Each way to execute ends in time while a body drips that is no stream."""
     client = connect(serve(drips(LENGTH, JSON)))
     with times_out():
@@ -166,21 +166,21 @@ def test_every_execution_of_a_dripping_server(call, serve, connect):
 
 @pytest.mark.parametrize("phase", ["silent", "dripping"])
 @pytest.mark.parametrize("call", QUESTIONS)
-def test_every_question_has_the_clients_timeout(call, phase, serve, connect):
+def test_read_calls_use_client_timeout(call, phase, serve, connect):
     """Calls without a timeout of their own end with the client's, and have executed nothing."""
     client = connect(serve(stalls(b"") if phase == "silent" else drips(LENGTH, JSON)), timeout=TIMEOUT)
     with times_out(may_have_executed=False):
         QUESTIONS[call](client)
 
 
-def test_an_execution_without_a_timeout_has_the_clients(serve, connect):
+def test_execution_uses_client_timeout(serve, connect):
     """What is not said with the call is taken from the client."""
     client = connect(serve(stalls(b"")), timeout=TIMEOUT)
     with times_out():
         client.execute_workflow("w")
 
 
-def test_a_poll_ends_when_the_wait_does(serve, connect):
+def test_deadline_of_wait_covers_poll(serve, connect):
     """wait_for_job ends in time although its poll is never answered."""
     client = connect(serve(stalls(b"")))
     with times_out(TIMEOUT):
@@ -206,7 +206,7 @@ def full_backlog(host="127.0.0.1", port=0):
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_a_connect_that_is_swallowed(own_session, connect):
+def test_deadline_covers_connect(own_session, connect):
     """An address that swallows packets does not stretch the call, and nothing can have been executed."""
     with full_backlog() as port, requests.Session() as session:
         client = connect(f"http://127.0.0.1:{port}", session=session if own_session else None)
@@ -228,7 +228,7 @@ def two_addresses(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
-def test_a_name_of_one_address_stays_a_name(serve, connect, monkeypatch):
+def test_host_name_is_connected_by_name(serve, connect, monkeypatch):
     """Tools that replace urllib3's way to connect, to override names, see the name."""
     seen = []
 
@@ -253,7 +253,7 @@ def test_a_name_of_one_address_stays_a_name(serve, connect, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
-def test_two_addresses_that_are_swallowed(two_addresses, connect):
+def test_deadline_covers_two_addresses(two_addresses, connect):
     """A host with several addresses, none of which answers, does not have the timeout for each."""
     with full_backlog() as port, full_backlog("127.0.0.2", port):
         client = connect(f"http://twofold:{port}")
@@ -265,7 +265,7 @@ def test_two_addresses_that_are_swallowed(two_addresses, connect):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 @pytest.mark.parametrize("timeout", [2.0, None])
-def test_the_second_address_is_tried_in_time(timeout, two_addresses, serve, connect):
+def test_second_address_is_tried_before_deadline(timeout, two_addresses, serve, connect):
     """An address that is swallowed, or refused, leaves time for the one that answers."""
     server = serve(answers(http(envelope())))
     with full_backlog("127.0.0.2", server.port) if timeout else nullcontext():
@@ -274,7 +274,7 @@ def test_the_second_address_is_tried_in_time(timeout, two_addresses, serve, conn
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_a_tls_handshake_that_is_never_answered(own_session, serve, connect):
+def test_deadline_covers_tls_handshake(own_session, serve, connect):
     """A server that accepts and never speaks TLS does not stretch the call."""
     server = serve(never_reads)
     with requests.Session() as session:
@@ -283,7 +283,7 @@ def test_a_tls_handshake_that_is_never_answered(own_session, serve, connect):
             client.execute_workflow("w", timeout=TIMEOUT)
 
 
-def test_a_proxy_that_drips(serve, connect, monkeypatch):
+def test_deadline_covers_dripping_proxy(serve, connect, monkeypatch):
     """A proxy that drips its consent to a tunnel does not stretch the call; the request never left."""
     proxy = serve(drips(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n" * 99))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -298,7 +298,7 @@ LONG = 1.5
 """Seconds. What takes a phase after another that long would take twice as much if each phase had all of it."""
 
 
-def test_a_slow_proxy_and_then_a_silent_server(serve, connect, monkeypatch):
+def test_deadline_covers_slow_proxy_and_silent_server(serve, connect, monkeypatch):
     """What the tunnel took is not there for TLS any more."""
 
     def consents_late(connection):
@@ -328,7 +328,7 @@ def look_ups_take(seconds, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", slow)
 
 
-def test_a_slow_look_up_and_then_a_silent_server(serve, connect, monkeypatch):
+def test_deadline_covers_slow_lookup_and_silent_server(serve, connect, monkeypatch):
     """What the connection took is not there for TLS any more."""
     client = connect(f"https://{serve(never_reads).origin}")
     look_ups_take(0.8 * LONG, monkeypatch)
@@ -354,7 +354,7 @@ def agrees_late(monkeypatch, tmp_path):
     return handler
 
 
-def test_a_share_of_the_time_is_for_connecting_alone(agrees_late, serve, connect, monkeypatch):
+def test_connect_time_counts_against_deadline(agrees_late, serve, connect, monkeypatch):
     """An address that answers at once leaves TLS all the rest, and not the part that was its own among several addresses."""
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args: look_up(host, *args) + look_up("127.0.0.2", *args))
@@ -363,7 +363,7 @@ def test_a_share_of_the_time_is_for_connecting_alone(agrees_late, serve, connect
         client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=LONG)
 
 
-def test_a_slow_handshake_and_then_a_request_that_is_never_read(agrees_late, serve, connect):
+def test_deadline_covers_slow_handshake_and_unread_request(agrees_late, serve, connect):
     """What TLS took is not there for the sending any more."""
     client = connect(f"https://{serve(agrees_late).origin}")
     start = time.monotonic()
@@ -373,7 +373,7 @@ def test_a_slow_handshake_and_then_a_request_that_is_never_read(agrees_late, ser
 
 
 @pytest.mark.parametrize("timeout", [TIMEOUT, 1.5 * TIMEOUT])
-def test_a_host_that_is_looked_up_too_long(timeout, serve, connect, monkeypatch):
+def test_slow_lookup_raises_timeout(timeout, serve, connect, monkeypatch):
     """The look-up is the system's, and can't be cut short; but once the time is over, nothing is sent any more."""
     server = serve(answers(http(envelope())))
     look_ups_take(2 * TIMEOUT, monkeypatch)
@@ -383,7 +383,7 @@ def test_a_host_that_is_looked_up_too_long(timeout, serve, connect, monkeypatch)
 
 
 @pytest.mark.parametrize("call", ["execute_workflow", "execute_with_retry"])
-def test_a_stream_that_nobody_asked_for(call, serve, connect):
+def test_deadline_covers_unrequested_stream(call, serve, connect):
     """A server that answers with a stream, and keeps it alive, does not stretch a call that asked for none."""
 
     def handler(connection):
@@ -400,7 +400,7 @@ def test_a_stream_that_nobody_asked_for(call, serve, connect):
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_a_request_that_is_never_read(own_session, serve, connect):
+def test_deadline_covers_unread_request(own_session, serve, connect):
     """A body larger than all buffers that the server never reads does not stretch the call."""
     with requests.Session() as session:
         client = connect(serve(never_reads), session=session if own_session else None)
@@ -408,7 +408,7 @@ def test_a_request_that_is_never_read(own_session, serve, connect):
             client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=TIMEOUT)
 
 
-def test_a_request_that_is_read_slowly(serve, connect):
+def test_deadline_covers_slowly_read_request(serve, connect):
     """A server that reads the request in small sips does not stretch the call."""
 
     def sips(connection):
@@ -421,7 +421,7 @@ def test_a_request_that_is_read_slowly(serve, connect):
         client.execute_workflow("w", {"a": "x" * 20_000_000}, timeout=TIMEOUT)
 
 
-def test_a_request_on_a_kept_connection_that_is_never_read(serve, connect):
+def test_deadline_covers_unread_request_on_reused_connection(serve, connect):
     """Sending on a kept connection has this call's time, not what was left of the call before."""
 
     def reads_once(connection):
@@ -437,7 +437,7 @@ def test_a_request_on_a_kept_connection_that_is_never_read(serve, connect):
     assert server.connections == 1
 
 
-def test_the_time_left_of_one_call_does_not_shorten_the_next(serve, connect):
+def test_deadline_is_not_inherited_by_next_call(serve, connect):
     """A large body on a kept connection has all of its time, although the call before nearly ran out of its own."""
 
     def handler(connection):
@@ -456,7 +456,7 @@ def test_the_time_left_of_one_call_does_not_shorten_the_next(serve, connect):
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_a_chain_of_slow_redirects(own_session, serve, connect):
+def test_deadline_covers_slow_redirects(own_session, serve, connect):
     """Each redirect is in time, all of them are not: the call ends."""
 
     def handler(connection):
@@ -472,7 +472,7 @@ def test_a_chain_of_slow_redirects(own_session, serve, connect):
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_none_waits(own_session, serve, connect):
+def test_no_timeout_waits(own_session, serve, connect):
     """None waits as long as it takes, whatever the client's timeout or that of all sockets is."""
 
     def handler(connection):
@@ -487,7 +487,7 @@ def test_none_waits(own_session, serve, connect):
         assert client.execute_workflow("w", timeout=None).success
 
 
-def test_a_slow_answer_in_time_is_an_answer(serve, connect):
+def test_slow_answer_before_deadline_is_returned(serve, connect):
     """What drips to its end within the timeout is no error."""
     client = connect(serve(drips(LENGTH + JSON[:-9], JSON[-9:])))
     assert client.execute_workflow("w", timeout=PATIENCE).output == "o" * 400
@@ -495,7 +495,7 @@ def test_a_slow_answer_in_time_is_an_answer(serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("start", [b"", LENGTH[:-2], LENGTH + JSON[:9], CHUNKED + chunk(JSON)])
-def test_the_connection_of_a_call_that_ran_out_of_time_is_closed(start, own_session, serve, connect):
+def test_timed_out_connection_is_closed(start, own_session, serve, connect):
     """The server sees the end at once, and the next call has a connection and an answer of its own."""
 
     def handler(connection):
@@ -516,7 +516,7 @@ def test_the_connection_of_a_call_that_ran_out_of_time_is_closed(start, own_sess
     assert server.connections == 2
 
 
-def test_a_timeout_is_sent_once(serve, connect):
+def test_timed_out_call_is_not_retried(serve, connect):
     """A call that ran out of time is not repeated, not even by execute_with_retry."""
     server = serve(stalls(b""))
     client = connect(server)
@@ -525,7 +525,7 @@ def test_a_timeout_is_sent_once(serve, connect):
     assert len(server.requests) == 1
 
 
-def test_each_try_has_the_whole_timeout(serve, connect):
+def test_each_attempt_has_whole_timeout(serve, connect):
     """The timeout of execute_with_retry is that of each attempt."""
 
     def handler(connection):
@@ -539,7 +539,7 @@ def test_each_try_has_the_whole_timeout(serve, connect):
     assert client.execute_with_retry("w", timeout=0.5, **NO_DELAY).success
 
 
-def test_threads_time_out_side_by_side(serve, connect):
+def test_concurrent_timeouts_are_independent(serve, connect):
     """Calls of many threads end each at its own time."""
     client = connect(serve(drips(LENGTH, JSON)))
     took = []
@@ -560,7 +560,7 @@ def test_threads_time_out_side_by_side(serve, connect):
     assert all(TIMEOUT - 0.01 <= seconds <= TIMEOUT + SLACK for seconds in took)
 
 
-def test_a_timeout_in_the_middle_of_a_gzip_body_leaves_nothing_behind(serve, connect):
+def test_timeout_within_gzip_body_leaks_nothing(serve, connect):
     """The next call after a broken one on a kept connection is answered by its own answer."""
 
     def handler(connection):

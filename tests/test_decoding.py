@@ -68,7 +68,7 @@ def error_of(*args, **kwargs):
 # ------------------------------------------------------------------------------------------------------- executions
 
 
-def test_the_documented_envelope():
+def test_envelope_documented():
     """Every field of the documented envelope reaches the user."""
     body = {
         "success": True,
@@ -83,7 +83,7 @@ def test_the_documented_envelope():
 
 
 @pytest.mark.parametrize("metadata", [{}, {"metadata": {"duration": 1}}, {"metadata": None}, {"metadata": "odd"}])
-def test_an_execution_id_is_kept(metadata):
+def test_envelope_keeps_execution_id(metadata):
     """A top-level ``executionId`` is kept in the metadata, beside what is there."""
     result = decoding.execution(answer({"success": True, "output": 1, "executionId": "e-1", **metadata}))
     known = metadata.get("metadata")
@@ -111,7 +111,7 @@ def test_an_execution_id_is_kept(metadata):
     ],
 )
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
-def test_a_response_block_is_the_output(body, status):
+def test_response_block_is_output(body, status):
     """What is no envelope is the workflow's own response: the whole body is the output, nothing is lost, at any 2xx."""
     assert decoding.execution(answer(body, status)) == WorkflowExecutionResult(success=True, output=body)
 
@@ -131,18 +131,18 @@ def test_a_response_block_is_the_output(body, status):
         ({"success": True, "output": None, "logs": "odd", "totalDuration": True}, WorkflowExecutionResult(True)),
     ],
 )
-def test_envelopes_of_other_shapes(body, result):
+def test_envelope_other_shapes(body, result):
     """A 200 with ``success: false`` is a result; its error is text; fields of other types than documented are left out."""
     assert decoding.execution(answer(body)) == result
 
 
-def test_no_content():
+def test_status_204_is_success():
     """A 204 is a success without output."""
     assert decoding.execution(answer(status=204)) == WorkflowExecutionResult(success=True, output=None)
 
 
 @pytest.mark.parametrize("call", [RUN, QUEUE])
-def test_the_documented_ticket(call):
+def test_queued_run_documented(call):
     """A 202 with a ticket is a ticket, whatever was asked for."""
     body = {"success": True, "taskId": "t", "status": "queued", "createdAt": "then", "links": {"status": "/api/jobs/t"}}
     assert decoding.execution(answer(body, 202, call)) == AsyncExecutionResult(True, "t", "queued", "then", {"status": "/api/jobs/t"})
@@ -157,25 +157,25 @@ def test_the_documented_ticket(call):
         ({"taskId": "t", "links": {"status": 5, "x": 1}}, AsyncExecutionResult(True, "t", "queued", "", {"status": "/api/jobs/t"})),
     ],
 )
-def test_tickets_of_the_other_dialect(body, ticket):
+def test_queued_run_observed(body, ticket):
     """``jobId`` and ``statusUrl`` are read too; what a server does not say is filled in."""
     assert decoding.execution(answer(body, 202, QUEUE)) == ticket
 
 
 @pytest.mark.parametrize("body", [{"success": True}, {"taskId": 5}, {"taskId": ""}, [1]])
-def test_a_queued_run_without_a_task_id(body):
+def test_queued_run_without_task_id(body):
     """An async answer without a task id is unreadable, and the run may be under way."""
     with pytest.raises(InvalidResponseError, match="has no task id") as caught:
         decoding.execution(answer(body, 202, QUEUE))
     assert (caught.value.code, caught.value.may_have_executed, caught.value.body) == ("INVALID_RESPONSE", True, body)
 
 
-def test_json_in_answer_to_a_stream():
+def test_stream_answered_with_json():
     """A server that answers JSON although a stream was asked for gives the result."""
     assert decoding.execution_of_stream(answer({"success": True, "output": 1}, call=STREAM)) == WorkflowExecutionResult(True, 1)
 
 
-def test_a_ticket_in_answer_to_a_stream():
+def test_stream_answered_with_queued_run():
     """A ticket where a live stream was asked for is an error that says how to get at the result."""
     with pytest.raises(InvalidResponseError, match=r"wait_for_job\('t'\)") as caught:
         decoding.execution_of_stream(answer({"taskId": "t"}, 202, STREAM))
@@ -192,7 +192,7 @@ def test_a_ticket_in_answer_to_a_stream():
         ({"isDeployed": False, "deployedAt": None}, WorkflowStatus(False)),
     ],
 )
-def test_a_workflow_status(body, status):
+def test_workflow_status(body, status):
     """The status of a workflow comes as documented."""
     assert decoding.workflow_status(answer(body, call=STATUS)) == status
 
@@ -214,19 +214,19 @@ def test_a_workflow_status(body, status):
         ("paused", "paused"),
     ],
 )
-def test_states_of_a_job(said, state):
+def test_job_states(said, state):
     """Every word for a state is handed over as the documented one; an unknown word as it is."""
     assert decoding.job_status(answer({"status": said}, call=JOB))["status"] == state
 
 
-def test_a_job_always_has_its_documented_keys():
+def test_job_has_documented_keys():
     """Documented code never meets a KeyError, however little the server sends."""
     metadata = {"startedAt": None, "completedAt": None, "duration": None}
     wanted = {"success": True, "taskId": "job-1", "status": "queued", "metadata": metadata, "output": None, "error": None}
     assert decoding.job_status(answer({"status": "queued"}, call=JOB)) == wanted
 
 
-def test_a_job_keeps_what_else_comes():
+def test_job_keeps_other_fields():
     """Other keys, and other keys of the metadata, are passed through; ``jobId`` serves as ``taskId``."""
     body = {"status": "queued", "jobId": "j", "metadata": {"x": 1, "duration": 2}, "estimatedDuration": 3}
     job = decoding.job_status(answer(body, call=JOB))
@@ -238,14 +238,14 @@ def record(**fields):
     return {"success": True, "output": {"a": 1}, "workflowId": "w", "executionId": "e", **fields}
 
 
-def test_a_run_record():
+def test_job_output_from_run_record():
     """The output of a job is the workflow's; the record around it is kept under ``run``."""
     job = decoding.job_status(answer({"status": "completed", "output": record()}, call=JOB))
     assert (job["status"], job["output"], job["run"]) == ("completed", {"a": 1}, record())
 
 
 @pytest.mark.parametrize("missing", ["success", "output", "workflowId", "executionId"])
-def test_what_is_no_run_record(missing):
+def test_job_output_that_is_no_run_record(missing):
     """An output that only looks like a record is the workflow's own."""
     output = {key: value for key, value in record().items() if key != missing}
     job = decoding.job_status(answer({"status": "completed", "output": output}, call=JOB))
@@ -254,7 +254,7 @@ def test_what_is_no_run_record(missing):
 
 
 @pytest.mark.parametrize(("fields", "reason"), [({"error": "boom"}, "boom"), ({}, "the server does not say why")])
-def test_a_completed_job_whose_run_failed(fields, reason):
+def test_job_completed_with_failed_run(fields, reason):
     """A completed job whose record says ``success: false`` has failed, and has an error."""
     job = decoding.job_status(answer({"status": "completed", "output": record(success=False, **fields)}, call=JOB))
     assert job["status"] == "failed"
@@ -262,7 +262,7 @@ def test_a_completed_job_whose_run_failed(fields, reason):
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled", "error"])
-def test_the_reason_of_a_failed_job_is_that_of_its_record(state):
+def test_job_failure_reason_from_run_record(state):
     """A job that says itself that it failed keeps its word, and takes the reason from its record."""
     for success in (False, True):
         job = decoding.job_status(answer({"status": state, "output": record(success=success, error="boom")}, call=JOB))
@@ -315,7 +315,7 @@ def test_usage_limits():
         (USAGE, decoding.usage_limits, {"usage": {}, "rateLimit": []}),
     ],
 )
-def test_answers_of_the_wrong_shape(call, read, body):
+def test_answer_of_wrong_shape(call, read, body):
     """An answer of the wrong shape is unreadable; nothing was executed by asking."""
     with pytest.raises(InvalidResponseError, match=r"the answer (has|is) no") as caught:
         read(answer(body, call=call))
@@ -336,7 +336,7 @@ def test_answers_of_the_wrong_shape(call, read, body):
         (b"\x1b\x03\x00", {"Content-Encoding": "br"}, "Content-Encoding: br"),
     ],
 )
-def test_answers_that_can_not_be_read(body, headers, said):
+def test_answer_that_is_not_json(body, headers, said):
     """What is not JSON is unreadable, says what it is instead, and the workflow may have run."""
     with pytest.raises(InvalidResponseError, match=said) as caught:
         decoding.execution(answer(body, headers=headers))
@@ -382,7 +382,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize("row", TABLE)
-def test_the_error_table(row):
+def test_error_for_each_status(row):
     """Each status has its class and code; the server's own code and the body are kept; the error says whether the run may have begun."""
     status, server_code, call, kind, code, may_have_executed = row
     body = {"error": "their words", **({"code": server_code} if server_code else {})}
@@ -417,7 +417,7 @@ def test_the_error_table(row):
         (b"\xff\xfe", "\ufffd\ufffd", None),
     ],
 )
-def test_bodies_of_errors(body, text, code):
+def test_error_body_forms(body, text, code):
     """The server's own words are found in each of the known forms, and come as one line."""
     error = error_of(body, 409)
     assert str(error) == f"{text} (HTTP 409)"
@@ -473,7 +473,7 @@ def test_failed_run_without_output(status):
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
-def test_refusal_with_success_false(status):
+def test_rejection_with_success_false(status):
     """With a status that refuses a run, a body without output or metadata is a refusal."""
     error = error_of({"success": False, "error": "no"}, status)
     assert type(error) is not ExecutionError
@@ -495,7 +495,7 @@ def test_failed_run_of_the_servers_time_limit():
     assert error.result.output == {"a": 1}
 
 
-def test_failed_run_is_no_answer_to_a_question():
+def test_failed_run_only_for_executions():
     """To a call that executes nothing, such a body is an ordinary error."""
     assert type(error_of(FAILED_RUN, 400, call=STATUS)) is InvalidRequestError
 
@@ -543,12 +543,12 @@ def test_advice_fits_the_call(status, body, call, advice):
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 408, 409, 500, 503, 504])
-def test_every_error_has_the_retry_after(status):
+def test_error_has_retry_after(status):
     """When to come back is told with whatever status."""
     assert error_of({"error": "no"}, status, retry_after=7.0).retry_after == 7.0
 
 
-def test_long_messages():
+def test_long_message_is_shortened():
     """A message is a line that a person still reads: the words stay at their beginning, and the advice whole."""
     for long in ("word " * 1000, "https://" + "x" * 5000, json.dumps([{"a": 1}] * 1000, separators=(",", ":"))):
         message = str(without_key(error_of({"error": long}, 401), "key"))
@@ -559,13 +559,13 @@ def test_long_messages():
 
 @pytest.mark.parametrize("body", [{"success": False, "output": {"a": 1}, "error": "boom"}, {"error": "boom"}])
 @pytest.mark.parametrize("status", [408, 500, 504])
-def test_the_result_of_a_failed_run(status, body):
+def test_failed_run_has_result(status, body):
     """What the server sent of a failed or timed-out run is in ``result``, or it is None."""
     result = error_of(body, status).result
     assert result == (WorkflowExecutionResult(False, {"a": 1}, "boom") if "success" in body else None)
 
 
-def test_a_reason_nested_too_deeply():
+def test_deeply_nested_reason():
     """A reason that is nested more deeply than can be shown still gives an error."""
     deep = json.loads("[" * 900 + "]" * 900)
     assert decoding.message_of(deep).startswith(("[[", "a reason nested"))
@@ -598,7 +598,7 @@ def test_a_reason_nested_too_deeply():
         ("", NOW),
     ],
 )
-def test_forms_of_a_reset(reset, epoch):
+def test_reset_forms(reset, epoch):
     """A reset comes as epoch seconds, whatever its form; one that can't be read counts as now."""
     info = decoding.rate_limit(answer(headers={"X-RateLimit-Limit": "10", "X-RateLimit-Reset": reset}))
     assert info == RateLimitInfo(10, 0, int(epoch))
@@ -611,14 +611,14 @@ def test_rate_limit_headers():
     assert decoding.rate_limit(answer(headers=headers)) == RateLimitInfo(50, 0, int(NOW) + 5)
 
 
-def test_no_rate_limit():
+def test_no_rate_limit_reported():
     """Without headers nothing is known, unless a 429 orders a pause."""
     assert decoding.rate_limit(answer()) is None
     assert decoding.rate_limit(answer(status=503, retry_after=5.0)) is None
     assert decoding.rate_limit(answer(status=429)) is None
 
 
-def test_a_429_with_only_a_retry_after():
+def test_rate_limit_from_retry_after():
     """A 429 with only a retry-after gives limit 0, remaining 0, and the reset when it is over; a part of a second counts as a whole one."""
     error = error_of({}, 429, retry_after=1.5)
     assert (error.retry_after, error.rate_limit) == (1.5, RateLimitInfo(0, 0, int(NOW) + 2, 2))
@@ -628,7 +628,7 @@ def test_a_429_with_only_a_retry_after():
     ("header", "body", "seconds"),
     [(None, 5, 5.0), (3.0, 5, 3.0), (0.0, 5, 0.0), (None, -1, None), (None, "5", None), (None, 1e300, None), (None, True, None)],
 )
-def test_where_a_retry_after_comes_from(header, body, seconds):
+def test_retry_after_sources(header, body, seconds):
     """A retry-after in the header wins over ``retryAfterSeconds`` in the body; one that is no time is none."""
     error = error_of({"error": "x", "retryAfterSeconds": body}, 429, retry_after=header)
     assert error.retry_after == seconds
@@ -636,7 +636,7 @@ def test_where_a_retry_after_comes_from(header, body, seconds):
 
 
 @given(st.floats(allow_nan=False), st.text(max_size=40))
-def test_no_reset_breaks_the_reader(number, text):
+def test_any_reset_is_parsed_or_ignored(number, text):
     """Whatever a reset says, it comes as an int that a date can be made of."""
     for reset in (str(number), text):
         info = decoding.rate_limit(answer(headers={"X-RateLimit-Reset": reset}))
@@ -666,18 +666,18 @@ def test_no_reset_breaks_the_reader(number, text):
         ("5 6", StreamEvent("message", None, "", {"data": "5 6"})),
     ],
 )
-def test_payloads(data, event):
+def test_stream_event_payloads(data, event):
     """Each payload becomes one typed event, JSON or not."""
     assert decoding.stream_event("message", data) == event
 
 
 @pytest.mark.parametrize("data", ["[DONE]", '"[DONE]"', " [DONE]", ' "[DONE]" '])
-def test_marks_of_the_end(data):
+def test_stream_event_end_marks(data):
     """``[DONE]``, bare or as a JSON string, is no event."""
     assert decoding.stream_event("message", data) is None
 
 
-def test_a_named_event():
+def test_stream_event_named():
     """The name of a server-sent event is its type where the payload names none."""
     assert decoding.stream_event("ping", "{}").type == "ping"
 
@@ -691,7 +691,7 @@ def test_a_named_event():
         ({"success": "odd", "data": [1]}, WorkflowExecutionResult(True)),
     ],
 )
-def test_ends_of_a_stream(payload, result):
+def test_stream_end_forms(payload, result):
     """Both forms of the end event give the result."""
     assert decoding.stream_end(StreamEvent("done", None, "", payload)) == result
     assert decoding.stream_end(None) == WorkflowExecutionResult(True)
@@ -727,7 +727,7 @@ HEADERS = st.dictionaries(
     HEADERS,
     st.none() | st.floats(0, 1e18),
 )
-def test_any_answer(reader, body, status, headers, retry_after):
+def test_any_answer_gives_result_or_recall_error(reader, body, status, headers, retry_after):
     """Whatever a server sends, each call gives a model or a RecallError with a message of one line, and nothing else."""
     call, read = reader
     message = answer(body, status, call, headers, retry_after)
@@ -745,7 +745,7 @@ def test_any_answer(reader, body, status, headers, retry_after):
 
 
 @given(st.text(max_size=20), st.text(max_size=60) | JSON.map(json.dumps))
-def test_any_payload(name, data):
+def test_any_payload_gives_event(name, data):
     """Whatever a stream's payload is, it gives an event or the mark of the end."""
     event = decoding.stream_event(name, data)
     assert event is None or (isinstance(event.type, str) and isinstance(event.chunk, str) and isinstance(event.data, dict))

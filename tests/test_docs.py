@@ -177,7 +177,7 @@ def check_without_running(block: Block, where: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
+def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
     """From top to bottom, each block of the page runs and prints what is shown."""
     text = PAGES[page].read_text("utf-8")
     if "distributed" in text:
@@ -216,20 +216,20 @@ def test_the_blocks_of_a_page(page: str, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_links_of_a_page(page: str):
+def test_page_links_exist(page: str):
     """Each link to a file of this project leads to one."""
     text = FENCE.sub("", PAGES[page].read_text("utf-8"))
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", target)]
     assert [target for target in targets if not (PAGES[page].parent / target).exists()] == []
 
 
-def test_each_example_is_shown():
+def test_examples_page_shows_each_example():
     """The page of examples holds each script of the folder."""
     shown = re.findall(r"literalinclude\} \.\./examples/(.+)", PAGES["docs/examples.md"].read_text("utf-8"))
     assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-def test_the_diagram_shows_the_ladder():
+def test_diagram_matches_module_levels():
     """Read from the bottom up, and from left to right, the diagram of the modules names them in the order that their imports keep."""
     rows: Dict[int, List[str]] = {}
     for y, names in re.findall(r' y="(\d+)"[^>]* font-weight="bold">([^<]+)<', (ROOT / "docs/_static/modules.html").read_text("utf-8")):
@@ -238,7 +238,7 @@ def test_the_diagram_shows_the_ladder():
     assert drawn == [*(module for module in LADDER if not module.startswith("testing.")), "testing"]
 
 
-def test_the_answers_on_the_wire_are_read_as_documented():
+def test_wire_page_answers_are_decoded():
     """Each answer that the page on the wire format shows, and the stream on the page about streams, gives what it stands for."""
     wire, streams = (blocks_of(PAGES[f"docs/{page}.md"].read_text("utf-8")) for page in ("reference/wire", "explanation/streams"))
     execution, ticket, job, status, limits, error = (json.loads(block.code) for block in wire if block.language == "json")
@@ -277,7 +277,7 @@ def codes_by_class() -> Dict[str, Set[str]]:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/reference/errors.md"])
-def test_the_table_of_errors(page: str):
+def test_error_table_matches_classes(page: str):
     """The table names each error, with its codes."""
     table: Dict[str, Set[str]] = {}
     name = ""
@@ -287,7 +287,7 @@ def test_the_table_of_errors(page: str):
     assert {name: codes - SENT_BY_SERVERS for name, codes in table.items()} == codes_by_class()
 
 
-def test_the_table_of_codes():
+def test_code_table_matches_codes():
     """The how-to on errors says what to do about each code that there is, and about no other."""
     rows = re.findall(r"^\| (`[A-Z].+?) \|", PAGES["docs/howto/errors.md"].read_text("utf-8"), re.MULTILINE)
     known = set().union(*codes_by_class().values())
@@ -296,7 +296,7 @@ def test_the_table_of_codes():
     assert given <= known | SENT_BY_SERVERS
 
 
-def test_the_command_is_documented():
+def test_command_options_are_documented():
     """The reference names each option of ``python -m recall_sdk.testing`` and each demonstration workflow, and no other."""
     text = PAGES["docs/reference/testing.md"].read_text("utf-8")
     options = {option for action in __main__._parser()._actions for option in action.option_strings} - {"-h", "--help"}
@@ -350,7 +350,7 @@ def docstring_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict[str, Any]]
 
 
 @pytest.mark.parametrize("name", [name for name, value in public_objects().items() if ">>>" in docstring(value)])
-def test_the_example_of_a_docstring(name: str, docstring_names: Dict[str, Any]):
+def test_docstring_example_runs(name: str, docstring_names: Dict[str, Any]):
     """The example gives what is shown."""
     example = doctest.DocTestParser().get_doctest(docstring(public_objects()[name]), docstring_names, name, None, 0)
     report: List[str] = []
@@ -365,7 +365,7 @@ def literal_example(text: str) -> Optional[str]:
 
 
 @pytest.mark.parametrize("name", [name for name, value in public_objects().items() if literal_example(docstring(value))])
-def test_the_block_of_a_docstring(name: str, docstring_names: Dict[str, Any], tmp_path: Path):
+def test_docstring_block_runs(name: str, docstring_names: Dict[str, Any], tmp_path: Path):
     """The block runs; tests run under pytest."""
     code = literal_example(docstring(public_objects()[name])) or ""
     if "def test_" in code:

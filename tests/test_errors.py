@@ -47,7 +47,7 @@ def filled(kind):
     return error, {"code": "A_CODE", "status": 418, **facts}
 
 
-def test_the_tree_in_the_documentation_is_the_real_one():
+def test_errors_docstring_tree_matches_classes():
     """The family drawn at the top of the module shows each class below its parent, and none else."""
     drawn, path = {}, []
     for line in errors.__doc__.splitlines():
@@ -61,7 +61,7 @@ def test_the_tree_in_the_documentation_is_the_real_one():
 
 
 @pytest.mark.parametrize("kind", FAMILY)
-def test_one_constructor_for_all(kind):
+def test_errors_share_constructor(kind):
     """Each class takes (message, code=None, status=None), as documented for the base, and starts with no facts."""
     plain, full = kind("what happened"), kind("what happened", code="A_CODE", status=418)
     assert (str(plain), plain.code, plain.status) == ("what happened", None, None)
@@ -72,14 +72,14 @@ def test_one_constructor_for_all(kind):
 
 
 @pytest.mark.parametrize("kind", FAMILY)
-def test_every_error_is_one_of_the_base(kind):
+def test_errors_derive_from_recall_error(kind):
     """``except RecallError`` catches the whole family, and each is public and described."""
     assert issubclass(kind, RecallError)
     assert getattr(recall_sdk, kind.__name__) is kind
     assert kind.__doc__
 
 
-def test_relatives_outside_the_family():
+def test_invalid_request_error_is_value_error():
     """A request that is wrong is a ValueError too; a stream that broke off is a connection error."""
     assert issubclass(InvalidRequestError, ValueError)
     assert issubclass(StreamInterruptedError, RecallConnectionError)
@@ -88,7 +88,7 @@ def test_relatives_outside_the_family():
 
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
 @pytest.mark.parametrize("kind", FAMILY)
-def test_errors_travel_with_all_their_facts(kind, travel):
+def test_errors_pickle_and_copy_with_attributes(kind, travel):
     """Pickle, copy and deepcopy keep class, message and every attribute."""
     error, facts = filled(kind)
     twin = travel(error)
@@ -98,13 +98,13 @@ def test_errors_travel_with_all_their_facts(kind, travel):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_every_pickle_protocol_does(protocol):
+def test_errors_pickle_with_every_protocol(protocol):
     """Also the oldest protocol, which some queues still use."""
     error, facts = filled(ExecutionError)
     assert vars(pickle.loads(pickle.dumps(error, protocol))) == facts
 
 
-def test_the_facts_of_one_error_are_its_own():
+def test_errors_do_not_share_attributes():
     """What is set on one error does not show on another."""
     filled(RateLimitError)
     assert RateLimitError("another").rate_limit is None
@@ -115,7 +115,7 @@ def test_the_facts_of_one_error_are_its_own():
 JOB = {"taskId": "t-1", "status": "failed", "output": {"a": 1}, "error": "Boom:\n line 1", "metadata": {"duration": 5}}
 
 
-def test_a_job_that_failed():
+def test_job_failure_of_failed_job():
     """The error holds the reason as text, what the server sent of the run, and the whole status."""
     error = decoding.job_failure(JOB)
     assert type(error) is ExecutionError
@@ -124,7 +124,7 @@ def test_a_job_that_failed():
     assert error.result == WorkflowExecutionResult(False, {"a": 1}, "Boom:\n line 1", metadata={"duration": 5})
 
 
-def test_a_job_that_was_cancelled():
+def test_job_failure_of_cancelled_job():
     """A cancelled job has a code of its own."""
     error = decoding.job_failure({**JOB, "status": "cancelled", "error": None})
     assert str(error) == "job t-1 was cancelled: the server does not say why"
@@ -143,7 +143,7 @@ def test_a_job_that_was_cancelled():
         (None, "the server does not say why"),
     ],
 )
-def test_a_reason_of_any_kind_is_told_as_text(reason, text):
+def test_job_failure_shows_any_reason_as_text(reason, text):
     """The documented ``error (any)`` of a job, and that of a stream, become text that a person reads."""
     assert decoding.job_failure({**JOB, "error": reason}).result.error == text
     event = StreamEvent("error", None, "", {"event": "error", "error": reason})
@@ -152,7 +152,7 @@ def test_a_reason_of_any_kind_is_told_as_text(reason, text):
     assert str(error) == f"the workflow failed: {text}"
 
 
-def test_a_run_that_failed_in_its_stream():
+def test_stream_failure_keeps_text_payload_and_code():
     """The error of a stream keeps the text that had arrived, the payload, and the server's code."""
     payload = {"event": "error", "error": "boom", "code": "MODEL_DOWN"}
     error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
@@ -160,7 +160,7 @@ def test_a_run_that_failed_in_its_stream():
     assert error.result == StreamedExecutionResult(False, error="boom", text="so far")
 
 
-def test_a_reason_too_deep_to_tell():
+def test_message_of_deeply_nested_reason():
     """A reason that Python can't walk through is told of, and does not end in a RecursionError."""
     reason = []
     for _ in range(200_000):

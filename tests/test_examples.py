@@ -97,13 +97,13 @@ def account() -> Iterator[RecallServer]:
         yield server
 
 
-def test_every_example_is_run():
+def test_examples_are_all_listed():
     """Each script of the folder is in the table above."""
     assert {path.stem for path in EXAMPLES.glob("*.py")} == PRINTS.keys()
 
 
 @pytest.mark.parametrize("name", PRINTS)
-def test_without_a_key_it_runs_on_the_stand_in_server(name: str):
+def test_example_without_key_uses_test_server(name: str):
     """The example prints what it should, says where it runs, and warns of nothing."""
     if name == "dask_batch":
         pytest.importorskip("distributed", reason="Dask is not installed")
@@ -116,7 +116,7 @@ def test_without_a_key_it_runs_on_the_stand_in_server(name: str):
 
 
 @pytest.mark.parametrize("name", PRINTS)
-def test_it_explains_itself(name: str):
+def test_example_has_header(name: str):
     """The example begins with a comment that says what it shows and how to run it, and holds the one shared line."""
     text = (EXAMPLES / f"{name}.py").read_text("utf-8")
     header = ast.get_docstring(ast.parse(text)) or ""
@@ -126,14 +126,14 @@ def test_it_explains_itself(name: str):
 
 
 @pytest.mark.parametrize("name", ["quickstart", "service"])
-def test_with_a_key_it_runs_on_the_account(name: str, account: RecallServer):
+def test_example_with_key_uses_account(name: str, account: RecallServer):
     """The shared line does nothing where there is a key."""
     done = run(name, RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
     assert (done.returncode, done.stderr) == (0, "")
     assert account.executions["greet"] > 0
 
 
-def test_the_shared_line_can_be_deleted(account: RecallServer, tmp_path: Path):
+def test_example_runs_without_demo_line(account: RecallServer, tmp_path: Path):
     """Without the line, the script needs nothing but the library and a key."""
     script = tmp_path / "quickstart.py"
     script.write_text((EXAMPLES / "quickstart.py").read_text("utf-8").replace(SHARED_LINE + "\n", ""), "utf-8")
@@ -144,7 +144,7 @@ def test_the_shared_line_can_be_deleted(account: RecallServer, tmp_path: Path):
     assert "Output: {'content': 'Hello Ada'}" in done.stdout
 
 
-def test_the_usage_report_warns_near_the_limit(account: RecallServer):
+def test_usage_report_warns_near_limit(account: RecallServer):
     """Over 80 % of the spending limit, the report ends with a warning."""
     with account.client() as client:
         for _ in range(9):
@@ -153,7 +153,7 @@ def test_the_usage_report_warns_near_the_limit(account: RecallServer):
     assert done.stdout.endswith("plan free: $0.09 of $0.10 spent (90.0 %)\nWARNING: more than 80 % of the spending limit is used\n")
 
 
-def test_the_retry_example_prints_each_call():
+def test_retry_example_prints_each_call():
     """On a server that tells no limit, the example prints a line for each call all the same."""
     with RecallServer() as server:
         add_workflows(server)
@@ -161,7 +161,7 @@ def test_the_retry_example_prints_each_call():
     assert done.stdout.splitlines() == [f"call {number}: done; the server tells no limit" for number in range(1, 14)]
 
 
-def test_the_streaming_example_keeps_what_had_arrived(account: RecallServer):
+def test_streaming_example_keeps_partial_text(account: RecallServer):
     """A stream that breaks off ends the script with what had come."""
     account.respond_next(events=[{"blockId": "b", "chunk": "Once upon"}], cut=True)
     done = run("streaming", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
@@ -182,7 +182,7 @@ def served(example: str, **variables: str) -> Iterator[str]:
             process.stderr.read()
 
 
-def test_the_relay_serves_a_browser(account: RecallServer):
+def test_flask_relay_serves_browser(account: RecallServer):
     """Served by Flask, the relay passes the stream on, tells a run that failed at its end, and answers 502 with the code for no stream."""
     variables = {"RECALL_API_KEY": account.api_key, "RECALL_BASE_URL": account.base_url}
     with served("flask_relay", **variables) as address:
@@ -222,7 +222,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
         server.stop()
 
 
-def test_the_shared_line_starts_a_server(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
+def test_demo_starts_server(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
     """Without a key, a client made from the environment reaches a server that limits executions; the import says so."""
     server = demo("").server
     with RecallClient() as client:
@@ -232,7 +232,7 @@ def test_the_shared_line_starts_a_server(demo: Callable[[str], ModuleType], caps
     assert NOTE.fullmatch(capsys.readouterr().err)
 
 
-def test_the_shared_line_leaves_an_account_alone(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
+def test_demo_does_nothing_with_key(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
     """With a key, nothing is started and nothing changed."""
     assert demo("a-key-of-my-own").server is None
     assert (os.environ["RECALL_API_KEY"], os.environ["RECALL_BASE_URL"]) == ("a-key-of-my-own", "http://elsewhere.example.com")

@@ -174,7 +174,7 @@ def of_this_system(text: str) -> str:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_message_of_a_mistake(mistake: str, server: RecallServer):
+def test_message_of_common_mistake(mistake: str, server: RecallServer):
     """The message is the one that is written here, word for word."""
     make, kind, text = MISTAKES[mistake]
     base_url = server.base_url
@@ -185,12 +185,12 @@ def test_the_message_of_a_mistake(mistake: str, server: RecallServer):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_how_to_shows_the_message(mistake: str):
+def test_howto_shows_message(mistake: str):
     """Who meets a message finds it in the how-to on errors."""
     assert f"\n> `{MISTAKES[mistake][2]}`\n" in HOW_TO.read_text("utf-8")
 
 
-def test_the_how_to_shows_no_other_messages():
+def test_howto_shows_no_other_messages():
     """No message of the how-to has gone out of use."""
     quoted = [line[3:-1] for line in HOW_TO.read_text("utf-8").splitlines() if line.startswith("> `")]
     assert sorted(quoted) == sorted(text for _, _, text in MISTAKES.values())

@@ -133,21 +133,21 @@ fuzz = settings(max_examples=60, deadline=None, suppress_health_check=list(Healt
 
 @fuzz
 @given(call=st.sampled_from(list(CALLS)), answer=st.binary(max_size=300))
-def test_arbitrary_bytes(check, call, answer):
+def test_any_bytes_give_result_or_recall_error(check, call, answer):
     """Noise instead of an answer."""
     check(call, answer)
 
 
 @fuzz
 @given(call=st.sampled_from(list(CALLS)), status=STATUS, headers=HEADERS, body=st.binary(max_size=200))
-def test_arbitrary_heads_and_bodies(check, call, status, headers, body):
+def test_any_head_and_body_give_result_or_recall_error(check, call, status, headers, body):
     """Any status with any headers over any bytes."""
     check(call, head(*headers, status=f"{status} Odd") + body)
 
 
 @fuzz
 @given(call=st.sampled_from(list(CALLS)), status=STATUS, body=OBJECTS | JSON, headers=HEADERS)
-def test_arbitrary_json(check, call, status, body, headers):
+def test_any_json_gives_result_or_recall_error(check, call, status, body, headers):
     """Any JSON under any status, properly framed."""
     check(call, http(body, *headers, status=f"{status} Odd"))
 
@@ -159,7 +159,7 @@ def test_arbitrary_json(check, call, status, body, headers):
     tail=st.binary(max_size=20),
     zipped=st.booleans(),
 )
-def test_arbitrary_streams(check, call, payloads, tail, zipped):
+def test_any_stream_gives_result_or_recall_error(check, call, payloads, tail, zipped):
     """Any events, and some noise at the end."""
     body = b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads) + tail
     encoding = ["Content-Encoding: gzip"] if zipped else []
@@ -186,7 +186,7 @@ GOOD = [
     answer=st.sampled_from(GOOD),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=4),
 )
-def test_mutations_of_good_answers(check, call, answer, edits):
+def test_mutated_answers_give_result_or_recall_error(check, call, answer, edits):
     """A good answer with a few bytes changed, lost or added."""
     for place, removed, added in edits:
         at = int(place * len(answer))
@@ -203,7 +203,7 @@ DEEP = [b"[" * depth + b"]" * depth for depth in (400, 900, 3_000, 100_000)]
 )
 @pytest.mark.parametrize("deep", DEEP, ids=len)
 @pytest.mark.parametrize("status", [200, 202, 400, 500])
-def test_json_that_is_nested_deeply(status, deep, form, check):
+def test_deeply_nested_json(status, deep, form, check):
     """However deep an answer is nested, it ends in a model or an error of ours."""
     for call in ("execute", "job"):
         check(call, http(form % deep, "Content-Type: application/json", status=f"{status} Odd"))
@@ -213,13 +213,13 @@ def test_json_that_is_nested_deeply(status, deep, form, check):
     "form", [b'{"event": "error", "error": %s}', b'{"event": "done", "success": false, "error": %s}', b"%s", b'{"data": %s}']
 )
 @pytest.mark.parametrize("deep", DEEP, ids=len)
-def test_events_that_are_nested_deeply(deep, form, check):
+def test_deeply_nested_events(deep, form, check):
     """The same for the events of a stream."""
     check("live", http(b"data: " + form % deep + b"\n\n", "Content-Type: text/event-stream"))
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "1" * 4000, "1" * 5000, "-" + "9" * 400])
-def test_numbers_that_no_float_holds(number, check):
+def test_numbers_beyond_float(number, check):
     """Numbers beyond all bounds break nothing, in the body or in a header."""
     fields = {"success": "true", "error": '"x"', "status": '"x"', "output": number, "totalDuration": number, "retryAfterSeconds": number}
     body = "{{{}}}".format(", ".join(f'"{name}": {value}' for name, value in fields.items())).encode()

@@ -76,30 +76,30 @@ def refusal(value):
 # ----------------------------------------------------------------------------------------------------- where it goes in
 
 
-def test_a_dict_is_spread_at_the_root():
+def test_dict_keys_are_at_root():
     """The fields of a dict are the fields of the body."""
     assert encoded({"message": "hi", "n": 1}) == {"message": "hi", "n": 1}
 
 
 @pytest.mark.parametrize("value", ["hi", 1, 1.5, True, False, 0, "", [1, 2], []])
-def test_any_other_value_goes_in_as_input(value):
+def test_other_value_becomes_input(value):
     """What is no dict is sent under the name input, falsy values too."""
     assert encoded(value) == {"input": value}
 
 
-def test_no_input_is_an_empty_object():
+def test_no_input_is_empty_object():
     """None is no input."""
     assert encode_body(None, {}) == b"{}"
 
 
-def test_control_fields_win():
+def test_control_fields_replace_input_fields():
     """A field of the call itself overrides one of the same name in the input."""
     given = {"stream": "yes", "selectedOutputs": 1, "other": 2}
     assert encoded(given, {"stream": True, "selectedOutputs": []}) == {"stream": True, "selectedOutputs": [], "other": 2}
     assert given == {"stream": "yes", "selectedOutputs": 1, "other": 2}
 
 
-def test_control_fields_stand_beside_an_input_of_another_kind():
+def test_control_fields_beside_other_value():
     """No input, or one that is no dict, is sent with the control fields beside it."""
     assert encoded(None, {"stream": True}) == {"stream": True}
     assert encoded([1], {"stream": True}) == {"input": [1], "stream": True}
@@ -112,7 +112,7 @@ def test_control_fields_stand_beside_an_input_of_another_kind():
 @example({True: 1, None: 2, 1.5: 3, 4: 5})
 @example({"\ud800": "\udfff"})
 @example({1: "a", "1": "b"})
-def test_takes_what_json_takes_and_refuses_the_rest(value):
+def test_accepts_json_and_rejects_the_rest(value):
     """Whatever json.dumps(allow_nan=False) accepts arrives equal; whatever it does not is refused."""
     body = value if isinstance(value, dict) else {} if value is None else {"input": value}
     try:
@@ -123,13 +123,13 @@ def test_takes_what_json_takes_and_refuses_the_rest(value):
         assert encoded(value) == expected
 
 
-def test_takes_the_usual_relatives():
+def test_accepts_subclasses_of_json_types():
     """Subclasses of JSON's own types are sent as these."""
     color = enum.IntEnum("Color", "RED GREEN")
     assert encoded({"c": color.GREEN, "p": Point(1, 2), "o": OrderedDict(a=1)}) == {"c": 2, "p": [1, 2], "o": {"a": 1}}
 
 
-def test_the_same_list_may_stand_in_two_places():
+def test_same_list_in_two_places_is_no_cycle():
     """What appears twice is no cycle."""
     shared = [1]
     assert encoded({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
@@ -155,37 +155,37 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_a_value_without_a_json_form_is_refused_by_its_place(name):
+def test_value_without_json_form_is_rejected_with_place(name):
     """The message names the place and the type, in the words of the design."""
     assert refusal({"user": {"created_at": UNFIT[name]}}) == f"input.user.created_at: {name} is not JSON serializable"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_none_is_refused(value):
+def test_nan_and_infinity_are_rejected(value):
     """NaN and the infinities, which the server would take for an empty input, never leave."""
     assert refusal([0.5, value]) == f"input[1]: {value} is not JSON serializable"
 
 
 @pytest.mark.parametrize("key", [("a", 1), b"a", frozenset(), date(2026, 1, 1)])
-def test_a_key_that_is_no_text_is_refused(key):
+def test_key_of_wrong_type_is_rejected(key):
     """A tuple, bytes or anything else that JSON can't take for a name is refused as a key."""
     assert refusal({"a": [{key: 1}]}).startswith(f"input.a[0]: the key {key!r} ({type(key).__name__}) is not JSON serializable")
 
 
 @pytest.mark.parametrize("key", [math.nan, math.inf])
-def test_a_key_that_is_no_number_is_refused(key):
+def test_nan_key_is_rejected(key):
     """NaN is no name either."""
     assert refusal({key: 1}).startswith(f"input: the key {key} (float) is not JSON serializable")
 
 
-def test_a_cycle_is_refused_by_its_place():
+def test_cycle_is_rejected_with_place():
     """A list or dict inside itself is refused where it closes the circle."""
     value = {"a": [1, {}]}
     value["a"][1]["back"] = value["a"]
     assert refusal(value) == "input.a[1].back: contains itself; JSON has no form for a cycle"
 
 
-def test_a_value_nested_too_deeply_is_refused():
+def test_deeply_nested_value_is_rejected():
     """What Python can't walk through is refused, not a RecursionError."""
     value = []
     for _ in range(200_000):
@@ -195,7 +195,7 @@ def test_a_value_nested_too_deeply_is_refused():
         value = value.pop()
 
 
-def test_a_fault_below_many_levels_is_refused():
+def test_fault_below_many_levels_is_rejected():
     """A fault so deep that its place can't be told is refused all the same."""
     value = object()
     for _ in range(sys.getrecursionlimit() - 100):
@@ -204,7 +204,7 @@ def test_a_fault_below_many_levels_is_refused():
 
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python writes ints of any length")
-def test_an_int_of_too_many_digits_is_refused():
+def test_int_of_too_many_digits_is_rejected():
     """Python itself refuses to write it, as a value and as a key."""
     assert refusal({"a": [10**5000]}).startswith("input.a[0]: Exceeds the limit")
     assert refusal({10**5000: 1}).startswith("input: Exceeds the limit")
@@ -239,13 +239,13 @@ def test_dict_that_raises_on_iteration_is_refused():
             encode_body(unreadable, {})
 
 
-def test_a_long_key_is_shown_in_part():
+def test_long_key_is_shortened_in_message():
     """A message stays one that a person reads, however long a key is."""
     assert len(refusal({"k" * 5000: [{1}]})) < 200
     assert len(refusal({(1,) * 5000: 1})) < 200
 
 
-def test_a_place_is_written_as_python_would():
+def test_place_is_written_as_python_expression():
     """Names stand behind a dot, other keys and positions in brackets."""
     assert refusal({"a b": {"x": {1: [set()]}}}).startswith("input['a b'].x[1][0]: set")
     assert refusal([{"line\nbreak": set()}]).startswith("input[0]['line\\nbreak']: set")
@@ -259,7 +259,7 @@ bad_values = st.one_of(
 
 
 @given(steps, bad_values, st.lists(good_values, min_size=3, max_size=3))
-def test_a_planted_fault_is_named_by_exactly_its_place(path, bad, siblings):
+def test_planted_fault_is_reported_with_exact_place(path, bad, siblings):
     """Wherever one bad value is planted among good ones, the message names that place, and the input stays as it was."""
     value, place = bad, ""
     for step in reversed(path):
@@ -273,7 +273,7 @@ def test_a_planted_fault_is_named_by_exactly_its_place(path, bad, siblings):
 
 
 @given(good_values)
-def test_the_input_is_never_modified(value):
+def test_input_is_not_modified(value):
     """Encoding, with control fields too, leaves the caller's input as it was."""
     before = copy.deepcopy(value)
     encode_body(value, {"stream": True, "selectedOutputs": ["a.b"]})
@@ -292,7 +292,7 @@ def content(file):
     return file["name"], file["mime"], b64decode(data, validate=True)
 
 
-def test_a_file_is_sent_along_wherever_it_stands(tmp_path):
+def test_file_is_encoded_anywhere(tmp_path):
     """A file open for reading in binary becomes the API's form of a file, at any depth."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"hello file")
@@ -308,14 +308,14 @@ def test_a_file_is_sent_along_wherever_it_stands(tmp_path):
     ("name", "mime"),
     [("a.png", "image/png"), ("A.PDF", "application/pdf"), ("a", "application/octet-stream"), ("a.tar.gz", "application/octet-stream")],
 )
-def test_the_type_is_guessed_from_the_name(tmp_path, name, mime):
+def test_file_type_is_guessed_from_name(tmp_path, name, mime):
     """A name without a known ending, or of something compressed, means plain bytes."""
     (tmp_path / name).write_bytes(b"\0\xff")
     with (tmp_path / name).open("rb") as file:
         assert content(encoded(file)["input"]) == (name, mime, b"\0\xff")
 
 
-def test_a_file_is_read_from_its_position_which_is_restored():
+def test_file_position_is_restored():
     """What was read before is not sent, and the caller finds the file where it was."""
     file = io.BytesIO(b"0123456789")
     file.seek(4)
@@ -323,7 +323,7 @@ def test_a_file_is_read_from_its_position_which_is_restored():
     assert file.tell() == 4
 
 
-def test_a_spooled_file_is_a_file():
+def test_spooled_file_is_encoded():
     """What web frameworks hand over as an upload is sent, and its position restored, on every Python."""
     with tempfile.SpooledTemporaryFile() as file:
         file.write(b"upload")
@@ -332,7 +332,7 @@ def test_a_spooled_file_is_a_file():
         assert file.tell() == 2
 
 
-def test_a_pipe_is_a_file():
+def test_pipe_is_encoded():
     """What can't be wound back is read to its end."""
     end, start = os.pipe()
     os.write(start, b"through")
@@ -342,7 +342,7 @@ def test_a_pipe_is_a_file():
 
 
 @pytest.mark.parametrize("convert", [os.fsencode, Path, str])
-def test_a_name_may_be_of_any_kind(tmp_path, convert):
+def test_file_name_of_any_type(tmp_path, convert):
     """A file opened by bytes or by a Path keeps its name, without the folder."""
     (tmp_path / "a.txt").write_bytes(b"x")
     with io.FileIO(convert(tmp_path / "a.txt")) as file:
@@ -350,14 +350,14 @@ def test_a_name_may_be_of_any_kind(tmp_path, convert):
 
 
 @pytest.mark.parametrize("name", [3, None, "", object()])
-def test_a_file_without_a_name_is_called_file(name):
+def test_file_without_name_is_called_file(name):
     """A number, as of a file made from a descriptor, is no name."""
     file = io.BytesIO(b"x")
     file.name = name
     assert content(encoded(file)["input"])[0] == "file"
 
 
-def test_a_file_in_text_mode_is_refused_unread(tmp_path):
+def test_file_in_text_mode_is_rejected_unread(tmp_path):
     """The message says how to open it; its bytes, which may be no text at all, are not looked at."""
     path = tmp_path / "a.bin"
     path.write_bytes(b"\xff\xfe\xff")
@@ -367,27 +367,27 @@ def test_a_file_in_text_mode_is_refused_unread(tmp_path):
         assert "text mode" in refusal(file)
 
 
-def test_a_file_open_for_writing_only_is_refused(tmp_path):
+def test_file_open_for_writing_is_rejected(tmp_path):
     """It can't be read."""
     with (tmp_path / "a.bin").open("wb") as file:
         assert refusal({"a": file}) == "input.a: a file open for writing only is not JSON serializable; open it with mode 'rb'"
 
 
-def test_a_closed_file_is_refused():
+def test_closed_file_is_rejected():
     """It can't be read any more."""
     file = io.BytesIO(b"x")
     file.close()
     assert refusal({"a": [file]}) == "input.a[0]: I/O operation on closed file" + ("." if "." in refusal([file])[-1] else "")
 
 
-def test_a_damaged_file_is_refused():
+def test_damaged_file_is_rejected():
     """Whatever reading raises, it is a refusal that names the place, with the cause chained."""
     whole = gzip.compress(b"x" * 1000)
     with gzip.GzipFile(fileobj=io.BytesIO(whole[:-12])) as file:
         assert refusal({"a": file}).startswith("input.a: the file can't be read (Compressed file ended")
 
 
-def test_what_reads_otherwise_is_no_file():
+def test_object_whose_read_returns_other_is_rejected():
     """Something with a read method that is not one of a file is refused too."""
 
     class Sensor:
@@ -401,7 +401,7 @@ def test_what_reads_otherwise_is_no_file():
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_every_byte_of_a_file_arrives(data, position):
+def test_file_content_is_complete(data, position):
     """Any bytes, read from any position, arrive as they are."""
     file = io.BytesIO(data)
     file.seek(position)
@@ -443,7 +443,7 @@ def test_upload_with_odd_facts(filename, content_type, name, mime):
     assert content(encoded({"file": file})["file"])[:2] == (name, mime)
 
 
-def test_asynchronous_file_is_refused():
+def test_asynchronous_file_is_rejected():
     """A file whose read() has to be awaited is refused with the advice to do so."""
 
     class Upload:

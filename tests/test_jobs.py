@@ -86,28 +86,28 @@ class World:
 # ------------------------------------------------------------------------------------------------------------- the loop
 
 
-def test_a_job_that_has_ended_is_not_waited_for():
+def test_wait_for_job_returns_ended_job_at_once():
     """The first poll is made at once, and enough where the job is completed."""
     world = World(job("completed", output=1))
     assert world.wait() == job("completed", output=1)
     assert (world.polls, world.slept) == ([3600.0], [])
 
 
-def test_the_interval_grows_up_to_the_longest():
+def test_wait_for_job_interval_grows_to_maximum():
     """Each interval is half as long again as the one before, and 10 seconds at most unless told otherwise."""
     world = World(*[job("queued")] * 8, job("completed"))
     world.wait()
     assert world.slept == pytest.approx([1.0, 1.5, 2.25, 3.375, 5.0625, 7.59375, 10.0, 10.0])
 
 
-def test_both_intervals_are_the_callers():
+def test_wait_for_job_uses_callers_intervals():
     """poll_interval and max_poll_interval bound the waits; equal ones make them all alike."""
     world = World(*[job("queued")] * 4, job("completed"))
     world.wait(poll_interval=2, max_poll_interval=2)
     assert world.slept == [2.0, 2.0, 2.0, 2.0]
 
 
-def test_a_retry_after_is_kept():
+def test_wait_for_job_respects_retry_after():
     """The server's retry-after, on an answer or on an error, is the least that is waited; a shorter one shortens nothing."""
     world = World((job("queued"), 30.0), failing(RateLimitError, 20.0), failing(ServerError, 0.5), job("completed"))
     world.wait()
@@ -115,7 +115,7 @@ def test_a_retry_after_is_kept():
 
 
 @pytest.mark.parametrize("kind", [RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError, InvalidResponseError])
-def test_what_may_pass_is_survived(kind):
+def test_wait_for_job_survives_temporary_errors(kind):
     """A broken connection, a time-out, a 429 or a 5xx says nothing about the job: the next poll may succeed."""
     world = World(failing(kind), failing(kind), job("completed"))
     assert world.wait()["status"] == "completed"
@@ -193,13 +193,13 @@ def test_wait_for_job_survives_html_page(server, client):
     assert client.wait_for_job(ticket, poll_interval=0.01)["output"] == {"said": "hi"}
 
 
-def test_an_unknown_state_counts_as_not_ended():
+def test_wait_for_job_treats_unknown_state_as_running():
     """A word that this version does not know is waited on."""
     world = World(job("paused"), job("resuming"), job("completed"))
     assert world.wait()["status"] == "completed"
 
 
-def test_updates_are_the_first_status_and_each_changed_one():
+def test_wait_for_job_reports_changed_statuses():
     """on_update sees no status twice in a row, and the last one too."""
     one, half = job("processing", metadata={"progress": 1}), job("processing", metadata={"progress": 50})
     world = World(one, one, failing(ServerError), one, half, half, job("completed"))
@@ -207,7 +207,7 @@ def test_updates_are_the_first_status_and_each_changed_one():
     assert world.updates == [one, half, job("completed")]
 
 
-def test_an_error_of_on_update_is_the_callers():
+def test_wait_for_job_raises_error_of_on_update():
     """What the caller's function raises ends the wait as it is."""
 
     def stop(status):
@@ -218,7 +218,7 @@ def test_an_error_of_on_update_is_the_callers():
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", "EXECUTION_ERROR"), ("cancelled", "JOB_CANCELLED")])
-def test_a_job_that_did_not_succeed_raises(status, code):
+def test_wait_for_job_raises_for_failed_job(status, code):
     """A failed or cancelled job is an ExecutionError with what the server sent of it, and on_update has seen it."""
     last = job(status, error="boom", output={"a": 1})
     world = World(job("queued"), last)
@@ -231,7 +231,7 @@ def test_a_job_that_did_not_succeed_raises(status, code):
 # -------------------------------------------------------------------------------------------------------------- its time
 
 
-def test_time_is_up():
+def test_wait_for_job_times_out():
     """The message names the id, the state and how to go on; the job itself goes on."""
     world = World(job("processing"))
     with pytest.raises(RecallTimeoutError) as caught:
@@ -243,7 +243,7 @@ def test_time_is_up():
     assert sum(world.slept) == pytest.approx(5.0)
 
 
-def test_time_is_up_and_the_server_never_answered(caplog):
+def test_wait_for_job_times_out_without_answer(caplog):
     """What kept it from answering is told, and logged each time, and is the cause."""
     trouble = failing(RecallConnectionError)
     said = "job t-1 could not be polled within 2.0 s (not now); it may still be running: wait for it again with wait_for_job('t-1')"
@@ -254,7 +254,7 @@ def test_time_is_up_and_the_server_never_answered(caplog):
     assert caught.value.body is None
 
 
-def test_a_job_that_ends_with_the_time_is_noticed():
+def test_wait_for_job_polls_once_more_at_deadline():
     """The last poll is made when the time is up, and may take a quarter of a second."""
     world = World(job("queued"), job("completed"))
     assert world.wait(timeout=0.5)["status"] == "completed"
@@ -262,7 +262,7 @@ def test_a_job_that_ends_with_the_time_is_noticed():
     assert world.polls == [0.5, LAST_POLL]
 
 
-def test_each_poll_has_what_is_left():
+def test_wait_for_job_poll_gets_remaining_time():
     """A poll may not take longer than the whole wait."""
     world = World(job("queued"), poll_takes=1.0)
     with pytest.raises(RecallTimeoutError):
@@ -270,7 +270,7 @@ def test_each_poll_has_what_is_left():
     assert world.polls == [5.0, 3.0, 0.5]
 
 
-def test_without_a_timeout_it_waits_on():
+def test_wait_for_job_without_timeout():
     """None waits for ever, and grants each poll all time; a retry-after beyond all reason still is a time to sleep."""
     world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
     assert world.wait(timeout=None)["status"] == "completed"
@@ -285,7 +285,7 @@ def test_without_a_timeout_it_waits_on():
     st.lists(st.one_of(st.none(), st.floats(0, 1e300)), min_size=1, max_size=5),
     st.floats(0, 50),
 )
-def test_no_wait_is_longer_than_its_timeout(timeout, interval, factor, retry_afters, poll_takes):
+def test_wait_for_job_never_exceeds_timeout(timeout, interval, factor, retry_afters, poll_takes):
     """Whatever the server asks for and however slow it is, the wait ends with its timeout, within a quarter of a second."""
     world = World(*[(job("queued"), retry_after) for retry_after in retry_afters], poll_takes=poll_takes)
     with pytest.raises(RecallTimeoutError):
@@ -307,7 +307,7 @@ def test_no_wait_is_longer_than_its_timeout(timeout, interval, factor, retry_aft
         {"timeout": math.nan},
     ],
 )
-def test_settings_out_of_bounds(settings):
+def test_wait_for_job_rejects_settings_out_of_bounds(settings):
     """A bad setting is a ValueError that names it, before anything is sent (nothing listens here)."""
     (name,) = settings
     with pytest.raises(ValueError, match=name):
@@ -316,13 +316,13 @@ def test_settings_out_of_bounds(settings):
 
 @pytest.mark.parametrize("value", ["1", True])
 @pytest.mark.parametrize("name", ["poll_interval", "max_poll_interval", "timeout"])
-def test_settings_of_the_wrong_type(name, value):
+def test_wait_for_job_rejects_settings_of_wrong_type(name, value):
     """A text or a bool is a TypeError that names the setting."""
     with pytest.raises(TypeError, match=name):
         RecallClient("a-key", "http://127.0.0.1:1").wait_for_job("t-1", **{name: value})
 
 
-def test_something_else_than_a_job():
+def test_wait_for_job_rejects_other_objects():
     """What is neither a ticket nor an id is a TypeError."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match="job must be an AsyncExecutionResult or a task id, not dict"):
@@ -360,7 +360,7 @@ def client(server):
     return server.client()
 
 
-def test_a_job_from_ticket_to_output(server, client):
+def test_wait_for_job_with_queued_run(server, client):
     """A queued run is followed to its output, in the documented words of either dialect."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     assert isinstance(ticket, AsyncExecutionResult)
@@ -380,14 +380,14 @@ def test_a_job_from_ticket_to_output(server, client):
     assert client.get_job_status(ticket.task_id) == done
 
 
-def test_a_bare_id_will_do(server, client):
+def test_wait_for_job_with_task_id(server, client):
     """Another client, as in another process, needs the id alone."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.go.set()
     assert server.client().wait_for_job(ticket.task_id, poll_interval=0.01)["output"] == {"said": "hi"}
 
 
-def test_a_job_that_fails(client):
+def test_wait_for_job_raises_execution_error(client):
     """A failed run is an ExecutionError with its reason."""
     ticket = client.execute_workflow("fail", async_execution=True)
     with pytest.raises(ExecutionError, match="no such luck") as caught:
@@ -397,13 +397,13 @@ def test_a_job_that_fails(client):
     assert ticket.task_id in str(caught.value)
 
 
-def test_an_unknown_job(client):
+def test_wait_for_job_unknown_job(client):
     """An id that the server does not know is raised at once."""
     with pytest.raises(NotFoundError):
         client.wait_for_job("no-such-job")
 
 
-def test_trouble_on_the_way(server, client):
+def test_wait_for_job_survives_real_faults(server, client):
     """A 429, a 503 and a dropped connection in between do not end the wait, and run nothing twice."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.go.set()
@@ -413,7 +413,7 @@ def test_trouble_on_the_way(server, client):
     assert server.executions["wait"] == 1
 
 
-def test_a_job_that_takes_too_long(server, client):
+def test_wait_for_job_real_timeout(server, client):
     """Time is up: the error names the id, and waiting again finds the job."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     with pytest.raises(RecallTimeoutError, match=ticket.task_id) as caught:
@@ -423,7 +423,7 @@ def test_a_job_that_takes_too_long(server, client):
     assert client.wait_for_job(caught.value.body["taskId"], poll_interval=0.01)["status"] == "completed"
 
 
-def test_a_retry_after_of_a_real_answer(server, client):
+def test_wait_for_job_real_retry_after(server, client):
     """A retry-after that comes with a status holds the next poll off."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     running = {"taskId": ticket.task_id, "status": "processing"}

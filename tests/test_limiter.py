@@ -58,7 +58,7 @@ def test_limiter_without_limit_never_waits():
     assert limiter.wait(float(number)) == 0.0
 
 
-def test_late_refusal_tells_nothing_new():
+def test_limiter_late_429_measures_nothing():
     """A 429 of a request that was in flight when the pause began extends the pause if it orders one, and measures nothing."""
     limiter = Limiter()
     first, second = limiter.sent(0.0), limiter.sent(0.01)
@@ -115,7 +115,7 @@ def test_limiter_waits_a_minute_at_most_for_a_reset():
     assert limiter.wait(100.0) <= MAX_RESET + 1
 
 
-def test_headers_without_requests_left_are_waited_for():
+def test_limiter_waits_for_reset_in_headers():
     """When an answer reports that nothing remains until a moment some seconds ahead, it is waited for; a nearer one is mostly rounding."""
     limiter = Limiter()
     sent = limiter.sent(0.0)

@@ -65,13 +65,13 @@ def default_of(field):
 
 
 @pytest.mark.parametrize("model", FIELDS)
-def test_a_model_has_exactly_the_documented_fields(model):
+def test_model_has_documented_fields(model):
     """Names, types, order and defaults are the documented ones; the types can be read at run time, on Python 3.8 too."""
     hints = get_type_hints(model)
     assert [(field.name, hints[field.name], default_of(field)) for field in dataclasses.fields(model)] == FIELDS[model]
 
 
-def test_every_model_is_public():
+def test_models_are_exported():
     """The models are dataclasses with a description, importable from the package."""
     assert set(FIELDS) == {getattr(models, name) for name in models.__all__}
     for model in (*FIELDS, BatchItem):
@@ -80,7 +80,7 @@ def test_every_model_is_public():
         assert "Attributes:" in model.__doc__
 
 
-def test_a_streamed_result_is_a_result():
+def test_streamed_result_is_subclass_of_result():
     """Code that takes a result takes a streamed one, and each has a dict of its own."""
     one, two = StreamedExecutionResult(True), StreamedExecutionResult(True)
     assert isinstance(one, WorkflowExecutionResult)
@@ -90,7 +90,7 @@ def test_a_streamed_result_is_a_result():
 
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), dataclasses.replace])
 @pytest.mark.parametrize("model", EXAMPLES, ids=lambda model: type(model).__name__)
-def test_models_travel(model, travel):
+def test_models_pickle_and_copy(model, travel):
     """A model that was copied, pickled or replaced is equal, and no less a dataclass."""
     assert travel(model) == model
     assert dataclasses.asdict(travel(model)) == dataclasses.asdict(model)

@@ -115,31 +115,31 @@ def own_module(name: str) -> str:
     return "__init__"
 
 
-def test_exports_exactly_the_documented_names():
+def test_package_exports_documented_names():
     """``__all__`` is the documented list, and nothing else is public but the modules."""
     public = {name for name in dir(recall_sdk) if not name.startswith("_") and not isinstance(getattr(recall_sdk, name), ModuleType)}
     assert list(recall_sdk.__all__) == sorted(PUBLIC)
     assert public == PUBLIC - {"__version__"}
 
 
-def test_the_version_is_the_installed_one():
+def test_version_is_installed_version():
     """The version in the code is the version in the metadata."""
     assert recall_sdk.__version__ == version("recall-sdk")
 
 
-def test_the_top_level_is_as_designed():
+def test_top_level_of_repository():
     """No file or folder joins the top level unnoticed."""
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - MADE_BY_TOOLS == TOP_LEVEL
 
 
-def test_every_module_has_its_place_on_the_ladder():
+def test_every_module_has_a_level():
     """The ladder names each module once."""
     assert sorted(LADDER) == sorted(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_only_go_down(module: str):
+def test_imports_only_from_lower_levels(module: str):
     """A module imports from those below it alone, so the package can be read from the bottom up."""
     below = LADDER[: LADDER.index(module)]
     needed = {own_module(name) for name in imported_names(MODULES[module]) if name.split(".")[0] == "recall_sdk"}
@@ -147,7 +147,7 @@ def test_imports_only_go_down(module: str):
 
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
-def test_one_module_of_the_client_knows_the_http_library(library: str):
+def test_only_transport_modules_import_requests(library: str):
     """Only the transport knows which library speaks HTTP (the test server is no part of the client)."""
     users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
     assert {module for module in users if not module.startswith("testing.")} <= {"_connections", "_failures", "_transport"}
@@ -171,7 +171,7 @@ def own_private_names() -> Set[str]:
     return {name for name in names if name.startswith("_")} - set(FOREIGN_PRIVATE_NAMES)
 
 
-def test_foreign_private_names_are_two():
+def test_only_two_foreign_private_names():
     """The client uses no private names of other libraries but those with a reason, whether as attributes or in ``getattr``."""
     used: Set[str] = set()
     for module, tree in MODULES.items():
@@ -183,7 +183,7 @@ def test_foreign_private_names_are_two():
     assert private - own_private_names() - {"_replace"} == set(FOREIGN_PRIVATE_NAMES)  # a NamedTuple's own method, and public
 
 
-def test_no_object_of_others_is_rebuilt():
+def test_no_foreign_object_is_modified():
     """No class is reassigned, no ``__dict__`` is written, and nothing hooks into forks."""
     for tree in MODULES.values():
         attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
@@ -192,7 +192,7 @@ def test_no_object_of_others_is_rebuilt():
         assert {"__dict__", "register_at_fork"}.isdisjoint(node.attr for node in attributes)
 
 
-def test_no_registry_but_that_of_revived_clients():
+def test_no_module_level_registry_except_revived_clients():
     """No module keeps a changing collection, or a lock, but the one of the clients that arrive in a worker process."""
     kept = [
         f"{module}.{node.target.id}"
@@ -205,7 +205,7 @@ def test_no_registry_but_that_of_revived_clients():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_import_hides_in_a_function(module: str):
+def test_no_import_inside_function(module: str):
     """All imports stand at the top, where a reader and a packager look for them."""
     functions = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef)]
     hidden = [name for function in functions for name in imported_names(function)]

@@ -165,7 +165,7 @@ def while_held(lock, work):
 # --------------------------------------------------------------------------------------------------------------------- fork
 
 
-def test_a_child_has_connections_of_its_own(server, session):
+def test_fork_child_opens_own_connections(server, session):
     """A client that was used before the fork goes on in each process on one connection of the process's own."""
     with RecallClient(KEY, server.base_url, session=session) as client:
         parent = ask(client)
@@ -176,7 +176,7 @@ def test_a_child_has_connections_of_its_own(server, session):
     assert sorted(processes_by_connection(server).values(), key=str) == sorted([{parent}, {child}, {child_2}, {grandchild}], key=str)
 
 
-def test_a_fork_with_busy_threads(server, session):
+def test_fork_with_busy_threads(server, session):
     """Children that are forked while eight threads are in the middle of calls neither hang nor share."""
     done = threading.Event()
     with RecallClient(KEY, server.base_url, session=session, timeout=PATIENCE) as client:
@@ -201,7 +201,7 @@ def test_a_fork_with_busy_threads(server, session):
     assert len(seen) <= 8 + 40
 
 
-def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
+def test_fork_with_held_lock(session, serve, connect):
     """No lock that another thread held at the fork hinders the child: neither that of the cookies nor that of the pool."""
     client = connect(serve(echo), session=session)
     client.execute_workflow("w")
@@ -213,7 +213,7 @@ def test_a_lock_that_is_held_at_the_fork(session, serve, connect):
         assert child.result() == {"a": 1}
 
 
-def test_a_batch_that_a_child_closes(server):
+def test_fork_child_closes_batch(server):
     """A batch that was in flight at the fork is the parent's: the child may close it, whoever held its lock."""
     with RecallClient(KEY, server.base_url) as client:
         items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
@@ -232,7 +232,7 @@ def two_pieces(connection):
     connection.send(chunk(b'data: {"chunk": ", two"}\n\ndata: {"event": "done", "success": true}\n\n') + b"0\r\n\r\n")
 
 
-def test_a_stream_that_is_open_at_the_fork(session, serve, connect):
+def test_fork_child_does_not_read_open_stream(session, serve, connect):
     """The child gets no byte of the parent's stream, which goes on undisturbed."""
     server = serve(two_pieces)
     with connect(server, session=session).stream_workflow("w") as stream:
@@ -253,7 +253,7 @@ def test_a_stream_that_is_open_at_the_fork(session, serve, connect):
 
 
 @pytest.mark.parametrize("leave", ["close", "forget"])
-def test_a_child_that_leaves_the_stream_of_its_parent(leave, session, serve, connect):
+def test_fork_child_closes_stream(leave, session, serve, connect):
     """The child may close or forget the parent's stream: that harms nobody, whatever other threads were doing at the fork."""
     server = serve(two_pieces)
     client = connect(server, session=session)
@@ -272,7 +272,7 @@ def test_a_child_that_leaves_the_stream_of_its_parent(leave, session, serve, con
     assert streams[0].result.text == "One, two"
 
 
-def test_a_child_that_closes_what_a_thread_of_its_parent_reads(session, serve, connect):
+def test_fork_child_closes_stream_read_by_thread(session, serve, connect):
     """Closing a stream in the child does not break it for the parent, one of whose threads was waiting for it at the fork."""
     server = serve(two_pieces)
     stream = connect(server, session=session).stream_workflow("w")
@@ -285,7 +285,7 @@ def test_a_child_that_closes_what_a_thread_of_its_parent_reads(session, serve, c
         assert rest.result(PATIENCE) == [", two"]
 
 
-def test_server_sees_the_end_of_a_stream_while_a_child_lives(session, serve, connect):
+def test_fork_server_sees_end_of_stream(session, serve, connect):
     """When the parent closes a stream early the server sees it, although a child that was forked meanwhile lives on."""
 
     def answer_and_wait(connection):
@@ -313,7 +313,7 @@ def test_server_sees_the_end_of_a_stream_while_a_child_lives(session, serve, con
         child.result()
 
 
-def test_tls_at_the_fork(serve, connect, tmp_path, monkeypatch):
+def test_fork_with_tls(serve, connect, tmp_path, monkeypatch):
     """A child starts TLS anew, and the parent's goes on undisturbed."""
     authority = new_authority()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -332,7 +332,7 @@ def test_tls_at_the_fork(serve, connect, tmp_path, monkeypatch):
     assert server.connections == 2
 
 
-def test_closed_connections_at_the_fork(serve, connect):
+def test_fork_with_closed_connections(serve, connect):
     """Connections that broke or were closed before the fork, with an error that still refers to them, hinder no child."""
     server = serve(answers(http(envelope()), b"garbage\r\n\r\n"))
     client = connect(server)
@@ -347,7 +347,7 @@ def test_closed_connections_at_the_fork(serve, connect):
     assert in_child(lambda: client.execute_workflow("w").output) == "hello"
 
 
-def test_a_client_of_which_the_parent_made_no_use(server, session):
+def test_fork_before_first_call(server, session):
     """Children that are forked from a parent which has sent nothing yet do not share either."""
     with RecallClient(KEY, server.base_url, session=session) as client:
         children = [Forked(lambda: ask(client)) for _ in range(4)]
@@ -434,7 +434,7 @@ METHODS = ["fork", "forkserver", "spawn"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_client_as_the_argument_of_a_process(server, method):
+def test_client_as_process_argument(server, method):
     """A client that is given to a process works there, on connections of that process."""
     context = multiprocessing.get_context(method)
     with RecallClient(KEY, server.base_url) as client:
@@ -452,7 +452,7 @@ def test_a_client_as_the_argument_of_a_process(server, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_worker_processes_share_one_client_each(server, method):
+def test_worker_process_keeps_one_client(server, method):
     """A client that is sent to worker processes again and again is one client in each, which keeps its connection."""
     context = multiprocessing.get_context(method)
     with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(2, mp_context=context) as pool:
@@ -477,7 +477,7 @@ def application(environ, start_response):
 """
 
 
-def test_a_preloading_server(server, tmp_path):
+def test_gunicorn_preload(server, tmp_path):
     """Under ``gunicorn --preload`` the workers inherit a client that the master has used, and share no connection."""
     pytest.importorskip("gunicorn")
     (tmp_path / "application.py").write_text(APPLICATION, "utf-8")
@@ -510,7 +510,7 @@ def by_cloudpickle(client):
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, by_cloudpickle, *(lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in range(2, 6))]
 )
-def test_copies_are_clients_of_their_own(server, duplicate):
+def test_copy_has_own_connections(server, duplicate):
     """A copy has the same settings, lives on its own, and goes on when the first is closed or changed."""
     client = RecallClient(KEY, server.base_url, timeout=7.0)
     twin, other = duplicate(client), duplicate(client)
@@ -528,7 +528,7 @@ def test_copies_are_clients_of_their_own(server, duplicate):
         each.close()
 
 
-def test_a_copy_has_the_settings_of_its_moment(server):
+def test_copy_keeps_settings(server):
     """What was set on a client goes along with it, and what is set on its copy stays there."""
     with RecallClient("first-key", "http://first", timeout=None) as client:
         client.set_api_key(KEY)
@@ -544,7 +544,7 @@ class Subclass(RecallClient):
     """A client of the user's own kind."""
 
 
-def test_a_copy_is_of_the_same_class():
+def test_copy_keeps_class():
     """A copy of a subclass is one of that subclass, at home and in a worker process."""
     client = Subclass(KEY)
     assert type(copy.copy(client)) is Subclass
@@ -618,14 +618,14 @@ def test_revived_clients_are_bounded():
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_session_of_the_users_own_does_not_travel(duplicate):
+def test_client_with_own_session_does_not_pickle(duplicate):
     """A client with a session of the user's own can be neither copied nor pickled, and says what to do instead."""
     with requests.Session() as session, pytest.raises(TypeError, match="its own session can't be pickled or copied") as refused:
         duplicate(RecallClient(KEY, session=session))
     assert KEY not in str(refused.value)
 
 
-def test_what_arrives_in_a_worker():
+def test_worker_revives_client_with_settings():
     """In another process what arrives with the same settings is one client, and what arrives with others is another."""
     clients = [RecallClient(KEY), RecallClient("another-key"), RecallClient(KEY, "http://host"), RecallClient(KEY, timeout=1.0)]
     pickled = [pickle.dumps(each) for each in clients * 2]
@@ -641,13 +641,13 @@ def test_what_arrives_in_a_worker():
     assert settings == [KEY, clients[0].base_url, 30.0, False]
 
 
-def test_a_number_that_two_machines_have_in_common():
+def test_worker_with_same_pid_on_other_machine():
     """A process of another machine that happens to have the same number is another process."""
     first, second = (_revive(RecallClient, Settings(KEY, "http://elsewhere"), 1.0, ("another machine", os.getpid()), {}) for _ in range(2))
     assert first is second
 
 
-def test_what_arrives_in_several_threads_of_a_worker():
+def test_worker_threads_revive_same_client():
     """Threads of a worker process that receive a client at the same moment receive the same one."""
     pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(50)]
 
@@ -668,7 +668,7 @@ def test_what_arrives_in_several_threads_of_a_worker():
     assert in_child(work) == [1] * len(pickled)
 
 
-def test_a_changed_client_is_not_handed_out():
+def test_worker_does_not_reuse_changed_client():
     """In a worker a client that was changed there does not serve for others that arrive with the old settings, or with the new."""
     pickled, pickled_changed = pickle.dumps(RecallClient(KEY)), pickle.dumps(RecallClient("changed-key"))
 
@@ -682,7 +682,7 @@ def test_a_changed_client_is_not_handed_out():
     assert in_child(work) == (["changed-key", KEY, "changed-key", KEY], False, False, True)
 
 
-def test_a_client_that_comes_home():
+def test_client_unpickled_at_home_is_new():
     """A client that returns from a worker process works at home."""
     with RecallClient(KEY, timeout=3.0) as client, ProcessPoolExecutor(1) as pool:
         returned = pool.submit(copy.copy, client).result(PATIENCE)
@@ -717,7 +717,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_errors_of_workers_arrive_whole(failure, method, workers, server):
+def test_worker_error_pickles(failure, method, workers, server):
     """An error that was raised in a worker process reaches the parent with all that it tells."""
     name, arguments, scripted = FAILURES[failure]
     raised = []
@@ -734,7 +734,7 @@ def test_errors_of_workers_arrive_whole(failure, method, workers, server):
     assert facts(here) == facts(there) == facts(copy.copy(there)) == facts(copy.deepcopy(there))
 
 
-def test_what_the_errors_of_workers_hold(server):
+def test_worker_error_keeps_attributes(server):
     """The result of a failed run, the limits, the partial text and the place in the input travel too."""
     arrived = {}
     with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1) as pool:
@@ -765,14 +765,14 @@ def test_what_the_errors_of_workers_hold(server):
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_models_travel(model):
+def test_worker_model_pickles(model):
     """Every model pickles and copies, with all that it holds."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(model, protocol)) == model
     assert copy.copy(model) == copy.deepcopy(model) == dataclasses.replace(model) == model
 
 
-def test_a_batch_item_with_an_error_travels():
+def test_batch_item_with_error_pickles():
     """The item of a run that failed pickles with its error."""
     error = RateLimitError("slow down", "RATE_LIMIT_EXCEEDED", 429)
     error.rate_limit = RateLimitInfo(1, 0, 3)

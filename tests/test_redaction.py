@@ -49,14 +49,14 @@ def answer(body, status=400):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_of_the_key_is_masked(form):
+def test_key_is_masked_in_every_encoding(form):
     """The key as it is, as part of a URL, and inside JSON text."""
     error = without_key(RecallError(f"no access with {form}, sorry"), KEY)
     assert str(error) == "no access with [API key], sorry"
     assert error.args == ("no access with [API key], sorry",)
 
 
-def test_every_attribute_is_masked():
+def test_key_is_masked_in_every_attribute():
     """Body, codes and results are searched to their depths, names of fields too; other values stay as they are."""
     error = RateLimitError("slow down", "CODE", 429)
     error.body = {KEY: [f"<{KEY}>", [KEY, 1, None, True, 1.5]], "n": 5}
@@ -68,7 +68,7 @@ def test_every_attribute_is_masked():
     assert error.rate_limit == RateLimitInfo(1, 2, 3, 4)
 
 
-def test_results_are_masked():
+def test_key_is_masked_in_results():
     """What the server sent of a run, and what had arrived of a stream, are masked, and are models still."""
     error = StreamInterruptedError("broken")
     error.partial = StreamedExecutionResult(False, {"echo": KEY}, KEY, text=f"a{KEY}b", text_by_block={"b": KEY})
@@ -77,7 +77,7 @@ def test_results_are_masked():
     assert error.partial == StreamedExecutionResult(False, {"echo": mask}, mask, text=f"a{mask}b", text_by_block={"b": mask})
 
 
-def test_a_key_too_short_to_be_one_is_left():
+def test_very_short_key_is_not_masked():
     """Masking "a" everywhere would garble every message."""
     assert str(without_key(RecallError("a bad answer"), "a")) == "a bad answer"
 
@@ -121,7 +121,7 @@ class OddError(Exception):
         raise RuntimeError("working outside of request context")
 
 
-def test_odd_error_handled_by_the_caller_does_no_harm():
+def test_foreign_exception_that_raises_is_ignored():
     """A call within an ``except`` of the caller's has that error for a context."""
     error = RecallError(f"no {KEY}")
     error.__context__ = OddError()
@@ -129,7 +129,7 @@ def test_odd_error_handled_by_the_caller_does_no_harm():
     assert isinstance(error.__context__, OddError)
 
 
-def test_a_body_nested_too_deeply_is_not_kept():
+def test_deeply_nested_body_is_dropped():
     """What can't be searched might hold the key, and could be neither pickled nor copied: the error comes without it."""
     error = ExecutionError("failed")
     error.body = []
@@ -141,7 +141,7 @@ def test_a_body_nested_too_deeply_is_not_kept():
 
 
 @given(st.integers(0, 700), st.integers(0, 80))
-def test_no_part_of_the_key_survives_a_cut(before, after):
+def test_shortened_message_has_no_part_of_key(before, after):
     """Where a long message is shortened, no beginning of the key is left at the cut."""
     words = f"{'x ' * (before // 2)}{'' if before % 2 else ' '}key {KEY} {'y ' * after}"
     for body in (words.encode(), json.dumps({"error": words}).encode()):
@@ -159,7 +159,7 @@ json_values = st.recursive(
 
 
 @given(json_values, st.sampled_from([200, 400, 401, 402, 403, 404, 408, 422, 429, 500, 503, 504]))
-def test_no_echo_shows(body, status):
+def test_echoed_key_is_masked_in_any_json(body, status):
     """Wherever in an answer of whatever status the key stands, no error shows it."""
     data = json.dumps(body).encode()
     failures = []
@@ -172,7 +172,7 @@ def test_no_echo_shows(body, status):
     assert [form for form in FORMS if form in told] == []
 
 
-def test_an_input_that_holds_the_key():
+def test_rejected_input_with_key_is_masked():
     """A refused input is shown by its place, and not with the key, if that is a part of it."""
     with RecallClient(KEY) as client:
         for call in (client.execute_workflow, client.execute_with_retry, client.stream_workflow):
@@ -181,7 +181,7 @@ def test_an_input_that_holds_the_key():
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-def test_a_server_that_echoes_the_key_in_deep_json(status):
+def test_key_echoed_in_deep_json_is_masked(status):
     """A call meets an answer that is nested more deeply than Python walks, and raises an error of ours."""
     deep = b'{"error": "no ' + KEY.replace('"', '\\"').encode() + b'", "x": ' + b"[" * 900 + b"]" * 900 + b"}"
     with RecallServer() as server, RecallClient(KEY, server.base_url) as client:

@@ -101,7 +101,7 @@ def received(server: RecallServer) -> List[Any]:
     return [request.json for request in server.requests if request.path.endswith("/execute")]
 
 
-def test_no_line_of_code_is_left_out():
+def test_every_code_line_is_in_a_block():
     """Every line of the page that looks like code belongs to one of the blocks."""
     inside = {number for first, last in BLOCKS.values() for number in range(first, last + 1)}
     code = re.compile(r"(import|from|class|def|@|if|for|try:|except|print|pip|data:|client|result|[a-z_]+ = |[a-z_]+\(\)$)|[{}()\]]+$| {4}")
@@ -114,13 +114,13 @@ def test_no_line_of_code_is_left_out():
     assert outside == []
 
 
-def test_the_quick_start(server: RecallServer):
+def test_quick_start(server: RecallServer):
     """The quick start executes a workflow and prints its result."""
     assert show("quick start", server).startswith("Workflow executed successfully: WorkflowExecutionResult(success=True, output={'content'")
     assert received(server) == [{}]
 
 
-def test_the_constructor():
+def test_constructor():
     """The client takes the documented arguments by name and by place, in this order."""
     signature = ast.parse("def " + block("constructor") + ": ...").body[0]
     assert isinstance(signature, ast.FunctionDef)
@@ -130,7 +130,7 @@ def test_the_constructor():
     assert all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters[:2])
 
 
-def test_the_command_to_install():
+def test_install_command():
     """The distribution has the name that the page installs."""
     assert block("install") == "pip install recall-sdk"
 
@@ -192,7 +192,7 @@ def test_get_usage_limits(server: RecallServer, names: Dict[str, Any]):
     assert printed == "Sync requests remaining: 100\nAsync requests remaining: 100\nCurrent period cost: 0.0\nPlan: free\n"
 
 
-def test_the_structure_of_usage_limits(server: RecallServer):
+def test_usage_limits_structure(server: RecallServer):
     """The answer has each documented field, of the documented type."""
     with server.client() as client:
         limits = client.get_usage_limits()
@@ -208,7 +208,7 @@ def test_the_structure_of_usage_limits(server: RecallServer):
     check({"success": limits.success, "rateLimit": limits.rate_limit, "usage": limits.usage}, structure)
 
 
-def test_the_setters(server: RecallServer, names: Dict[str, Any]):
+def test_setters(server: RecallServer, names: Dict[str, Any]):
     """A new key and a new address are taken over at once, and the client can be closed."""
     for name in ("set_api_key", "set_base_url", "close"):
         show(name, server, names)
@@ -217,7 +217,7 @@ def test_the_setters(server: RecallServer, names: Dict[str, Any]):
 
 
 @pytest.mark.parametrize("name", ["WorkflowExecutionResult", "AsyncExecutionResult", "WorkflowStatus", "RateLimitInfo", "UsageLimits"])
-def test_the_data_classes(name: str):
+def test_data_classes(name: str):
     """Each data class has exactly the documented fields, in this order, with these types and defaults."""
     names: Dict[str, Any] = {}
     run("from dataclasses import dataclass\nfrom typing import *\n" + block(name), names)
@@ -227,7 +227,7 @@ def test_the_data_classes(name: str):
     assert ours == documented
 
 
-def test_the_error():
+def test_recall_error_class():
     """The error is made from the documented arguments, and has the documented attributes."""
     names: Dict[str, Any] = {}
     run("from typing import *\n" + block("RecallError"), names)
@@ -238,7 +238,7 @@ def test_the_error():
     assert str(RecallError("no")) == str(documented("no")) == "no"
 
 
-def test_the_codes_are_known():
+def test_error_codes():
     """Each code that the page names is one that the library uses."""
     codes = re.findall(r"^  • ([A-Z_]+): ", PAGE, re.MULTILINE)
     documented_by_us = " ".join(filter(None, (getattr(recall_sdk, name).__doc__ for name in recall_sdk.__all__)))
@@ -246,21 +246,21 @@ def test_the_codes_are_known():
     assert all(code in documented_by_us for code in codes)
 
 
-def test_the_basic_example(server: RecallServer):
+def test_basic_example(server: RecallServer):
     """The workflow is validated, executed, and its output and duration are shown."""
     printed = show("basic example", server)
     assert re.fullmatch(r"Output: \{'content': .*'Process this data'.*\}\nDuration: [\d.]+\n", printed)
     assert received(server) == [{"message": "Process this data", "user_id": "12345"}]
 
 
-def test_the_basic_example_with_a_workflow_that_is_not_deployed(server: RecallServer):
+def test_basic_example_not_deployed(server: RecallServer):
     """What is not deployed is not executed."""
     server.workflow("my-workflow-id", deployed=False)(len)
     assert show("basic example", server) == "Error: Workflow is not deployed or ready\n"
     assert received(server) == []
 
 
-def test_the_errors_example(server: RecallServer):
+def test_errors_example(server: RecallServer):
     """Without an error, the example gives the result."""
     names: Dict[str, Any] = {}
     show("errors example", server, names)
@@ -278,7 +278,7 @@ def test_the_errors_example(server: RecallServer):
         (500, {"error": "it broke"}, "Workflow error: the workflow failed: it broke (HTTP 500)\n"),
     ],
 )
-def test_each_branch_of_the_errors_example(status: int, body: Any, printed: str, server: RecallServer):
+def test_errors_example_branches(status: int, body: Any, printed: str, server: RecallServer):
     """Each documented code reaches its branch, and the error goes on to the caller."""
     names: Dict[str, Any] = {}
     show("errors example", server, names)
@@ -289,18 +289,18 @@ def test_each_branch_of_the_errors_example(status: int, body: Any, printed: str,
     names["client"].close()
 
 
-def test_the_context_manager_example(server: RecallServer):
+def test_context_manager_example(server: RecallServer):
     """The client is closed at the end of ``with``."""
     assert show("context manager example", server).startswith("Result: WorkflowExecutionResult(success=True")
 
 
-def test_the_batch_example(server: RecallServer):
+def test_batch_example(server: RecallServer):
     """Each workflow is validated and executed."""
     assert show("batch example", server) == "Workflow workflow-1: Success\nWorkflow workflow-2: Success\n"
     assert received(server) == [{"type": "analysis", "data": "sample1"}, {"type": "processing", "data": "sample2"}]
 
 
-def test_the_async_example(server: RecallServer):
+def test_async_example(server: RecallServer):
     """The run is queued, asked for, and its output and duration are shown."""
     printed = show("async example", server).splitlines()
     assert re.fullmatch("Task ID: [a-z0-9_]+", printed[0])
@@ -309,7 +309,7 @@ def test_the_async_example(server: RecallServer):
     assert re.fullmatch(r"Duration: ([\d.]+|None)", printed[-1])
 
 
-def test_the_async_example_with_a_run_that_fails(server: RecallServer):
+def test_async_example_failed_run(server: RecallServer):
     """A failed run is told as such, with its reason."""
 
     @server.workflow("workflow-id")
@@ -319,14 +319,14 @@ def test_the_async_example_with_a_run_that_fails(server: RecallServer):
     assert show("async example", server).endswith("Workflow failed: no luck\n")
 
 
-def test_the_retry_example(server: RecallServer):
+def test_retry_example(server: RecallServer):
     """The call that is refused twice succeeds at the third try."""
     server.respond_next(429, headers={"Retry-After": "0"}, json={"error": "slow down"}, times=2)
     assert show("retry example", server).startswith("Success: WorkflowExecutionResult(success=True")
     assert len(received(server)) == 3
 
 
-def test_the_retry_example_when_no_retry_is_left(server: RecallServer):
+def test_retry_example_out_of_retries(server: RecallServer):
     """After five retries, the example tells when the limit starts anew."""
     server.respond_next(429, headers={"Retry-After": "0"}, json={"error": "slow down"}, times=6)
     printed = show("retry example", server)
@@ -334,14 +334,14 @@ def test_the_retry_example_when_no_retry_is_left(server: RecallServer):
     assert len(received(server)) == 6
 
 
-def test_the_usage_example(server: RecallServer):
+def test_usage_example(server: RecallServer):
     """Limits and spending are shown."""
     printed = show("usage example", server).splitlines()
     assert printed[2:4] == ["  Limit: 100", "  Remaining: 100"]
     assert printed[-4:] == ["Current period cost: $0.00", "Limit: $100.00", "Plan: free", "Usage: 0.0%"]
 
 
-def test_the_usage_example_near_the_limit(server: RecallServer):
+def test_usage_example_near_limit(server: RecallServer):
     """Over 80 percent, it warns."""
     sync = {"isLimited": False, "limit": 10, "remaining": 9, "resetAt": "2026-11-24T00:00:00Z"}
     usage = {"currentPeriodCost": 8.5, "limit": 10.0, "plan": "pro"}
@@ -351,7 +351,7 @@ def test_the_usage_example_near_the_limit(server: RecallServer):
     assert "Warning: You are approaching your usage limit!" in printed[-1]
 
 
-def test_the_streaming_example(server: RecallServer):
+def test_streaming_example(server: RecallServer):
     """The stream is read to its end; the result holds its text."""
 
     @server.workflow("workflow-id")
@@ -365,7 +365,7 @@ def test_the_streaming_example(server: RecallServer):
     assert received(server) == [{"message": "Count to five", "stream": True, "selectedOutputs": ["agent1.content"]}]
 
 
-def test_the_event_stream(server: RecallServer):
+def test_event_stream(server: RecallServer):
     """The stream that the page shows is read as it says."""
     server.respond_next(headers={"Content-Type": "text/event-stream"}, body=block("event stream") + "\n\n")
     with server.client() as client, client.stream_workflow("workflow-id") as stream:
@@ -375,7 +375,7 @@ def test_the_event_stream(server: RecallServer):
 
 
 @pytest.mark.parametrize("server", ["documented"], indirect=True)
-def test_the_flask_example(server: RecallServer):
+def test_flask_example(server: RecallServer):
     """The relay of the page uses no SDK, and so knows the documented dialect alone."""
 
     @server.workflow("WORKFLOW_ID")
@@ -392,7 +392,7 @@ def test_the_flask_example(server: RecallServer):
     assert received(server) == [{"message": "Generate a story", "stream": True, "selectedOutputs": ["agent1.content"]}]
 
 
-def test_the_development_settings(server: RecallServer):
+def test_development_settings(server: RecallServer):
     """Key and address come from the environment. The page lacks a comma here."""
     as_printed = block("development settings")
     with_comma = as_printed.replace('os.getenv("RECALL_API_KEY")\n', 'os.getenv("RECALL_API_KEY"),\n')
@@ -402,7 +402,7 @@ def test_the_development_settings(server: RecallServer):
     assert (names["client"].api_key, names["client"].base_url) == (KEY, server.base_url)
 
 
-def test_the_production_settings(server: RecallServer, monkeypatch: pytest.MonkeyPatch):
+def test_production_settings(server: RecallServer, monkeypatch: pytest.MonkeyPatch):
     """Key and address come from the environment; a missing key is told."""
     names: Dict[str, Any] = {}
     show("production settings", server, names)
@@ -412,7 +412,7 @@ def test_the_production_settings(server: RecallServer, monkeypatch: pytest.Monke
         show("production settings", server)
 
 
-def test_no_block_is_without_a_test():
+def test_every_block_has_a_test():
     """Each block of the table is used by a test."""
     text = Path(__file__).read_text("utf-8")
     assert [name for name in BLOCKS if text.count(f'"{name}"') < 2] == []

@@ -53,20 +53,20 @@ class Story:
 # -------------------------------------------------------------------------------------------------------- the arithmetic
 
 
-def test_the_delays_double_up_to_the_longest():
+def test_backoff_doubles_up_to_maximum():
     """In the middle of the jitter, the documented settings give 1, 2, 4, 8, 16 seconds; then the longest is shortened alone."""
     backoff = Backoff(9, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
     assert [backoff.delay(retry, lambda: 0.5) for retry in range(6)] == [1.0, 2.0, 4.0, 8.0, 16.0, 26.25]
 
 
 @pytest.mark.parametrize(("roll", "delay"), [(0.0, 3.0), (0.5, 4.0), (HIGHEST_ROLL, 5.0)])
-def test_the_jitter_is_a_quarter_either_way(roll, delay):
+def test_backoff_jitter_is_a_quarter(roll, delay):
     """The dice move a delay of 4 seconds between 3 and 5."""
     assert Backoff(3, 1.0, 30.0, 2.0).delay(2, lambda: roll) == pytest.approx(delay)
 
 
 @given(delays, delays, multipliers, retries, rolls)
-def test_every_delay_is_within_the_formula(initial, longest, multiplier, retry, roll):
+def test_backoff_delay_is_within_formula(initial, longest, multiplier, retry, roll):
     """With d = min(max_delay, initial * multiplier ** n), a delay is in [0.75 d, min(1.25 d, max_delay)], also where powers overflow."""
     longest = min(longest, MAX_SLEEP)
     try:
@@ -79,24 +79,24 @@ def test_every_delay_is_within_the_formula(initial, longest, multiplier, retry, 
 
 
 @given(delays, delays, multipliers, retries, rolls)
-def test_the_longest_delay_is_a_true_maximum(initial, longest, multiplier, retry, roll):
+def test_backoff_never_exceeds_maximum(initial, longest, multiplier, retry, roll):
     """No delay is below 0 or above max_delay, and the machine can sleep each."""
     assert 0 <= Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll) <= min(longest, MAX_SLEEP)
 
 
 @given(retries, rolls)
-def test_no_initial_delay_stays_none(retry, roll):
+def test_backoff_without_initial_delay_is_zero(retry, roll):
     """An initial delay of 0 grows to nothing else, however often it is multiplied."""
     assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: roll) == 0.0
 
 
 @given(st.floats(0, MAX_RETRY_AFTER), delays, rolls)
-def test_a_retry_after_is_kept_exactly(retry_after, longest, roll):
+def test_retry_after_replaces_delay(retry_after, longest, roll):
     """The server's wait is neither shortened to max_delay nor jittered."""
     assert Backoff(1, 1.0, longest, 2.0).wait_after(limited(retry_after), 0, lambda: roll) == retry_after
 
 
-def test_a_retry_after_of_more_than_an_hour_is_not_waited_for():
+def test_retry_after_above_an_hour_is_not_retried():
     """An hour is waited for; what is longer gives no retry."""
     backoff = Backoff(3, 1.0, 30.0, 2.0)
     assert backoff.wait_after(limited(3600.0), 0, lambda: 0.5) == 3600.0
@@ -127,7 +127,7 @@ NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
         ),
     ],
 )
-def test_forms_of_a_retry_after(value, seconds):
+def test_parse_retry_after_forms(value, seconds):
     """Seconds, with a fraction too, and the three forms of an HTTP date (RFC 9110, section 5.6.7); what is neither is none."""
     assert parse_retry_after(value, NOW) == seconds
 
@@ -147,13 +147,13 @@ def test_clock_offset(date, offset):
     assert clock_offset(date, NOW) == offset
 
 
-def test_a_date_is_not_undercut():
+def test_parse_retry_after_date_is_not_rounded_down():
     """What is left until a date is kept to the fraction of a second."""
     assert parse_retry_after("Fri, 15 Jan 2027 08:01:00 GMT", NOW + 0.25) == 59.75
 
 
 @given(st.text(max_size=40))
-def test_no_retry_after_breaks_the_reader(value):
+def test_parse_retry_after_accepts_any_string(value):
     """Whatever a server sends is seconds or none."""
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or 0 <= seconds < math.inf
@@ -162,14 +162,14 @@ def test_no_retry_after_breaks_the_reader(value):
 # -------------------------------------------------------------------------------------------------------------- the loop
 
 
-def test_retries_until_the_call_is_let_through():
+def test_call_with_retry_until_success():
     """Each 429 is followed by a wait and another try."""
     story = Story(limited(), limited(7.0), limited())
     assert story.run() == "done"
     assert (story.calls, story.slept) == (4, [1.0, 7.0, 4.0])
 
 
-def test_gives_up_after_the_last_retry():
+def test_call_with_retry_raises_after_last_retry():
     """After max_retries, the last RateLimitError is raised, and nothing is waited for."""
     failures = [limited() for _ in range(5)]
     story = Story(*failures)
@@ -179,7 +179,7 @@ def test_gives_up_after_the_last_retry():
     assert (story.calls, story.slept) == (4, [1.0, 2.0, 4.0])
 
 
-def test_no_retries_means_one_call():
+def test_call_with_retry_without_retries_calls_once():
     """max_retries=0 is one try."""
     story = Story(limited())
     with pytest.raises(RateLimitError):
@@ -187,7 +187,7 @@ def test_no_retries_means_one_call():
     assert (story.calls, story.slept) == (1, [])
 
 
-def test_a_wait_of_more_than_an_hour_raises_at_once():
+def test_call_with_retry_does_not_wait_more_than_an_hour():
     """A server that asks for more than an hour gets no second try."""
     story = Story(limited(3601.0))
     with pytest.raises(RateLimitError):
@@ -196,7 +196,7 @@ def test_a_wait_of_more_than_an_hour_raises_at_once():
 
 
 @pytest.mark.parametrize("kind", [UsageLimitError, RecallConnectionError, ServerError, ExecutionError])
-def test_nothing_but_a_rate_limit_is_retried(kind):
+def test_call_with_retry_retries_only_rate_limits(kind):
     """A usage limit, a broken connection, a failed server or run is reported, not repeated."""
     story = Story(kind("no"))
     with pytest.raises(kind):
@@ -204,7 +204,7 @@ def test_nothing_but_a_rate_limit_is_retried(kind):
     assert (story.calls, story.slept) == (1, [])
 
 
-def test_tells_the_wait_in_the_log(caplog):
+def test_call_with_retry_logs_wait(caplog):
     """Each wait is one line at INFO of the logger recall_sdk."""
     with caplog.at_level(logging.INFO, logger="recall_sdk"):
         Story(limited()).run()
@@ -227,7 +227,7 @@ SETTINGS = {"max_retries": 3, "initial_delay": 1.0, "max_delay": 30.0, "backoff_
         *(("backoff_multiplier", value) for value in (0.99, 0, -2, math.nan, math.inf, 10**400)),
     ],
 )
-def test_a_setting_out_of_its_bounds_is_a_value_error(name, value):
+def test_backoff_rejects_setting_out_of_bounds(name, value):
     """A bad retry setting is refused, by its name and value, before anything is sent (nothing listens here)."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match=f"{name} must be .*not {str(value)[:30]}"):
@@ -238,20 +238,20 @@ def test_a_setting_out_of_its_bounds_is_a_value_error(name, value):
     ("name", "value"),
     [("max_retries", True), ("max_retries", 1.0), ("max_retries", None), ("initial_delay", "1"), ("max_delay", None), ("max_delay", True)],
 )
-def test_a_setting_of_the_wrong_type_is_a_type_error(name, value):
+def test_backoff_rejects_setting_of_wrong_type(name, value):
     """A bool, a text or None is no number."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match=f"{name} must be an? .*not {type(value).__name__}"):
         client.execute_with_retry("workflow", **{**SETTINGS, name: value})
 
 
-def test_the_defaults_are_the_documented_ones():
+def test_retry_defaults_are_documented():
     """Three retries, from 1 second to 30, doubling."""
     parameters = inspect.signature(RecallClient.execute_with_retry).parameters
     assert {name: parameters[name].default for name in SETTINGS} == SETTINGS
 
 
-def test_whole_numbers_are_seconds_too():
+def test_backoff_accepts_ints():
     """An int is as good as a float."""
     assert Backoff(1, 1, 30, 2).delay(1, lambda: 0.5) == 2.0
 

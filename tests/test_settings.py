@@ -26,13 +26,13 @@ def client():
         yield client
 
 
-def test_the_defaults():
+def test_client_has_documented_defaults():
     """Without arguments but the key, the client goes to the documented server."""
     client = RecallClient("a-key")
     assert (client.api_key, client.base_url) == ("a-key", DEFAULT_BASE_URL) == ("a-key", "https://tryrecall.com")
 
 
-def test_the_environment(monkeypatch):
+def test_client_reads_environment(monkeypatch):
     """Key and base URL come from the environment where none is given."""
     monkeypatch.setenv("RECALL_API_KEY", "from-there")
     monkeypatch.setenv("RECALL_BASE_URL", "http://there.test/prefix/")
@@ -40,13 +40,13 @@ def test_the_environment(monkeypatch):
     assert (client.api_key, client.base_url) == ("from-there", "http://there.test/prefix")
 
 
-def test_an_empty_base_url_in_the_environment(monkeypatch):
+def test_empty_base_url_in_environment_means_default(monkeypatch):
     """A variable that is set to nothing counts as not set."""
     monkeypatch.setenv("RECALL_BASE_URL", "")
     assert RecallClient("a-key").base_url == DEFAULT_BASE_URL
 
 
-def test_swapped_arguments():
+def test_swapped_arguments_are_rejected_without_showing_key():
     """A key in the place of the base URL is not shown."""
     for swap in (lambda: RecallClient("https://host", "sk-secret"), lambda: RecallClient("a-key").set_base_url("sk-secret")):
         with pytest.raises(ValueError, match=r"base_url lacks http:// or https://") as caught:
@@ -54,7 +54,7 @@ def test_swapped_arguments():
         assert "sk-secret" not in str(caught.value)
 
 
-def test_arguments_win_over_the_environment(monkeypatch):
+def test_arguments_override_environment(monkeypatch):
     """An explicit argument wins over the environment."""
     monkeypatch.setenv("RECALL_API_KEY", "from-there")
     monkeypatch.setenv("RECALL_BASE_URL", "http://there.test")
@@ -62,21 +62,21 @@ def test_arguments_win_over_the_environment(monkeypatch):
     assert (client.api_key, client.base_url) == ("from-here", "http://here.test")
 
 
-def test_an_empty_key_in_the_environment(monkeypatch):
+def test_empty_key_in_environment_is_rejected(monkeypatch):
     """A variable that is set to nothing is an empty key, and says so."""
     monkeypatch.setenv("RECALL_API_KEY", "")
     with pytest.raises(ValueError, match=r"empty.*RECALL_API_KEY"):
         RecallClient()
 
 
-def test_no_key_anywhere():
+def test_missing_key_is_rejected():
     """Without a key anywhere the error names the argument and the variable."""
     with pytest.raises(ValueError, match=r"no API key: pass api_key=\.\.\., or set the environment variable RECALL_API_KEY"):
         RecallClient()
 
 
 @pytest.mark.parametrize("key", ["", " ", "a key", "key\n", "\tkey", "key\x00", "k\x7fey", "schl\u00fcssel", "key\u2028"])
-def test_keys_that_can_not_be_sent(key):
+def test_unsendable_key_is_rejected(key):
     """A key that is empty, or contains white space, control or non-ASCII characters, is refused, and not shown."""
     with pytest.raises(ValueError, match="API key") as caught:
         RecallClient(key)
@@ -84,7 +84,7 @@ def test_keys_that_can_not_be_sent(key):
 
 
 @pytest.mark.parametrize("key", [b"a-key", 5, ["a-key"]])
-def test_keys_of_another_type(key):
+def test_key_of_wrong_type_is_rejected(key):
     """A key that is no str is a TypeError that names its type."""
     with pytest.raises(TypeError, match=f"api_key must be a str, not {type(key).__name__}"):
         RecallClient(key)
@@ -111,21 +111,21 @@ def test_keys_of_another_type(key):
         "http://*.host",
     ],
 )
-def test_base_urls_that_are_none(url):
+def test_invalid_base_url_is_rejected(url):
     """A base URL without scheme or host, with credentials, query, fragment or odd characters is refused before any request."""
     with pytest.raises(ValueError, match=r".") as caught:
         RecallClient("a-key", url)
     assert "password" not in str(caught.value)
 
 
-def test_a_base_url_of_another_type():
+def test_base_url_of_wrong_type_is_rejected():
     """A base URL that is no str is a TypeError."""
     with pytest.raises(TypeError, match="base_url must be a str, not bytes"):
         RecallClient("a-key", b"http://host")
 
 
 @pytest.mark.parametrize("url", ["http://host", "http://host/", "http://host//"])
-def test_trailing_slashes(url):
+def test_base_url_loses_trailing_slashes(url):
     """The base URL is kept without trailing slashes."""
     assert RecallClient("a-key", url).base_url == "http://host"
 
@@ -141,20 +141,20 @@ def test_setters_check_like_the_constructor(client):
     assert (client.api_key, client.base_url) == ("a-key", "http://127.0.0.1:1")
 
 
-def test_setters(client):
+def test_setters_change_key_and_base_url(client):
     """Setters change what the client shows and sends."""
     client.set_api_key("another")
     client.set_base_url("https://other.test/p/")
     assert (client.api_key, client.base_url) == ("another", "https://other.test/p")
 
 
-def test_the_key_is_in_no_repr(client):
+def test_repr_does_not_show_key(client):
     """Neither the client nor its settings show the key."""
     assert repr(client) == "RecallClient(base_url='http://127.0.0.1:1')"
     assert repr(Settings("a-key", "http://host")) == "Settings(base_url='http://host')"
 
 
-def test_a_session_of_another_kind():
+def test_session_of_wrong_type_is_rejected():
     """A session that is none of requests is a TypeError that says so."""
     with pytest.raises(TypeError, match=r"session must be a requests\.Session, not dict"):
         RecallClient("a-key", session={})
@@ -162,14 +162,14 @@ def test_a_session_of_another_kind():
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("id", ["", ".", ".."])
-def test_ids_that_can_be_none(client, call, id):
+def test_invalid_id_is_rejected(client, call, id):
     """An empty id and the dot segments, which a server would resolve away (RFC 3986, section 5.2.4), are a ValueError."""
     with pytest.raises(ValueError, match="must be an id"):
         call(client, id)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_ids_of_another_type(client, call):
+def test_id_of_wrong_type_is_rejected(client, call):
     """An id that is no str is a TypeError that names it."""
     with pytest.raises(TypeError, match=r"must be .*, not int"):
         call(client, 7)
@@ -177,7 +177,7 @@ def test_ids_of_another_type(client, call):
 
 @pytest.mark.parametrize("flag", ["false", 0, None, [1]])
 @pytest.mark.parametrize("name", ["stream", "async_execution"])
-def test_flags_of_another_type(client, name, flag):
+def test_flag_of_wrong_type_is_rejected(client, name, flag):
     """A text such as "false" from the environment is no flag: it would count as true."""
     for call in (client.execute_workflow, client.execute_with_retry):
         with pytest.raises(TypeError, match=f"{name} must be a bool, not {type(flag).__name__}"):
@@ -187,7 +187,7 @@ def test_flags_of_another_type(client, name, flag):
 @pytest.mark.parametrize(
     ("id", "segment"), [("a/b", "a%2Fb"), ("a b", "a%20b"), ("%2e", "%252e"), ("\u00fc?#", "%C3%BC%3F%23"), ("...", "...")]
 )
-def test_ids_are_one_path_segment(id, segment):
+def test_id_is_quoted_as_one_path_segment(id, segment):
     """An id is quoted as one path segment, whatever is in it."""
     assert workflow_status(id).path == f"/api/workflows/{segment}/status"
     assert job_status(id).path == f"/api/jobs/{segment}"
@@ -195,7 +195,7 @@ def test_ids_are_one_path_segment(id, segment):
     assert call.path == f"/api/workflows/{segment}/execute"
 
 
-def test_queued_and_streamed_contradict_each_other(client):
+def test_async_execution_with_stream_is_rejected(client):
     """``async_execution=True`` with ``stream=True`` is a ValueError."""
     for method in (client.execute_workflow, client.execute_with_retry):
         with pytest.raises(ValueError, match="contradict each other"):
@@ -203,21 +203,21 @@ def test_queued_and_streamed_contradict_each_other(client):
 
 
 @pytest.mark.parametrize("outputs", ["agent1.content", {"agent1.content"}, [1], 5])
-def test_selected_outputs_of_another_type(client, outputs):
+def test_selected_outputs_of_wrong_type_are_rejected(client, outputs):
     """Selected outputs that are no list of strings are a TypeError that shows the form."""
     with pytest.raises(TypeError, match=r'list of "blockName\.attribute" strings'):
         client.execute_workflow("id", selected_outputs=outputs)
 
 
 @pytest.mark.parametrize("outputs", [["a.b"], ("a.b",), []])
-def test_selected_outputs(outputs):
+def test_selected_outputs_are_sent(outputs):
     """Selected outputs are sent as given, an empty list too; None is left out."""
     call = execute("id", None, stream=True, selected_outputs=outputs, asynchronous=False)
     assert call.body == b'{"stream":true,"selectedOutputs":%s}' % (b'["a.b"]' if outputs else b"[]")
     assert execute("id", None, stream=False, selected_outputs=None, asynchronous=False).body == b"{}"
 
 
-def test_control_fields_win():
+def test_control_fields_replace_input_fields():
     """``stream`` and ``selectedOutputs`` given as arguments override keys of the same name in the input; the input stays as it is."""
     input = {"stream": "yes", "selectedOutputs": 5, "a": 1}
     call = execute("id", input, stream=True, selected_outputs=["x.y"], asynchronous=False)
@@ -225,7 +225,7 @@ def test_control_fields_win():
     assert input == {"stream": "yes", "selectedOutputs": 5, "a": 1}
 
 
-def test_the_headers_of_each_call():
+def test_headers_of_each_call():
     """Each call says what it accepts and sends; a queued one asks for it in the header that the server looks for."""
     json = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
     assert usage_limits().headers == json
@@ -238,7 +238,7 @@ def test_the_headers_of_each_call():
 
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.0, math.nan, -math.inf])
-def test_timeouts_that_are_none(client, timeout):
+def test_invalid_timeout_is_rejected(client, timeout):
     """A timeout that is not above 0 is a ValueError, for the client and for each call."""
     with pytest.raises(ValueError, match="more than 0 seconds"):
         RecallClient("a-key", timeout=timeout)
@@ -249,20 +249,20 @@ def test_timeouts_that_are_none(client, timeout):
 
 
 @pytest.mark.parametrize("timeout", [True, "5", (3, 30), [5]])
-def test_timeouts_of_another_type(client, timeout):
+def test_timeout_of_wrong_type_is_rejected(client, timeout):
     """A timeout that is no number, such as the pair that requests takes, is a TypeError that says what it bounds."""
     with pytest.raises(TypeError, match="seconds for the whole call"):
         client.execute_workflow("id", timeout=timeout)
 
 
-def test_long_timeouts():
+def test_very_long_timeout_means_no_limit():
     """What is longer than a socket can wait counts as for ever."""
     assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(MAX_TIMEOUT * 2) is None
     assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     assert check_timeout(5) == 5.0
 
 
-def test_the_default_timeout_names_itself():
+def test_default_timeout_has_readable_repr():
     """The signature of a call shows that its timeout is the client's by default."""
     assert repr(ClientTimeout.DEFAULT) == "<the client's timeout>"
 
@@ -279,7 +279,7 @@ def test_the_default_timeout_names_itself():
         {"backoff_multiplier": math.nan},
     ],
 )
-def test_retry_settings_out_of_bounds(client, settings):
+def test_retry_setting_out_of_bounds_is_rejected(client, settings):
     """Bad retry settings are a ValueError before anything is sent, for one call and for a batch."""
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
         client.execute_with_retry("id", **settings)

@@ -65,24 +65,24 @@ def literal(stream):
 # ------------------------------------------------------------------------------------------- the standard's own examples
 
 
-def test_example_1_joins_the_lines_of_an_event():
+def test_whatwg_example_1_joins_data_lines():
     """Example 1 of section 9.2.6: three data lines are one event, its data joined by newlines."""
     assert decode(b"data: YHOO\ndata: +2\ndata: 10\n\n") == [ServerSentEvent("message", "YHOO\n+2\n10")]
 
 
-def test_example_2_knows_comments_ids_and_the_unfinished_event():
+def test_whatwg_example_2_comments_ids_and_incomplete_event():
     """Example 2: a comment is no event, a bare id resets the id, one space is taken off, the unfinished event is discarded."""
     stream = b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n"
     assert decode(stream) == [ServerSentEvent("message", "first event", "1"), ServerSentEvent("message", "second event", "")]
     assert datas(stream + b"\n")[2] == " third event"
 
 
-def test_example_3_gives_events_of_empty_lines():
+def test_whatwg_example_3_empty_data_lines():
     """Example 3: the first block is an event with empty data, the second one with a single newline, the last is discarded."""
     assert datas(b"data\n\ndata\ndata\n\ndata:") == ["", "\n"]
 
 
-def test_example_4_takes_the_space_for_optional():
+def test_whatwg_example_4_optional_space():
     """Example 4: the space after the colon makes no difference."""
     first, second = decode(b"data:test\n\ndata: test\n\n")
     assert first == second == ServerSentEvent("message", "test")
@@ -92,41 +92,41 @@ def test_example_4_takes_the_space_for_optional():
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
-def test_each_line_end_ends_a_line(end):
+def test_lf_cr_and_crlf_end_lines(end):
     """The standard: "CRLF pair, single LF, single CR": each ends a line."""
     assert decode(b"event: add" + end + b"data: 1" + end + end) == [ServerSentEvent("add", "1")]
 
 
 @pytest.mark.parametrize("other", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
-def test_nothing_else_ends_a_line(other):
+def test_other_characters_do_not_end_lines(other):
     """What Python's str.splitlines() takes for a line end is data to the standard."""
     assert datas(f"data: a{other}b\n\n".encode()) == [f"a{other}b"]
 
 
-def test_one_byte_order_mark_is_dropped():
+def test_byte_order_mark_is_dropped_once():
     """The standard: "One leading U+FEFF BYTE ORDER MARK character must be ignored if any are present": one, and at the start alone."""
     assert datas(BOM + b"data: a\n\n" + BOM + b"data: b\n\ndata: c\n\n") == ["a", "c"]
     assert datas(BOM + BOM + b"data: a\n\n") == []
 
 
 @pytest.mark.parametrize("stream", [b"", BOM, BOM[:2], b"\n", b"\r\n\r\n", b": x\n\n", b"event: add\n\n", b"id: 1\n\n", b"retry: 1\n\n"])
-def test_a_block_without_data_is_no_event(stream):
+def test_block_without_data_is_no_event(stream):
     """The standard: "If the data buffer is an empty string", nothing is dispatched."""
     assert decode(stream) == []
 
 
-def test_a_block_without_data_forgets_its_type():
+def test_block_without_data_resets_type():
     """The standard: "Set the data buffer and the event type buffer to the empty string": the next event does not inherit them."""
     assert decode(b"event: add\nretry: 5\n\ndata: x\n\n") == [ServerSentEvent("message", "x")]
 
 
-def test_an_id_persists_until_it_is_set_anew():
+def test_id_persists():
     """The last event ID buffer "does not get reset, so once set, the event source keeps it"; also one that came without data."""
     stream = b"id: 1\n\ndata: a\n\ndata: b\nid: 2\n\ndata: c\nid:\n\n"
     assert [event.id for event in decode(stream)] == ["1", "2", ""]
 
 
-def test_an_id_with_nul_is_ignored():
+def test_id_with_nul_is_ignored():
     """The standard: "If the field value does not contain U+0000 NULL", it sets the id; "otherwise, ignore the field"."""
     assert decode(b"id: 1\nid: 2\0\ndata: a\n\n") == [ServerSentEvent("message", "a", "1")]
 
@@ -134,12 +134,12 @@ def test_an_id_with_nul_is_ignored():
 @pytest.mark.parametrize(
     ("value", "retry"), [(b"250", 250), (b"0", 0), (b"007", 7), (b"-5", None), (b"1_0", None), (b"1.5", None), (b"", None), (b" 5", None)]
 )
-def test_a_retry_is_digits_only(value, retry):
+def test_retry_of_digits(value, retry):
     """The standard: "If the field value consists of only ASCII digits", it is a time in milliseconds; otherwise it is ignored."""
     assert decode(b"retry: " + value + b"\ndata: a\n\n") == [ServerSentEvent("message", "a", "", retry)]
 
 
-def test_a_retry_of_other_digits_or_without_end_is_ignored():
+def test_invalid_retry_is_ignored():
     """Digits beyond ASCII, and numbers that no time needs, are ignored."""
     assert decode("retry: \u0663\n".encode() + b"retry: " + b"9" * 5000 + b"\ndata: a\n\n") == [ServerSentEvent("message", "a")]
 
@@ -149,12 +149,12 @@ def test_unknown_fields_are_ignored():
     assert decode(b"Data: x\ndata : y\n data: z\nfoo\nEVENT: add\ndata: a\n\n") == [ServerSentEvent("message", "a")]
 
 
-def test_broken_utf_8_is_replaced():
+def test_invalid_utf_8_is_replaced():
     """The standard: "Streams must be decoded using the UTF-8 decode algorithm": errors become U+FFFD, one for each maximal part."""
     assert datas(b"data: a\xffb\xe2\x80c\xf0\x9f\n\n") == ["a\ufffdb\ufffdc\ufffd"]
 
 
-def test_an_event_is_handed_over_with_the_byte_that_ends_it():
+def test_event_is_yielded_with_its_last_byte():
     """No event waits for the next one, also where a lone CR ends it and an LF may still follow."""
     for end in (b"\n\n", b"\r\r", b"\r\n\r"):
         taken = []
@@ -168,12 +168,12 @@ def test_an_event_is_handed_over_with_the_byte_that_ends_it():
         assert bytes(taken) == b"data: x" + end
 
 
-def test_a_crlf_may_be_split_around_empty_reads():
+def test_crlf_split_across_empty_chunks():
     """The LF of a CRLF that comes later, after empty reads too, ends no second line."""
     assert datas(b"data: a\r", b"", b"\ndata: b\r", b"", b"", b"\n\r", b"\n") == ["a\nb"]
 
 
-def test_a_long_line_may_come_in_many_pieces():
+def test_long_line_in_many_chunks():
     """A line is put together from any number of reads."""
     pieces = [b"data: "] + [b"x" * 1000] * 500 + [b"\n", b"\n"]
     assert datas(*pieces) == ["x" * 500_000]
@@ -186,14 +186,14 @@ def test_a_long_line_may_come_in_many_pieces():
 @example(b"data: a\r\n\rdata: b\r\r\n\n")
 @example(BOM + BOM + b"data: a\n\n")
 @example(b"id: 1\n\n\n\ndata\n\n")
-def test_decodes_as_the_standard_literally_does(stream):
+def test_decoder_matches_literal_standard(stream):
     """Any stream of fields, line ends, marks, NULs and broken UTF-8 gives what the standard's own words give."""
     assert decode(stream) == literal(stream)
 
 
 @given(streams, st.lists(st.integers(0, 200), max_size=20))
 @example(BOM + b"data: a\r\n\r\n", [1, 2, 2, 10, 11, 12])
-def test_no_split_of_the_bytes_changes_the_events(stream, cuts):
+def test_split_of_bytes_does_not_matter(stream, cuts):
     """How the bytes are split into reads, empty ones too, makes no difference."""
     places = [0, *sorted(cuts), len(stream)]
     chunks = [stream[start:end] for start, end in zip(places, places[1:])]
@@ -202,6 +202,6 @@ def test_no_split_of_the_bytes_changes_the_events(stream, cuts):
 
 
 @given(streams)
-def test_bytes_one_by_one_give_the_same_events(stream):
+def test_single_bytes_give_same_events(stream):
     """The finest split gives the same events as none."""
     assert decode(*(stream[index : index + 1] for index in range(len(stream)))) == decode(stream)

@@ -40,7 +40,7 @@ GOODBYES = {
 
 
 @pytest.mark.parametrize("goodbye", GOODBYES)
-def test_idle_connections_that_were_closed(goodbye, session, serve, connect):
+def test_idle_connection_closed_by_server_is_replaced(goodbye, session, serve, connect):
     """When a server has closed all idle connections, as load balancers do, each thread's next call goes out once, on a new one."""
     everybody = threading.Barrier(THREADS, timeout=PATIENCE)
 
@@ -72,7 +72,7 @@ def test_idle_connections_that_were_closed(goodbye, session, serve, connect):
     assert server.connections == 2 * THREADS
 
 
-def test_a_server_that_was_restarted(session, connect):
+def test_server_restart_is_survived(session, connect):
     """A restart of the server between two calls is not noticed by the caller."""
     server = RecallServer()
     server.workflow("w")(lambda _: "hello")
@@ -89,7 +89,7 @@ def test_a_server_that_was_restarted(session, connect):
 
 @pytest.mark.parametrize("ending", ["closed", "reset"])
 @pytest.mark.parametrize("call", [*CALLS, *QUESTIONS])
-def test_a_connection_that_ends_as_the_request_comes(call, ending, session, serve, connect):
+def test_connection_closed_while_sending_may_have_executed(call, ending, session, serve, connect):
     """A request on which the connection ended was sent once, and the error says whether the workflow may have run."""
 
     def handler(connection):
@@ -110,7 +110,7 @@ def test_a_connection_that_ends_as_the_request_comes(call, ending, session, serv
     assert server.connections == 1
 
 
-def test_a_connection_that_the_server_does_not_keep(session, serve, connect):
+def test_connection_close_is_respected(session, serve, connect):
     """An answer with ``Connection: close`` ends its connection, and the next call has a new one."""
     server = serve(answers(http(envelope(), "Connection: close")))
     client = connect(server, session=session)

@@ -133,7 +133,7 @@ def paced(framing, events):
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_each_event_is_here_before_the_next_is_sent(framing, own_session, serve, connect):
+def test_stream_yields_event_before_next_is_sent(framing, own_session, serve, connect):
     """An event is handed over as soon as its bytes are here: the server sends the next one only after the loop had it."""
     server = serve(paced(framing, [*ONE_TWO, text(" three"), DONE, MARK]))
     with requests.Session() as session:
@@ -151,7 +151,7 @@ def test_each_event_is_here_before_the_next_is_sent(framing, own_session, serve,
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_each_line_end_is_prompt(end, serve, connect):
+def test_stream_yields_event_with_every_line_end(end, serve, connect):
     """The blank line that ends an event is enough, whichever line ends the server likes."""
     events = [event.decode().replace("\n", end).encode() for event in [*ONE_TWO, DONE]]
     server = serve(paced("until close", events))
@@ -161,7 +161,7 @@ def test_each_line_end_is_prompt(end, serve, connect):
             assert next(stream).type == event_type
 
 
-def test_the_stream_is_here_before_its_first_event(serve, connect):
+def test_stream_returns_before_first_event(serve, connect):
     """The head of the answer is enough to get the stream."""
     server = serve(paced("chunked", [text("One"), DONE]))
     with connect(server).stream_workflow("w", timeout=3.0) as stream:
@@ -182,7 +182,7 @@ ENDS = {
 
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
 @pytest.mark.parametrize("end", ENDS)
-def test_both_dialects_of_the_end(end, framing, serve, connect):
+def test_stream_end_in_both_dialects(end, framing, serve, connect):
     """Whichever words end it, the user gets one done event and one result."""
     events = [*ONE_TWO, *ENDS[end]]
     way = framings(0)[framing]
@@ -195,14 +195,14 @@ def test_both_dialects_of_the_end(end, framing, serve, connect):
 
 
 @pytest.mark.parametrize("mark", ["[DONE]", '"[DONE]"', " [DONE] ", ' "[DONE]" '])
-def test_a_mark_alone_ends_a_stream(mark, serve, connect):
+def test_stream_ends_with_done_mark(mark, serve, connect):
     """The mark without an end event is a success, and no event of its own."""
     stream = connect(serve(streams(*ONE_TWO, sse(mark)))).stream_workflow("w")
     assert [event.chunk for event in stream] == ["One", ", two"]
     assert stream.result == StreamedExecutionResult(success=True, text="One, two", text_by_block={"a": "One, two"})
 
 
-def test_the_documented_end_carries_all_of_the_result(serve, connect):
+def test_stream_result_from_documented_end(serve, connect):
     """Everything that the end event tells is in the result."""
     end = {"event": "done", "success": True, "output": 5, "metadata": {"duration": 7}, "logs": [1], "traceSpans": [2], "totalDuration": 3}
     result = connect(serve(streams(*ONE_TWO, sse(end), MARK))).stream_workflow("w").result
@@ -216,7 +216,7 @@ def test_the_documented_end_carries_all_of_the_result(serve, connect):
         {"event": "final", "data": {"success": False, "error": "no luck", "output": {}}},
     ],
 )
-def test_an_end_without_success_is_a_result(end, serve, connect):
+def test_stream_end_with_success_false_is_result(end, serve, connect):
     """A run that ended without success gives a result that says so."""
     stream = connect(serve(streams(text("One"), sse(end), MARK))).stream_workflow("w")
     assert [event.type for event in stream] == ["chunk", "done"]
@@ -226,7 +226,7 @@ def test_an_end_without_success_is_a_result(end, serve, connect):
 # ------------------------------------------------------------------------------------------------------------------ events
 
 
-def test_what_a_chunk_event_holds(serve, connect):
+def test_stream_chunk_event(serve, connect):
     """A piece of text comes with its block and with the payload as received."""
     events = list(connect(serve(streams(text("One"), sse({"chunk": "two"}), DONE))).stream_workflow("w"))
     assert events[0] == StreamEvent("chunk", "a", "One", {"blockId": "a", "chunk": "One"})
@@ -235,7 +235,7 @@ def test_what_a_chunk_event_holds(serve, connect):
     assert events[2].chunk == ""
 
 
-def test_a_block_error_does_not_end_the_stream(serve, connect):
+def test_stream_continues_after_block_error(serve, connect):
     """A block that failed is an event; the run goes on."""
     failed = {"event": "stream_error", "blockId": "b", "error": "model crashed"}
     stream = connect(serve(streams(text("One"), sse(failed), text(", two"), FINAL, MARK))).stream_workflow("w")
@@ -248,7 +248,7 @@ def test_a_block_error_does_not_end_the_stream(serve, connect):
 @pytest.mark.parametrize(
     ("payload", "value"), [("no JSON {", "no JSON {"), ("[1, 2]", [1, 2]), ('"words"', "words"), ("7", 7), ("null", None), ("", "")]
 )
-def test_a_payload_of_another_kind_is_passed_on(payload, value, serve, connect):
+def test_stream_message_event(payload, value, serve, connect):
     """What is no JSON object comes as a message, and never kills the stream."""
     stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
     assert next(stream) == StreamEvent("message", None, "", {"data": value})
@@ -256,14 +256,14 @@ def test_a_payload_of_another_kind_is_passed_on(payload, value, serve, connect):
 
 
 @pytest.mark.parametrize("space", [" ", "  ", "\t"])
-def test_white_space_around_a_payload(space, serve, connect):
+def test_stream_payload_with_white_space(space, serve, connect):
     """JSON may stand between white space."""
     payload = space + json.dumps({"blockId": "a", "chunk": "One"}) + space
     stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
     assert next(stream).chunk == "One"
 
 
-def test_unknown_events_keep_the_servers_word(serve, connect):
+def test_stream_unknown_event_keeps_type(serve, connect):
     """An event that nobody documented comes under its own name, from the payload or from the event field."""
     stream = connect(
         serve(streams(sse({"event": "progress", "at": 3}), b"event: ping\n" + sse({}), b": heartbeat\n\n", DONE))
@@ -271,7 +271,7 @@ def test_unknown_events_keep_the_servers_word(serve, connect):
     assert [event.type for event in stream] == ["progress", "ping", "done"]
 
 
-def test_text_gives_the_pieces_alone(serve, connect):
+def test_stream_text_yields_chunks(serve, connect):
     """text() leaves out what is no text."""
     failed = sse({"event": "stream_error", "blockId": "b", "error": "x"})
     stream = connect(serve(streams(text("One"), failed, sse("?"), text(", two"), DONE))).stream_workflow("w")
@@ -279,7 +279,7 @@ def test_text_gives_the_pieces_alone(serve, connect):
     assert stream.result.text == "One, two"
 
 
-def test_text_by_block(serve, connect):
+def test_stream_text_by_block(serve, connect):
     """The text of each block is kept apart, however the blocks take turns; text of no block is in the whole alone."""
     turns = [text("a1", "a"), text("b1", "b"), text("a2", "a"), text("a3", "a"), sse({"chunk": "?"}), text("b2", "b"), text("", "c")]
     result = connect(serve(streams(*turns, DONE))).stream_workflow("w").result
@@ -287,7 +287,7 @@ def test_text_by_block(serve, connect):
     assert result.text_by_block == {"a": "a1a2a3", "b": "b1b2", "c": ""}
 
 
-def test_the_result_reads_the_rest_first(serve, connect):
+def test_stream_result_reads_rest(serve, connect):
     """Asked for in the middle, the result waits for the end and holds all of the text."""
     stream = connect(serve(streams(*ONE_TWO, text(" three"), DONE, MARK))).stream_workflow("w")
     assert next(stream).chunk == "One"
@@ -296,13 +296,13 @@ def test_the_result_reads_the_rest_first(serve, connect):
     assert stream.result == stream.result
 
 
-def test_one_event_of_many_megabytes(serve, connect):
+def test_stream_very_large_event(serve, connect):
     """A line far longer than any buffer is one event."""
     stream = connect(serve(streams(text("x" * 5_000_000), DONE))).stream_workflow("w")
     assert len(next(stream).chunk) == 5_000_000
 
 
-def test_two_streams_at_once(serve, connect):
+def test_stream_two_at_once(serve, connect):
     """Streams of one client do not mix."""
 
     def handler(connection):
@@ -318,7 +318,7 @@ def test_two_streams_at_once(serve, connect):
     assert pairs == [("x0", "y0"), ("x1", "y1"), ("x2", "y2")]
 
 
-def test_the_request_of_a_stream(serve, connect):
+def test_stream_request(serve, connect):
     """A stream is asked for in the body and in the Accept header."""
     server = serve(streams(DONE))
     with connect(server).stream_workflow("w", {"a": 1}, selected_outputs=["agent1.content"]):
@@ -328,7 +328,7 @@ def test_the_request_of_a_stream(serve, connect):
     assert request.headers["accept"].startswith("text/event-stream")
 
 
-def test_a_stream_tells_the_rate_limit(serve, connect):
+def test_stream_reports_rate_limit(serve, connect):
     """The headers of a stream are read like those of any answer."""
     client = connect(serve(answers(CHUNKED[:-2] + b"X-RateLimit-Limit: 9\r\nX-RateLimit-Remaining: 8\r\n\r\n" + chunk(DONE) + LAST_CHUNK)))
     client.stream_workflow("w").close()
@@ -339,7 +339,7 @@ def test_a_stream_tells_the_rate_limit(serve, connect):
 
 
 @pytest.mark.parametrize("tail", [[], [MARK], [text("never"), DONE]])
-def test_an_error_event_is_an_execution_error(tail, serve, connect):
+def test_stream_error_event_raises_execution_error(tail, serve, connect):
     """A failed run raises, with the text so far in the result, and again where the result is asked for."""
     payload = {"event": "error", "error": "boom at line 1"}
     stream = connect(serve(streams(*ONE_TWO, sse(payload), *tail))).stream_workflow("w")
@@ -462,7 +462,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
+def test_stream_cut_raises_with_partial(kind, own_session, serve, connect):
     """Without an end event a stream counts as cut, and everything that arrived is in partial."""
     server = serve(BREAKS[kind])
     with requests.Session() as session:
@@ -489,7 +489,7 @@ def test_a_stream_that_breaks_off(kind, own_session, serve, connect):
 
 
 @pytest.mark.parametrize("call", ["execute_workflow", "execute_with_retry"])
-def test_a_broken_stream_that_is_read_to_its_end(call, serve, connect):
+def test_stream_cut_raises_again_on_second_read(call, serve, connect):
     """stream=True raises the same error, and nothing is sent twice."""
     server = serve(BREAKS["chunked, cut between chunks"])
     with pytest.raises(StreamInterruptedError) as caught:
@@ -498,7 +498,7 @@ def test_a_broken_stream_that_is_read_to_its_end(call, serve, connect):
     assert len(server.requests) == 1
 
 
-def test_gzip_that_goes_bad(serve, connect):
+def test_stream_with_corrupt_gzip(serve, connect):
     """Bytes that can't be decompressed end the stream with an error of ours."""
     server = serve(cut(head("Content-Encoding: gzip", "Connection: close", STREAM), b"no gzip at all" * 9))
     with pytest.raises(InvalidResponseError) as caught:
@@ -507,7 +507,7 @@ def test_gzip_that_goes_bad(serve, connect):
 
 
 @pytest.mark.parametrize("after", [b"", chunk(b"data: half an ev"), b"zz\r\n"])
-def test_a_break_after_the_end_is_no_break(after, serve, connect):
+def test_stream_cut_after_end_is_complete(after, serve, connect):
     """Once the end event is here, nothing that follows can take the result away."""
     stream = connect(serve(cut(CHUNKED, chunk(text("One")), chunk(DONE), after))).stream_workflow("w")
     assert [event.type for event in stream] == ["chunk", "done"]
@@ -515,7 +515,7 @@ def test_a_break_after_the_end_is_no_break(after, serve, connect):
 
 
 @pytest.mark.parametrize("more", [b": tick\n\n", DONE, MARK, text("more")])
-def test_a_server_that_goes_on_after_the_end(more, serve, connect):
+def test_stream_ignores_data_after_end(more, serve, connect):
     """A server that does not stop after the end does not keep its reader."""
 
     def handler(connection):
@@ -530,7 +530,7 @@ def test_a_server_that_goes_on_after_the_end(more, serve, connect):
     assert time.monotonic() - start < SLACK
 
 
-def test_a_server_that_stays_silent_after_the_end(serve, connect):
+def test_stream_does_not_wait_after_end(serve, connect):
     """The result does not wait for a server that leaves its answer open."""
     server = serve(lambda connection: connection.request() and (connection.send(CHUNKED + chunk(DONE)), connection.wait_for_hang_up()))
     start = time.monotonic()
@@ -539,7 +539,7 @@ def test_a_server_that_stays_silent_after_the_end(serve, connect):
     server.wait_for_hang_up()
 
 
-def test_a_stream_in_an_encoding_that_was_not_asked_for(serve, connect):
+def test_stream_with_unsupported_encoding(serve, connect):
     """It can't be read, and is not waited for."""
     server = serve(
         lambda connection: (connection.request() and connection.send(CHUNKED[:-2] + b"Content-Encoding: br\r\n\r\n")) or connection.idle()
@@ -550,7 +550,7 @@ def test_a_stream_in_an_encoding_that_was_not_asked_for(serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "until close", "chunked, gzip", "one chunk over time"])
-def test_silence_is_a_timeout(framing, own_session, serve, connect):
+def test_stream_silence_raises_timeout(framing, own_session, serve, connect):
     """A stream that falls silent for longer than the timeout raises, with what had arrived, and its connection is closed."""
 
     def handler(connection):
@@ -573,7 +573,7 @@ def test_silence_is_a_timeout(framing, own_session, serve, connect):
     assert caught.value.may_have_executed is True
 
 
-def test_a_stream_may_run_longer_than_its_timeout(serve, connect):
+def test_stream_runs_longer_than_timeout(serve, connect):
     """The timeout bounds each silence, not the stream: bytes that keep coming keep it alive, half events too."""
 
     def handler(connection):
@@ -587,7 +587,7 @@ def test_a_stream_may_run_longer_than_its_timeout(serve, connect):
     assert connect(serve(handler)).stream_workflow("w", timeout=0.5).result.text == "One, two"
 
 
-def test_a_slow_reader_loses_nothing(serve, connect):
+def test_stream_slow_reader_gets_everything(serve, connect):
     """Time that the user takes between events does not count as the server's silence."""
     stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w", timeout=SILENCE)
     assert next(stream).chunk == "One"
@@ -595,7 +595,7 @@ def test_a_slow_reader_loses_nothing(serve, connect):
     assert stream.result.text == "One, two"
 
 
-def test_none_waits_in_a_stream_too(serve, connect):
+def test_stream_without_timeout_waits(serve, connect):
     """Without a timeout a silence may last."""
 
     def handler(connection):
@@ -687,7 +687,7 @@ def without_collector():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("leave", LEFT, ids=lambda leave: getattr(leave, "__name__", None))
-def test_a_stream_that_is_left_gives_its_connection_up(leave, own_session, serve, connect):
+def test_stream_left_early_closes_connection(leave, own_session, serve, connect):
     """The server sees the end at once, without the garbage collector, and the next call never sees the rest of the stream."""
     server = serve(unfinished)
     with requests.Session() as session, without_collector():
@@ -699,7 +699,7 @@ def test_a_stream_that_is_left_gives_its_connection_up(leave, own_session, serve
 
 
 @pytest.mark.parametrize("tail", [[sse({"event": "error", "error": "boom"})], [b"event: error\n" + sse({"error": "boom"})]])
-def test_a_failed_stream_gives_its_connection_up(tail, serve, connect):
+def test_stream_failure_closes_connection(tail, serve, connect):
     """After an error event nobody waits for the rest."""
 
     def handler(connection):
@@ -718,7 +718,7 @@ def test_a_failed_stream_gives_its_connection_up(tail, serve, connect):
     assert client.execute_workflow("w").output == "second"
 
 
-def test_a_closed_stream_has_no_more_events(serve, connect):
+def test_stream_closed_yields_nothing(serve, connect):
     """After close, a loop ends at once, and the result says that it was not waited for."""
     stream = connect(serve(unfinished)).stream_workflow("w")
     assert next(stream).chunk == "One"
@@ -731,7 +731,7 @@ def test_a_closed_stream_has_no_more_events(serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "length", "chunked, gzip", "one chunk over time", "chunked, with trailers"])
-def test_the_connection_of_a_stream_that_ended_is_used_again(framing, own_session, serve, connect):
+def test_stream_end_returns_connection_to_pool(framing, own_session, serve, connect):
     """A stream that was read to its end leaves a connection that serves the next call."""
     events = [*ONE_TWO, DONE, MARK]
 
@@ -749,7 +749,7 @@ def test_the_connection_of_a_stream_that_ended_is_used_again(framing, own_sessio
     assert server.connections == 1
 
 
-def test_a_slow_reader_of_the_end_keeps_the_connection(serve, connect):
+def test_stream_slow_reader_of_end_keeps_connection(serve, connect):
     """Time that the user takes over the last event does not cost the connection: its proper end has long been there."""
 
     def handler(connection):
@@ -770,7 +770,7 @@ def test_a_slow_reader_of_the_end_keeps_the_connection(serve, connect):
 
 
 @pytest.mark.parametrize("framing", ["chunked", "until close", "length"])
-def test_another_thread_may_close(framing, serve, connect):
+def test_stream_closed_by_other_thread(framing, serve, connect):
     """A close from another thread ends the wait of the one that iterates, without an error."""
 
     def handler(connection):
@@ -802,7 +802,7 @@ def test_another_thread_may_close(framing, serve, connect):
 # --------------------------------------------------------------------------------------------------- when it is not a stream
 
 
-def test_json_instead_of_a_stream(serve, connect):
+def test_stream_answered_with_json(serve, connect):
     """A server that knows no streams gives a stream with a result and no events, on a connection that is kept."""
     server = serve(answers(http(envelope("whole"))))
     client = connect(server)
@@ -813,19 +813,19 @@ def test_json_instead_of_a_stream(serve, connect):
     assert server.connections == 1
 
 
-def test_json_instead_of_a_stream_that_is_read_to_its_end(serve, connect):
+def test_execute_stream_answered_with_json(serve, connect):
     """stream=True gives the streamed form of the result also then."""
     result = connect(serve(answers(http(envelope("whole"))))).execute_workflow("w", stream=True)
     assert result == StreamedExecutionResult(True, "whole")
 
 
-def test_html_instead_of_a_stream(serve, connect):
+def test_stream_answered_with_html(serve, connect):
     """A page is no answer to a stream request."""
     with pytest.raises(InvalidResponseError, match="HTML"):
         connect(serve(answers(http(b"<!DOCTYPE html><p>hi", "Content-Type: text/html")))).stream_workflow("w")
 
 
-def test_a_ticket_instead_of_a_stream(serve, connect):
+def test_stream_answered_with_queued_run(serve, connect):
     """Work that was queued is not lost: the error names the task."""
     ticket = http({"success": True, "taskId": "task-7"}, status="202 Accepted")
     with pytest.raises(InvalidResponseError, match="task-7") as caught:
@@ -836,20 +836,20 @@ def test_a_ticket_instead_of_a_stream(serve, connect):
     assert result.task_id == "task-7"
 
 
-def test_an_error_instead_of_a_stream(serve, connect):
+def test_stream_answered_with_error(serve, connect):
     """What goes wrong before the stream starts is raised by the call that asks for it."""
     with pytest.raises(AuthenticationError):
         connect(serve(answers(http({"error": "Invalid API key"}, status="401 No")))).stream_workflow("w")
 
 
-def test_an_event_stream_with_the_status_of_an_error(serve, connect):
+def test_event_stream_with_error_status(serve, connect):
     """The status counts, whatever the content type says."""
     with pytest.raises(RateLimitError):
         connect(serve(answers(http(DONE, STREAM, status="429 Too Many Requests")))).stream_workflow("w")
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "TEXT/Event-Stream; charset=utf-8"])
-def test_a_stream_that_nobody_asked_for(content_type, serve, connect):
+def test_unrequested_stream_is_read(content_type, serve, connect):
     """A plain call that is answered by a stream reads it to its end."""
     body = b"".join([*ONE_TWO, DONE, MARK])
     result = connect(serve(answers(http(body, f"Content-Type: {content_type}")))).execute_workflow("w")
@@ -857,14 +857,14 @@ def test_a_stream_that_nobody_asked_for(content_type, serve, connect):
     assert (result.text, result.output) == ("One, two", {"content": "One, two"})
 
 
-def test_a_stream_instead_of_a_ticket(serve, connect):
+def test_queued_run_answered_with_stream(serve, connect):
     """A stream is no answer to a queued run: there is no ticket in it."""
     with pytest.raises(InvalidResponseError) as caught:
         connect(serve(streams(*ONE_TWO, DONE))).execute_workflow("w", async_execution=True)
     assert caught.value.may_have_executed is True
 
 
-def test_retries_end_where_the_stream_begins(serve, connect):
+def test_stream_is_not_retried_after_it_begins(serve, connect):
     """A 429 before the stream is retried, and the stream then read."""
 
     def handler(connection):

@@ -105,7 +105,7 @@ def raw(server, request):
             answer += piece
 
 
-def test_a_run_answers_in_the_documented_words(serve):
+def test_run_in_documented_dialect(serve):
     """A run gives the whole documented envelope."""
     answer = serve().execute("echo", {"name": "Ada"})
     assert answer.status_code == 200
@@ -117,7 +117,7 @@ def test_a_run_answers_in_the_documented_words(serve):
     assert body == {"success": True, "output": {"name": "Ada"}, "error": None, "logs": [], "traceSpans": []}
 
 
-def test_a_run_answers_in_the_observed_words(serve):
+def test_run_in_observed_dialect(serve):
     """A run in the other dialect has an execution id at the top, and comes in chunks, as recorded."""
     answer = serve(dialect="observed").execute("echo", {"name": "Ada"})
     assert answer.headers["Content-Type"] == "application/json;charset=utf-8"
@@ -141,7 +141,7 @@ def test_a_run_answers_in_the_observed_words(serve):
         ({"input": "text", "stream": False, "selectedOutputs": []}, "text"),
     ],
 )
-def test_a_workflow_gets_the_input_that_was_passed(serve, body, given):
+def test_workflow_gets_input_unchanged(serve, body, given):
     """Control fields are taken out, and a value that went in as `input` comes out as itself."""
     caller = serve()
     seen = []
@@ -150,12 +150,12 @@ def test_a_workflow_gets_the_input_that_was_passed(serve, body, given):
     assert seen == [given]
 
 
-def test_a_generator_that_is_not_streamed_gives_its_text(serve):
+def test_generator_without_stream_returns_text(serve):
     """Without a stream, the output of a generator is the text that it yielded."""
     assert serve().execute("count").json()["output"] == {"content": "One, two"}
 
 
-def test_a_stream_has_chunks_and_a_documented_end(serve):
+def test_stream_in_documented_dialect(serve):
     """A generator's pieces come as chunks with block ids, then a done event and [DONE]."""
     answer = serve().execute("count", {"stream": True})
     assert answer.headers["Content-Type"] == "text/event-stream"
@@ -168,14 +168,14 @@ def test_a_stream_has_chunks_and_a_documented_end(serve):
     assert done == "[DONE]"
 
 
-def test_a_stream_has_an_observed_end(serve):
+def test_stream_in_observed_dialect(serve):
     """In the other dialect a stream ends with a final event and [DONE] in JSON quotes."""
     end, done = payloads(serve(dialect="observed").execute("count", {"stream": True}))[-2:]
     assert json.loads(end) == {"event": "final", "data": {"success": True, "output": {"content": "One, two"}}}
     assert done == '"[DONE]"'
 
 
-def test_a_generator_may_return_its_output(serve):
+def test_generator_returns_output(serve):
     """What a generator returns is the output in place of the text."""
     caller = serve()
 
@@ -189,13 +189,13 @@ def test_a_generator_may_return_its_output(serve):
 
 
 @pytest.mark.parametrize(("selected", "chunks"), [(["agent.content"], 1), ([], 0)])
-def test_a_plain_function_streams_its_content_when_it_is_selected(serve, selected, chunks):
+def test_plain_function_streams_selected_content(serve, selected, chunks):
     """The content of a plain function comes as one chunk if outputs were selected."""
     answer = serve().execute("echo", {"content": "Hi", "stream": True, "selectedOutputs": selected})
     assert len(payloads(answer)) == chunks + 2
 
 
-def test_an_event_arrives_when_it_is_yielded(serve):
+def test_stream_event_is_sent_when_yielded(serve):
     """A chunk reaches the client while the workflow goes on."""
     caller = serve()
     go_on = threading.Event()
@@ -214,7 +214,7 @@ def test_an_event_arrives_when_it_is_yielded(serve):
 
 
 @needs_reference_counts
-def test_a_stream_that_its_reader_leaves_ends_the_workflow(serve):
+def test_closed_stream_ends_workflow(serve):
     """When the reader closes the connection the generator is closed, and the server goes on."""
     caller = serve()
     closed = threading.Event()
@@ -234,7 +234,7 @@ def test_a_stream_that_its_reader_leaves_ends_the_workflow(serve):
     assert caller.execute("echo").status_code == 200
 
 
-def test_a_failing_workflow_fails_the_run(serve, dialect):
+def test_workflow_exception_fails_run(serve, dialect):
     """An exception in the function is a 500 with the failed run, in both dialects."""
     answer = serve(dialect=dialect).execute("fail")
     assert answer.status_code == 500
@@ -243,14 +243,14 @@ def test_a_failing_workflow_fails_the_run(serve, dialect):
     assert body == {"success": False, "output": {}, "error": "division by zero"}
 
 
-def test_a_failing_workflow_ends_its_stream_with_an_error(serve):
+def test_workflow_exception_ends_stream_with_error(serve):
     """A failed run in a stream is an error event; only the documented dialect adds [DONE]."""
     failure = '{"event":"error","error":"division by zero"}'
     assert payloads(serve().execute("fail", {"stream": True})) == [failure, "[DONE]"]
     assert payloads(serve(dialect="observed").execute("fail", {"stream": True})) == [failure]
 
 
-def test_an_error_without_a_text_is_told_by_its_name(serve):
+def test_exception_without_text_is_shown_by_name(serve):
     """The message of a failed run is never empty."""
     caller = serve()
 
@@ -262,7 +262,7 @@ def test_an_error_without_a_text_is_told_by_its_name(serve):
 
 
 @pytest.mark.parametrize("piece", [5, ("a",), ("a", 5), ("a", "b", "c")])
-def test_a_workflow_that_yields_something_else_fails(serve, piece):
+def test_workflow_that_yields_non_text_fails(serve, piece):
     """Only text, and pairs of block id and text, can be streamed."""
     caller = serve()
 
@@ -274,26 +274,26 @@ def test_a_workflow_that_yields_something_else_fails(serve, piece):
 
 
 @pytest.mark.parametrize("output", [float("nan"), datetime.now(timezone.utc), {1, 2}])
-def test_an_output_that_is_no_json_fails_the_run(serve, output):
+def test_output_without_json_form_fails_run(serve, output):
     """What JSON has no form for can't be an output."""
     caller = serve()
     caller.server.workflow("odd")(lambda input: output)
     assert caller.execute("odd").status_code == 500
 
 
-def test_half_a_surrogate_pair_is_sent_as_an_escape(serve):
+def test_lone_surrogate_is_sent_as_escape(serve):
     """An output that UTF-8 has no bytes for, but JSON has a form for, arrives."""
     assert serve().execute("echo", {"half": "\ud800"}).json()["output"] == {"half": "\ud800"}
 
 
-def test_a_missing_key_is_called_one(serve):
+def test_missing_key_is_reported(serve):
     """The usual slip, a field that the input lacks, is not told as the bare name of the field."""
     caller = serve()
     caller.server.workflow("odd")(lambda input: input["name"])
     assert caller.execute("odd").json()["error"] == "KeyError: 'name'"
 
 
-def test_a_job_in_the_documented_words(serve):
+def test_job_in_documented_dialect(serve):
     """A queued run gives a ticket, is processing while it runs, and then has its output and its times."""
     caller = serve()
     go_on = threading.Event()
@@ -313,7 +313,7 @@ def test_a_job_in_the_documented_words(serve):
     assert status == {"success": True, "taskId": task_id, "status": "completed", "output": True}
 
 
-def test_a_job_in_the_observed_words(serve):
+def test_job_in_observed_dialect(serve):
     """In the other dialect the ticket has jobId and statusUrl, and the output is a run record."""
     caller = serve(dialect="observed")
     ticket = caller.queue("echo", {"a": 1}).json()
@@ -325,7 +325,7 @@ def test_a_job_in_the_observed_words(serve):
     assert status["output"]["output"] == {"a": 1}
 
 
-def test_a_job_on_its_way_in_the_observed_words(serve):
+def test_running_job_in_observed_dialect(serve):
     """In the other dialect a job has a null output until it ends."""
     caller = serve(dialect="observed")
     go_on = threading.Event()
@@ -336,7 +336,7 @@ def test_a_job_on_its_way_in_the_observed_words(serve):
     assert sorted(status["metadata"]) == ["correlation", "workflowId"]
 
 
-def test_a_job_that_fails(serve):
+def test_failed_job(serve):
     """The job of a failed run says why, in both dialects."""
     caller = serve()
     status = caller.job(caller.queue("fail").json()["taskId"])
@@ -346,7 +346,7 @@ def test_a_job_that_fails(serve):
     assert (status["status"], status["error"], status["output"]) == ("failed", "division by zero", None)
 
 
-def test_the_status_of_workflows(serve, dialect):
+def test_workflow_status(serve, dialect):
     """A deployed workflow has a date, an undeployed one has none."""
     caller = serve(dialect=dialect)
     status = caller.get("/api/workflows/echo/status").json()
@@ -355,7 +355,7 @@ def test_the_status_of_workflows(serve, dialect):
     assert caller.get("/api/workflows/draft/status").json() == {"isDeployed": False, "deployedAt": None, "needsRedeployment": False}
 
 
-def test_refusals_in_the_documented_words(serve):
+def test_rejections_in_documented_dialect(serve):
     """Each refusal has a status and a code."""
     caller = serve()
     answers = [
@@ -374,7 +374,7 @@ def test_refusals_in_the_documented_words(serve):
     assert caller.get("/api/workflows/echo/execute").headers["Allow"] == "POST"
 
 
-def test_refusals_in_the_observed_words(serve):
+def test_rejections_in_observed_dialect(serve):
     """In the other dialect errors of execute have no code, and others one made of the message."""
     caller = serve(dialect="observed")
     assert caller.execute("nope").json() == {"error": "Workflow not found"}
@@ -385,7 +385,7 @@ def test_refusals_in_the_observed_words(serve):
 
 
 @pytest.mark.parametrize("body", [b'{"message": ', b'{"n": NaN}', b"[1, 2]", b"\xff"])
-def test_a_body_that_is_no_json_object(serve, body):
+def test_body_without_json_object_is_rejected(serve, body):
     """The documented dialect refuses it; the other runs the workflow with an empty input, as recorded."""
     caller = serve()
     answer = caller.execute("echo", data=body)
@@ -395,7 +395,7 @@ def test_a_body_that_is_no_json_object(serve, body):
     assert caller.execute("echo", data=body).json()["output"] == {}
 
 
-def test_the_usage_limit(serve, dialect):
+def test_usage_limit_rejects_executions(serve, dialect):
     """Each run costs a cent, and none begins once the limit is reached."""
     caller = serve(usage_limit=0.02, dialect=dialect)
     assert [caller.execute("echo").status_code for _ in range(3)] == [200, 200, 402]
@@ -407,7 +407,7 @@ def test_the_usage_limit(serve, dialect):
     assert usage["usage"] == {"currentPeriodCost": 0.02, "limit": 0.02, "plan": "free"}
 
 
-def test_the_rate_limit_in_the_documented_words(serve):
+def test_rate_limit_in_documented_dialect(serve):
     """Answers of execute tell the limit; a 429 says when to come back."""
     caller = serve(rate_limit=0.5, burst=2)
     first, second, refused = [caller.execute("echo") for _ in range(3)]
@@ -424,7 +424,7 @@ def test_the_rate_limit_in_the_documented_words(serve):
     assert rate["async"]["limit"] == 2
 
 
-def test_the_rate_limit_in_the_observed_words(serve):
+def test_rate_limit_in_observed_dialect(serve):
     """In the other dialect a 429 is bare, and usage has other words."""
     caller = serve(rate_limit=0.5, dialect="observed")
     first, refused = caller.execute("echo"), caller.execute("echo")
@@ -437,7 +437,7 @@ def test_the_rate_limit_in_the_observed_words(serve):
     assert sorted(usage["storage"]) == ["limitBytes", "percentUsed", "usedBytes"]
 
 
-def test_a_429_without_retry_after(serve):
+def test_rate_limit_without_retry_after(serve):
     """`retry_after=False` leaves the header out, and keeps the others."""
     caller = serve(rate_limit=0.5, retry_after=False)
     caller.execute("echo")
@@ -447,14 +447,14 @@ def test_a_429_without_retry_after(serve):
     assert refused.headers["X-RateLimit-Remaining"] == "0"
 
 
-def test_usage_without_limits(serve):
+def test_usage_limits_without_limit(serve):
     """An account without limits is said to have generous ones, so that documented code can divide by them."""
     usage = serve().get("/api/users/me/usage-limits").json()
     assert usage["rateLimit"]["sync"]["remaining"] == usage["rateLimit"]["sync"]["limit"] == 100
     assert usage["usage"] == {"currentPeriodCost": 0.0, "limit": 100.0, "plan": "free"}
 
 
-def test_the_bucket_fills_with_time():
+def test_bucket_refills_over_time():
     """A token comes back after 1/rate seconds, and the bucket never holds more than its burst."""
     bucket = TokenBucket(2, 3)
     assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
@@ -466,7 +466,7 @@ def test_the_bucket_fills_with_time():
     assert bucket.remaining(1000.0) == 3
 
 
-def test_scripted_answers_come_in_their_order(serve):
+def test_scripted_answers_are_sent_in_order(serve):
     """Each scripted answer is given as often as asked for, to whoever asks; then the usual answers follow."""
     caller = serve()
     caller.server.respond_next(status=429, headers={"Retry-After": "7"}, json={"error": "slow down"}, times=2)
@@ -482,7 +482,7 @@ def test_scripted_answers_come_in_their_order(serve):
     assert caller.server.executions == {"echo": 1}
 
 
-def test_a_scripted_body(serve):
+def test_respond_next_body(serve):
     """A body goes out as it is; a given header takes the place of the usual one."""
     caller = serve()
     caller.server.respond_next(body="<h1>Ü</h1>", headers={"Content-Type": "text/html; charset=utf-8"})
@@ -495,7 +495,7 @@ def test_a_scripted_body(serve):
     assert text.text == "Ü"
 
 
-def test_a_scripted_stream(serve):
+def test_respond_next_events(serve):
     """Events go out as given: bytes, texts and JSON, with nothing added."""
     caller = serve()
     caller.server.respond_next(events=[{"chunk": "a"}, b"", "[DONE]", b": comment\r\n\r\n"])
@@ -504,7 +504,7 @@ def test_a_scripted_stream(serve):
     assert answer.content == b'data: {"chunk":"a"}\n\ndata: [DONE]\n\n: comment\r\n\r\n'
 
 
-def test_a_script_for_one_path(serve):
+def test_respond_next_path(serve):
     """A script with a path waits for a request to it."""
     caller = serve()
     caller.server.respond_next(json="job", path="/api/jobs/")
@@ -513,7 +513,7 @@ def test_a_script_for_one_path(serve):
     assert caller.get("/api/jobs/any").status_code == 404
 
 
-def test_a_script_without_headers_of_its_own(serve):
+def test_respond_next_without_headers(serve):
     """Headers alone make an empty 200, and null is a JSON body like any other."""
     caller = serve()
     caller.server.respond_next(headers={"X-Custom": "abc"})
@@ -523,7 +523,7 @@ def test_a_script_without_headers_of_its_own(serve):
     assert caller.get("/").content == b"null"
 
 
-def test_a_slow_answer(serve):
+def test_respond_next_delay(serve):
     """A delay alone gives the usual answer, later."""
     caller = serve()
     caller.server.respond_next(delay=0.2)
@@ -532,7 +532,7 @@ def test_a_slow_answer(serve):
     assert time.monotonic() - started >= 0.2
 
 
-def test_a_dropped_connection(serve):
+def test_respond_next_drop(serve):
     """A dropped request is recorded, and its connection ends without a byte."""
     caller = serve()
     caller.server.respond_next(drop=True)
@@ -546,7 +546,7 @@ def test_a_dropped_connection(serve):
 @pytest.mark.parametrize(
     "settings", [{"events": [{"chunk": "Hel"}]}, {"json": {"a": 1}}, {"body": b"abc", "headers": {"Content-Length": "9"}}]
 )
-def test_a_cut_answer(serve, settings):
+def test_respond_next_cut(serve, settings):
     """What was given is sent, then the connection ends in the middle of the answer."""
     caller = serve()
     caller.server.respond_next(cut=True, **settings)
@@ -579,13 +579,13 @@ def test_a_cut_answer(serve, settings):
         {"times": 0},
     ],
 )
-def test_scripts_that_contradict_themselves(settings):
+def test_respond_next_rejects_contradictions(settings):
     """A script that makes no sense is refused when it is written."""
     with pytest.raises(ValueError, match=r"."):
         RecallServer().respond_next(**settings)
 
 
-def test_a_script_that_is_no_json():
+def test_respond_next_rejects_value_without_json_form():
     """What JSON has no form for is refused when the script is written."""
     with pytest.raises(TypeError):
         RecallServer().respond_next(json={1, 2})
@@ -608,20 +608,20 @@ def test_a_script_that_is_no_json():
         {"dialect": "klingon"},
     ],
 )
-def test_arguments_out_of_bounds(settings):
+def test_server_rejects_arguments_out_of_bounds(settings):
     """Arguments out of their bounds are refused at once, by name."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         RecallServer(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"api_key": 5}, {"port": "80"}, {"burst": 1.5, "rate_limit": 1}, {"rate_limit": "5"}])
-def test_arguments_of_a_wrong_type(settings):
+def test_server_rejects_arguments_of_wrong_type(settings):
     """Arguments of a wrong type are refused at once."""
     with pytest.raises(TypeError):
         RecallServer(**settings)
 
 
-def test_a_decorator_without_its_parentheses():
+def test_workflow_decorator_without_parentheses_is_rejected():
     """The usual slip is told at once."""
     server = RecallServer()
     with pytest.raises(TypeError, match=r'@server\.workflow\("my-id"\)'):
@@ -632,13 +632,13 @@ def test_a_decorator_without_its_parentheses():
 
 
 @pytest.mark.parametrize("workflow_id", ["", ".", ".."])
-def test_ids_that_no_path_can_hold(workflow_id):
+def test_workflow_id_that_is_no_path_segment_is_rejected(workflow_id):
     """An id that can't stand in a path is refused."""
     with pytest.raises(ValueError, match="workflow_id"):
         RecallServer().workflow(workflow_id)
 
 
-def test_an_id_with_a_slash(serve):
+def test_workflow_id_with_slash(serve):
     """A quoted id is read as one segment of the path."""
     caller = serve()
     caller.server.workflow("a/b c")(lambda input: "here")
@@ -646,7 +646,7 @@ def test_an_id_with_a_slash(serve):
     assert caller.server.requests[0].path == "/api/workflows/a%2Fb%20c/execute"
 
 
-def test_recorded_requests(serve):
+def test_requests_are_recorded(serve):
     """A request is recorded with all that was sent, headers in any case, by the connection that it came on."""
     caller = serve()
     caller.execute("echo", {"message": "hi"})
@@ -676,7 +676,7 @@ def test_connections_stay_open(serve, dialect):
     assert sorted(took)[25] < 0.03  # with Nagle's algorithm and delayed acknowledgements it would be 0.04
 
 
-def test_connections_are_told_apart(serve):
+def test_connections_are_counted(serve):
     """Each connection has a number of its own."""
     caller = serve()
     with requests.Session() as other:
@@ -687,7 +687,7 @@ def test_connections_are_told_apart(serve):
     assert Counter(request.connection for request in caller.server.requests) == {1: 2, 2: 2}
 
 
-def test_many_callers_at_once(serve):
+def test_server_handles_concurrent_requests(serve):
     """Callers in threads get their own answers, and every run is counted."""
     caller = serve()
     wrong = []
@@ -711,7 +711,7 @@ def test_many_callers_at_once(serve):
     assert len(caller.server.requests) == 80
 
 
-def test_old_and_odd_clients(serve):
+def test_server_handles_old_http_clients(serve):
     """HTTP/1.0, HEAD, a whole URL as the target, a chunked body, Expect and a broken request line are all answered."""
     server = serve().server
     server.respond_next(events=["a"])
@@ -732,7 +732,7 @@ def test_old_and_odd_clients(serve):
     assert b"400" in raw(server, b"NO SUCH THING AT ALL\r\n\r\n")
 
 
-def test_a_request_that_breaks_off_is_dropped(serve, capfd):
+def test_incomplete_request_is_dropped(serve, capfd):
     """A client that leaves in the middle of its body disturbs nobody, and nothing is printed."""
     server = serve().server
     for head in (b"Content-Length: 100", b"Transfer-Encoding: chunked"):
@@ -744,7 +744,7 @@ def test_a_request_that_breaks_off_is_dropped(serve, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_server_prints_nothing(serve, capfd):
+def test_server_prints_nothing(serve, capfd):
     """Requests, refusals, failures and broken connections leave no trace on the terminal."""
     caller = serve()
     caller.execute("fail")
@@ -757,7 +757,7 @@ def test_a_server_prints_nothing(serve, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_stopping_is_prompt():
+def test_stop_is_prompt():
     """`with` ends at once with an idle connection, a stream half way, a delayed answer and a job on the way; no thread stays."""
     before = threading.active_count()
     with RecallServer() as server, requests.Session() as idle, requests.Session() as reader:
@@ -791,7 +791,7 @@ def test_stopping_is_prompt():
     assert threading.active_count() <= before
 
 
-def test_stopping_does_not_wait_for_a_stuck_workflow():
+def test_stop_does_not_wait_for_stuck_workflow():
     """A function that does not end holds the end up for half a second at most."""
     go_on = threading.Event()
     with RecallServer() as server, requests.Session() as session:
@@ -804,13 +804,13 @@ def test_stopping_does_not_wait_for_a_stuck_workflow():
     go_on.set()
 
 
-def test_a_server_can_stop_and_come_back():
+def test_server_restarts_on_same_port():
     """A stopped server refuses connections, keeps its records, and starts again on its port."""
     server = RecallServer()
     server.workflow("echo")(lambda input: input)
     with server, requests.Session() as session:
         session.get(server.base_url)
-        with pytest.raises(RuntimeError, match="running already"):
+        with pytest.raises(RuntimeError, match="already running"):
             server.start()
         server.stop()
         server.stop()
@@ -823,7 +823,7 @@ def test_a_server_can_stop_and_come_back():
         assert (server.connections, len(server.requests)) == (2, 2)
 
 
-def test_a_server_that_was_not_started():
+def test_unstarted_server_has_no_port():
     """Before its start a server has no port; the error says what to do."""
     with pytest.raises(RuntimeError, match=r"call start\(\) first"):
         _ = RecallServer().base_url
@@ -831,14 +831,14 @@ def test_a_server_that_was_not_started():
     assert RecallServer().connections == 0
 
 
-def test_a_port_that_is_taken(serve):
+def test_start_on_used_port_raises(serve):
     """A port that is taken is an OSError, like everywhere."""
     taken = RecallServer(port=serve().server.port)
     with pytest.raises(OSError, match=r"."):
         taken.start()
 
 
-def test_another_address():
+def test_server_listens_on_other_address():
     """IPv6 works, brackets included."""
     try:
         with RecallServer(host="::1") as server, requests.Session() as session:
@@ -848,7 +848,7 @@ def test_another_address():
         pytest.skip("no IPv6 here")
 
 
-def test_its_client_works_and_is_closed_with_it():
+def test_stop_closes_clients_of_server():
     """The client that it makes knows key and address, takes settings, and ends with the server."""
     with RecallServer(api_key="another-key") as server:
         server.workflow("echo")(lambda input: input)
@@ -867,20 +867,20 @@ def no_werkzeug(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_without_werkzeug(no_werkzeug):
+def test_import_without_werkzeug_says_what_to_install(no_werkzeug):
     """Without Werkzeug the error says what to install."""
     with pytest.raises(ImportError, match=r'needs werkzeug: pip install "recall-sdk\[testing\]"') as raised:
         _ = recall_sdk.testing.RecallServer
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
 
 
-def test_the_command_without_werkzeug(no_werkzeug, capsys):
+def test_command_without_werkzeug_says_what_to_install(no_werkzeug, capsys):
     """The command says in one line what to install, and no traceback."""
     assert importlib.import_module("recall_sdk.testing.__main__").main(["--port", "0"]) == 2
     assert capsys.readouterr().err == 'error: recall_sdk.testing needs werkzeug: pip install "recall-sdk[testing]"\n'
 
 
-def test_the_shared_line_of_the_examples_without_werkzeug(no_werkzeug, monkeypatch):
+def test_demo_without_werkzeug_says_what_to_install(no_werkzeug, monkeypatch):
     """With a key the line needs no Werkzeug; without one it says what to install."""
     monkeypatch.setenv("RECALL_API_KEY", "a-key-of-my-own")
     assert importlib.import_module("recall_sdk.testing.demo").server is None
@@ -890,14 +890,14 @@ def test_the_shared_line_of_the_examples_without_werkzeug(no_werkzeug, monkeypat
         importlib.import_module("recall_sdk.testing.demo")
 
 
-def test_its_names():
+def test_testing_exports_documented_names():
     """The package has its public names, and no others."""
     assert recall_sdk.testing.RecordedRequest is server.RecordedRequest
     with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
         _ = recall_sdk.testing.Nonsense
 
 
-def test_the_fixture(pytester, monkeypatch):
+def test_fixture_gives_each_test_a_server(pytester, monkeypatch):
     """The pytest fixture gives each test a running server of its own."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
@@ -916,7 +916,7 @@ def test_the_fixture(pytester, monkeypatch):
 
 
 @pytest.mark.parametrize("others", ["", "intranet.example"])
-def test_behind_a_proxy(others, pytester, monkeypatch, capsys, ctrl_c):
+def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_c):
     """Where the environment names a proxy, the fixture and the shared line of the examples go past it, and the command says how to."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -940,13 +940,13 @@ def test_behind_a_proxy(others, pytester, monkeypatch, capsys, ctrl_c):
     assert f"    export no_proxy={expected}\n" in capsys.readouterr().out
 
 
-def test_the_plugin_costs_next_to_nothing():
+def test_plugin_does_not_import_werkzeug():
     """Those who do not use the fixture do not load Werkzeug."""
     code = "import recall_sdk.testing.plugin, sys; sys.exit('werkzeug' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_command(capsys, ctrl_c):
+def test_command_serves_demonstration_workflows(capsys, ctrl_c):
     """The command prints what to export, serves its demonstrations, and logs each request until Ctrl-C."""
     answers = {}
 
@@ -996,7 +996,7 @@ def test_the_command(capsys, ctrl_c):
     assert text.endswith("stopped\n")
 
 
-def test_the_command_that_cannot_start(serve, capsys):
+def test_command_that_cannot_start_exits_with_2(serve, capsys):
     """A bad setting or a port that is taken ends the command with one line."""
     assert __main__.main(["--port", "0", "--burst", "5"]) == 2
     assert "error: burst" in capsys.readouterr().err
@@ -1004,7 +1004,7 @@ def test_the_command_that_cannot_start(serve, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_commands_help(capsys, monkeypatch):
+def test_command_help_lists_workflows(capsys, monkeypatch):
     """--help names the demonstration workflows and every option."""
     monkeypatch.setattr(sys, "argv", ["recall_sdk.testing", "--help"])
     with pytest.raises(SystemExit) as raised:

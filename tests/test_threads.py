@@ -77,7 +77,7 @@ def at_once(*works):
 # ---------------------------------------------------------------------------------------------------------------- many calls
 
 
-def test_each_thread_gets_its_own_answers(serve, connect, caplog):
+def test_threads_get_their_own_answers(serve, connect, caplog):
     """32 threads that share a client get the answers to their own calls, each over a kept connection, none thrown away."""
 
     def limited_echo(connection):
@@ -103,7 +103,7 @@ def test_each_thread_gets_its_own_answers(serve, connect, caplog):
         assert info == RateLimitInfo(limit=info.limit, remaining=info.limit + 1, reset=info.limit + 2_000_000_000)
 
 
-def test_a_hundred_connections_at_once(serve, connect, caplog):
+def test_hundred_threads_have_own_connections(serve, connect, caplog):
     """A hundred calls that wait at the same time need a hundred connections, and all of them are kept."""
     threads = 100
     waiting = threading.Barrier(threads, timeout=PATIENCE)
@@ -124,7 +124,7 @@ def test_a_hundred_connections_at_once(serve, connect, caplog):
     assert caplog.records == []
 
 
-def test_a_late_answer_is_nobody_elses(serve, connect):
+def test_late_answer_reaches_no_other_call(serve, connect):
     """What a server answers to a call that had run out of time reaches no other call."""
 
     def late_echo(connection):
@@ -153,7 +153,7 @@ def test_a_late_answer_is_nobody_elses(serve, connect):
 # ------------------------------------------------------------------------------------------------------- changes on the way
 
 
-def test_a_key_never_meets_another_origin(scrambled, serve, connect):
+def test_key_is_never_sent_to_other_origin(scrambled, serve, connect):
     """While the key and the server of a client are changed, each call goes out with a pair that the client really had."""
     servers = [serve(echo), serve(echo)]
     client = connect(f"{servers[0].url}/0")
@@ -178,7 +178,7 @@ def test_a_key_never_meets_another_origin(scrambled, serve, connect):
             assert key - place in (0, 1)
 
 
-def test_no_change_of_settings_is_lost(scrambled):
+def test_concurrent_setters_lose_no_change(scrambled):
     """A key that is set in one thread and a base URL that is set in another at that moment both count."""
     with RecallClient("key", "http://host") as client:
         for number in range(200):
@@ -188,7 +188,7 @@ def test_no_change_of_settings_is_lost(scrambled):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_key_of_a_call_stays_secret_when_it_is_changed_meanwhile(streaming, serve, connect):
+def test_key_is_masked_after_it_was_changed(streaming, serve, connect):
     """An error does not tell the key that its call went out with, although the client has another one by now."""
 
     def tell(connection):
@@ -213,7 +213,7 @@ def test_the_key_of_a_call_stays_secret_when_it_is_changed_meanwhile(streaming, 
 
 
 @pytest.mark.parametrize("own_session", [False, True])
-def test_close_while_others_call(own_session, serve, connect):
+def test_close_during_calls(own_session, serve, connect):
     """Closing a client breaks no call of another thread; at worst one says that nothing was sent."""
     server = serve(echo)
     session = requests.Session() if own_session else None
@@ -238,7 +238,7 @@ def test_close_while_others_call(own_session, serve, connect):
     assert len(server.requests) == CLOSED_AMONG - len(errors)
 
 
-def test_close_ends_the_connection_of_a_stream_that_is_still_there(serve, connect):
+def test_close_with_open_stream(serve, connect):
     """Closing a client closes its idle connections at once, although the caller still has the stream that ended on one."""
 
     def handler(connection):

@@ -70,7 +70,7 @@ def free_port():
 # -------------------------------------------------------------------------------------------------------------- connections
 
 
-def test_refused(session, connect):
+def test_connection_refused(session, connect):
     """A port that nobody listens on: nothing was executed, and the message says what to check."""
     client = connect(f"http://127.0.0.1:{free_port()}", session=session)
     with pytest.raises(RecallConnectionError, match=r"could not connect to http://127\.0\.0\.1.*check the base_url") as caught:
@@ -81,7 +81,7 @@ def test_refused(session, connect):
     assert isinstance(caught.value.__cause__, requests.RequestException)
 
 
-def test_an_unknown_host(session, connect):
+def test_unknown_host(session, connect):
     """A host that does not exist: the same, and the message names it."""
     client = connect("http://nosuch.invalid", session=session)
     with pytest.raises(RecallConnectionError, match=r"nosuch\.invalid.*check the base_url") as caught:
@@ -91,7 +91,7 @@ def test_an_unknown_host(session, connect):
 
 
 @pytest.mark.parametrize("timeout", [5.0, None])
-def test_an_ipv6_address(timeout):
+def test_ipv6_address(timeout):
     """A base URL may hold an IPv6 address, in its brackets."""
     try:
         server = RecallServer(host="::1").start()
@@ -103,7 +103,7 @@ def test_an_ipv6_address(timeout):
         server.stop()
 
 
-def test_a_host_that_can_be_none(session, connect):
+def test_invalid_host_name(session, connect):
     """A name with a part of more than 63 characters can't be looked up: nothing was sent."""
     with pytest.raises(RecallConnectionError, match="check the base_url") as caught:
         connect(f"http://{'a' * 64}.example", session=session).execute_workflow("w")
@@ -127,7 +127,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_connection_that_breaks(kind, session, serve, connect):
+def test_connection_closed_before_answer(kind, session, serve, connect):
     """A break after sending is reported with its cause, and the execution is not sent again."""
     server = serve(BROKEN[kind])
     with pytest.raises(RecallConnectionError) as caught:
@@ -142,7 +142,7 @@ def test_a_connection_that_breaks(kind, session, serve, connect):
 @pytest.mark.parametrize(
     "start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]]
 )
-def test_a_head_that_is_cut_short(start, session, serve, connect):
+def test_connection_closed_within_head(start, session, serve, connect):
     """Half a head is no answer, whether it is taken for a break or for nonsense."""
     server = serve(cut(start))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
@@ -151,7 +151,7 @@ def test_a_head_that_is_cut_short(start, session, serve, connect):
     assert len(server.requests) == 1
 
 
-def test_a_question_that_breaks_executes_nothing(session, serve, connect):
+def test_failed_read_call_has_not_executed(session, serve, connect):
     """A broken connection is no danger where nothing is executed."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(serve(resets), session=session).get_workflow_status("w")
@@ -180,7 +180,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_an_answer_that_can_not_be_read(kind, session, serve, connect):
+def test_unreadable_answer(kind, session, serve, connect):
     """An answer that is none is an error of its own kind; the run may have happened."""
     server = serve(UNREADABLE[kind])
     with pytest.raises(InvalidResponseError) as caught:
@@ -192,7 +192,7 @@ def test_an_answer_that_can_not_be_read(kind, session, serve, connect):
 
 
 @pytest.mark.parametrize("size", [b"zz", b"-5", b"", b"0x10", b"99999999999999999999999999"])
-def test_chunk_sizes_that_are_none(size, session, serve, connect):
+def test_invalid_chunk_size(size, session, serve, connect):
     """A chunk size that is no number is an error, whatever it is taken for."""
     server = serve(cut(head("Transfer-Encoding: chunked"), size, b"\r\n", BODY))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
@@ -219,7 +219,7 @@ def test_chunk_sizes_that_are_none(size, session, serve, connect):
         http("\ufeff".encode() + BODY),
     ],
 )
-def test_answers_that_are_odd_but_right(answer, session, serve, connect):
+def test_unusual_valid_answer(answer, session, serve, connect):
     """Every framing that HTTP allows, and slips that harm nothing."""
     assert connect(serve(cut(answer)), session=session).execute_workflow("w").output == "hello"
 
@@ -259,7 +259,7 @@ def _trusted(bundle, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
 
 
-def test_a_certificate_of_an_unknown_authority(session, secure, connect):
+def test_tls_unknown_authority(session, secure, connect):
     """A certificate that can't be verified: nothing was sent, and the message says what to do."""
     server = secure(echo)
     with pytest.raises(RecallConnectionError, match="REQUESTS_CA_BUNDLE") as caught:
@@ -269,7 +269,7 @@ def test_a_certificate_of_an_unknown_authority(session, secure, connect):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_a_certificate_of_another_host(session, secure, connect):
+def test_tls_wrong_host(session, secure, connect):
     """A certificate for another name is refused as well."""
     with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
         connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
@@ -277,7 +277,7 @@ def test_a_certificate_of_another_host(session, secure, connect):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_the_ca_bundle_of_the_environment(session, secure, connect):
+def test_tls_requests_ca_bundle(session, secure, connect):
     """The authority that the environment names is trusted, and the connection is kept."""
     server = secure(echo)
     client = connect(server, session=session)
@@ -286,13 +286,13 @@ def test_the_ca_bundle_of_the_environment(session, secure, connect):
     assert server.connections == 1
 
 
-def test_the_other_name_of_the_ca_bundle(secure, connect, bundle, monkeypatch):
+def test_tls_curl_ca_bundle(secure, connect, bundle, monkeypatch):
     """The variable that curl knows is read too."""
     monkeypatch.setenv("CURL_CA_BUNDLE", bundle)
     assert connect(secure(echo)).execute_workflow("w", {"a": 1}).output == {"a": 1}
 
 
-def test_verify_of_the_users_session(secure, connect, bundle):
+def test_tls_verify_of_own_session(secure, connect, bundle):
     """A session of one's own brings its own authority."""
     with requests.Session() as own:
         own.verify = bundle  # which counts as long as the environment names no other
@@ -300,7 +300,7 @@ def test_verify_of_the_users_session(secure, connect, bundle):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_a_stream_over_tls(session, secure, connect):
+def test_tls_stream(session, secure, connect):
     """Events are prompt over TLS too."""
 
     def handler(connection):
@@ -318,7 +318,7 @@ def test_a_stream_over_tls(session, secure, connect):
         assert next(stream).type == "done"
 
 
-def test_https_to_a_port_that_speaks_http(serve, connect):
+def test_https_to_http_port(serve, connect):
     """The wrong scheme: an error of ours, and nothing was sent."""
 
     def plain(connection):
@@ -331,7 +331,7 @@ def test_https_to_a_port_that_speaks_http(serve, connect):
     assert caught.value.may_have_executed is False
 
 
-def test_http_to_a_port_that_speaks_https(session, secure, connect):
+def test_http_to_https_port(session, secure, connect):
     """The wrong scheme the other way round."""
     server = secure(echo)
     with pytest.raises((RecallConnectionError, InvalidResponseError)):
@@ -356,7 +356,7 @@ def moving(status, location="/elsewhere", *, body=b""):
 
 
 @pytest.mark.parametrize("status", [307, 308])
-def test_a_redirect_that_keeps_the_method_is_followed(status, session, serve, connect):
+def test_redirect_that_keeps_method_is_followed(status, session, serve, connect):
     """Within the origin, an execution follows with its method, its body, its key."""
     server = serve(moving(status))
     assert connect(server, session=session).execute_workflow("w", {"a": 1}).output == "POST"
@@ -368,7 +368,7 @@ def test_a_redirect_that_keeps_the_method_is_followed(status, session, serve, co
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_any_redirect_of_a_question_is_followed(status, session, serve, connect):
+def test_redirect_of_get_is_followed(status, session, serve, connect):
     """Within the origin, a GET may go anywhere."""
     server = serve(moving(status))
     assert connect(server, session=session).get_workflow_status("w").is_deployed is True
@@ -376,7 +376,7 @@ def test_any_redirect_of_a_question_is_followed(status, session, serve, connect)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
-def test_a_redirect_that_would_lose_the_body_is_refused(status, session, serve, connect):
+def test_redirect_that_drops_body_is_rejected(status, session, serve, connect):
     """A POST that would arrive as a GET is not sent on."""
     server = serve(moving(status))
     with pytest.raises(RedirectError, match="base_url=") as caught:
@@ -390,7 +390,7 @@ def test_a_redirect_that_would_lose_the_body_is_refused(status, session, serve, 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status", "stream_workflow"])
-def test_the_key_stays_within_its_origin(ask, status, session, serve, connect):
+def test_redirect_to_other_origin_is_rejected(ask, status, session, serve, connect):
     """A redirect to another port is refused, naming the target and the base URL to set; nothing arrives there."""
     other = serve(echo)
     server = serve(moving(status, f"{other.url}/api/workflows/w/{'status' if ask == 'get_workflow_status' else 'execute'}?x=1"))
@@ -426,7 +426,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_trick_sends_the_key_elsewhere(target, session, serve, connect):
+def test_redirect_with_ambiguous_url_is_rejected(target, session, serve, connect):
     """Whatever the Location, another server never hears of the key, and the user gets an error of ours."""
     other = serve(echo)
     servers = []
@@ -447,7 +447,7 @@ def test_no_trick_sends_the_key_elsewhere(target, session, serve, connect):
 @pytest.mark.parametrize(
     "target", ["/a b/ü?x=ä", "/a%20b?x=%C3%A4", "elsewhere", "./elsewhere", "../../../elsewhere", "?x=1", "/x#fragment"]
 )
-def test_odd_targets_within_the_origin(target, session, serve, connect):
+def test_redirect_with_unusual_url_within_origin_is_followed(target, session, serve, connect):
     """A Location within the origin is followed, however it is written."""
 
     def handler(connection):
@@ -468,7 +468,7 @@ def test_odd_targets_within_the_origin(target, session, serve, connect):
 
 
 @pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status"])
-def test_a_loop_of_redirects_ends(ask, session, serve, connect):
+def test_redirect_loop_ends(ask, session, serve, connect):
     """A server that redirects for ever is left after a while."""
     server = serve(moving(307, "/loop"))
     with pytest.raises(RedirectError) as caught:
@@ -478,19 +478,19 @@ def test_a_loop_of_redirects_ends(ask, session, serve, connect):
 
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306])
-def test_other_3xx_are_no_redirects(status, session, serve, connect):
+def test_other_3xx_is_not_a_redirect(status, session, serve, connect):
     """What is no redirect is an answer that can't be read."""
     with pytest.raises(InvalidResponseError):
         connect(serve(cut(http(b"", "Location: /elsewhere", status=f"{status} Hm"))), session=session).execute_workflow("w")
 
 
-def test_a_redirect_without_a_target(session, serve, connect):
+def test_redirect_without_location(session, serve, connect):
     """A redirect that names no place is an answer that can't be read."""
     with pytest.raises(InvalidResponseError):
         connect(serve(cut(http(b"", status="307 Hm"))), session=session).execute_workflow("w")
 
 
-def test_the_cookies_of_a_redirect_are_kept(session, serve, connect):
+def test_redirect_cookies_are_kept(session, serve, connect):
     """A load balancer's cookie that comes with a redirect goes out with what follows."""
 
     def handler(connection):
@@ -509,7 +509,7 @@ def test_the_cookies_of_a_redirect_are_kept(session, serve, connect):
 # ----------------------------------------------------------------------------------------------------------------- requests
 
 
-def test_the_headers_of_a_request(session, serve, connect):
+def test_request_headers(session, serve, connect):
     """Every request says who asks, for what, with which key."""
     server = serve(answers(OK, http({"isDeployed": True})))
     client = connect(server, session=session)
@@ -530,7 +530,7 @@ def test_the_headers_of_a_request(session, serve, connect):
     assert status.body == b""
 
 
-def test_a_new_key_is_sent_from_the_next_call_on(session, serve, connect):
+def test_set_api_key_applies_to_next_call(session, serve, connect):
     """set_api_key and set_base_url work at once, and back."""
     one, two = serve(echo), serve(echo)
     client = connect(one, session=session)
@@ -544,14 +544,14 @@ def test_a_new_key_is_sent_from_the_next_call_on(session, serve, connect):
 
 
 @pytest.mark.parametrize("workflow_id", ["a/b", "a b", "ü", "%2e", "a?b#c", "..a", "a\\b", "a;b", "a+b", "\n"])
-def test_ids_arrive_as_one_segment(workflow_id, session, serve, connect):
+def test_id_arrives_as_one_path_segment(workflow_id, session, serve, connect):
     """Whatever stands in an id, it stays one segment of the path, and nothing unquotes it on its way."""
     server = serve(echo)
     connect(server, session=session).execute_workflow(workflow_id)
     assert server.requests[0].path == f"/api/workflows/{requests.utils.quote(workflow_id, safe='')}/execute"
 
 
-def test_connections_are_kept(session, serve, connect):
+def test_connection_is_reused(session, serve, connect):
     """Calls of all kinds share one connection."""
     server = serve(answers(OK, http({"isDeployed": True}), http({"error": "no"}, status="404 No"), OK))
     client = connect(server, session=session)
@@ -566,7 +566,7 @@ def test_connections_are_kept(session, serve, connect):
 @pytest.mark.parametrize(
     "answer", [http({"error": "x" * 100_000}, status="500 Oh"), http(gzip.compress(BODY * 999, mtime=0), "Content-Encoding: gzip")]
 )
-def test_connections_are_kept_after_long_answers_of_failed_calls(answer, session, serve, connect):
+def test_connection_is_reused_after_long_error_body(answer, session, serve, connect):
     """An error's body is read to its end, so its connection serves the next call."""
     server = serve(answers(answer, OK))
     client = connect(server, session=session)
@@ -576,7 +576,7 @@ def test_connections_are_kept_after_long_answers_of_failed_calls(answer, session
     assert server.connections == 1
 
 
-def test_a_closed_client_works_again(serve, connect):
+def test_closed_client_opens_new_connection(serve, connect):
     """close() gives the connections up; a later call opens a new one."""
 
     def handler(connection):
@@ -593,7 +593,7 @@ def test_a_closed_client_works_again(serve, connect):
     assert server.connections == 2
 
 
-def test_close_closes_although_an_error_is_kept(serve, connect):
+def test_close_works_while_error_is_referenced(serve, connect):
     """An error that someone keeps does not keep a connection open."""
 
     def handler(connection):
@@ -610,7 +610,7 @@ def test_close_closes_although_an_error_is_kept(serve, connect):
     assert kept.value.partial is not None
 
 
-def test_close_leaves_the_users_session_alone(serve, connect):
+def test_close_does_not_close_own_session(serve, connect):
     """A session that the client did not create stays open."""
     server = serve(echo)
     with requests.Session() as own:
@@ -620,7 +620,7 @@ def test_close_leaves_the_users_session_alone(serve, connect):
         assert server.connections == 1
 
 
-def test_a_stale_connection_is_replaced(session, serve, connect):
+def test_stale_connection_is_replaced(session, serve, connect):
     """A kept connection that the server closed while idle is no error, and nothing is sent twice."""
 
     def once(connection):
@@ -638,7 +638,7 @@ def test_a_stale_connection_is_replaced(session, serve, connect):
     assert len(server.requests) == 3
 
 
-def test_a_connection_that_the_server_closes_as_the_request_comes(session, serve, connect):
+def test_connection_closed_while_sending_is_not_retried(session, serve, connect):
     """Where it can't be known whether the request was taken, it is reported and not repeated."""
 
     def twice(connection):
@@ -665,7 +665,7 @@ NOTHING = [http(b"", status="204 No Content"), head(status="101 Switching Protoc
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize(("empty", "stray"), list(itertools.product(NOTHING, STRAY)))
-def test_stray_bytes_are_nobodys_answer(empty, stray, together, serve, connect):
+def test_stray_bytes_are_not_read_as_answer(empty, stray, together, serve, connect):
     """What a server sends beyond an answer is not taken for the next one."""
 
     def handler(connection):
@@ -693,7 +693,7 @@ def test_stray_bytes_are_nobodys_answer(empty, stray, together, serve, connect):
 INTERIM = [head(status="102 Processing"), head("Link: </style.css>; rel=preload", status="103 Early Hints")]
 
 
-def test_an_interim_answer_with_a_session_of_the_users(serve, connect):
+def test_interim_answer_with_own_session(serve, connect):
     """Where the library below takes it for the answer, the call fails, and the next one does not get what this one was sent."""
 
     def handler(connection):
@@ -713,7 +713,7 @@ def test_an_interim_answer_with_a_session_of_the_users(serve, connect):
         assert client.execute_workflow("w").output == "second"
 
 
-def test_a_forgotten_client_gives_its_connections_up(serve):
+def test_collected_client_closes_connections(serve):
     """A client that is neither closed nor used any more leaves no connection open, and warns of nothing."""
 
     def handler(connection):
@@ -730,7 +730,7 @@ def test_a_forgotten_client_gives_its_connections_up(serve):
 # ------------------------------------------------------------------------------------------------- what requests users count on
 
 
-def test_a_proxy_of_the_environment(session, serve, connect, monkeypatch):
+def test_proxy_of_environment(session, serve, connect, monkeypatch):
     """Requests go through the proxy that the environment names; hosts in no_proxy do not."""
     proxy, server = serve(echo), serve(echo)
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -743,7 +743,7 @@ def test_a_proxy_of_the_environment(session, serve, connect, monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "proxy.invalid"])
-def test_a_proxy_that_is_down(host, scheme, session, connect, monkeypatch):
+def test_proxy_is_down(host, scheme, session, connect, monkeypatch):
     """A proxy that nobody listens on, or that does not exist: nothing was sent, and the message does not blame the server."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{host}:{free_port()}")
     with pytest.raises(RecallConnectionError, match=r"^could not connect through the proxy for .*recall.invalid .* HTTPS_PROXY") as caught:
@@ -751,7 +751,7 @@ def test_a_proxy_that_is_down(host, scheme, session, connect, monkeypatch):
     assert caught.value.may_have_executed is False
 
 
-def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
+def test_proxy_rejects_tunnel(serve, connect, monkeypatch):
     """A proxy that wants another login: nothing was sent to the server."""
     proxy = serve(cut(http(b"", status="407 Proxy Authentication Required")))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -763,7 +763,7 @@ def test_a_proxy_that_refuses_a_tunnel(serve, connect, monkeypatch):
     collect_quietly()
 
 
-def test_certificates_that_are_not_there(session, serve, connect, monkeypatch):
+def test_missing_certificate_file(session, serve, connect, monkeypatch):
     """A bundle that does not exist is said to be missing; nothing was sent."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
     with pytest.raises(RecallConnectionError, match=r"/no/such/bundle\.pem") as caught:
@@ -774,7 +774,7 @@ def test_certificates_that_are_not_there(session, serve, connect, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, AuthenticationError), (404, NotFoundError), (429, RateLimitError), (500, ExecutionError)]
 )
-def test_a_hook_that_raises_for_a_status(status, kind, serve, connect):
+def test_hook_that_raises_for_status(status, kind, serve, connect):
     """A session that is set to raise for each status gives the errors that the statuses stand for."""
     server = serve(answers(http({"error": "no"}, status=f"{status} No")))
     with requests.Session() as session:
@@ -807,7 +807,7 @@ def give_up(response, **_):
 
 
 @pytest.mark.parametrize("hook", [audit, reject, fail, give_up])
-def test_a_hook_that_raises_of_itself(hook, serve, connect):
+def test_hook_that_raises_other_error(hook, serve, connect):
     """What a hook raises for another reason than the answer's status is an error, after which the workflow may have run: no retry."""
     server = serve(echo)
     with requests.Session() as session:
@@ -821,7 +821,7 @@ def test_a_hook_that_raises_of_itself(hook, serve, connect):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_tls_that_breaks_after_the_request(session, serve, connect, authority):
+def test_tls_failure_after_request(session, serve, connect, authority):
     """A server that falls out of TLS once it has the request may have run the workflow."""
 
     def handler(connection):
@@ -836,7 +836,7 @@ def test_tls_that_breaks_after_the_request(session, serve, connect, authority):
     assert caught.value.may_have_executed is True
 
 
-def test_what_is_known_of_the_rate_limit_is_the_newest(serve, connect):
+def test_rate_limit_info_is_of_last_answer(serve, connect):
     """An answer that says nothing of the limit, a bare 429 too, leaves what was known."""
     told = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
     server = serve(answers(told, OK, http({"error": "no"}, status="429 Slow"), http({"error": "no"}, "Retry-After: 2", status="429 Slow")))
@@ -850,7 +850,7 @@ def test_what_is_known_of_the_rate_limit_is_the_newest(serve, connect):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
-def test_only_a_404_means_not_deployed(status, serve, connect):
+def test_validate_workflow_raises_other_errors(status, serve, connect):
     """Where validate_workflow could not ask, it does not say no."""
     server = serve(answers(http({"error": "no"}, status=f"{status} No")))
     with pytest.raises(RecallError) as caught:
@@ -858,7 +858,7 @@ def test_only_a_404_means_not_deployed(status, serve, connect):
     assert (caught.value.status, caught.value.may_have_executed) == (status, False)
 
 
-def test_no_content_of_a_stream(serve, connect):
+def test_stream_with_status_204(serve, connect):
     """A 204 is a run without output, whatever type of content it says it lacks."""
     server = serve(answers(http(b"", "Content-Type: text/event-stream", status="204 No Content")))
     result = connect(server).execute_workflow("w", stream=True)
@@ -866,7 +866,7 @@ def test_no_content_of_a_stream(serve, connect):
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://", "nonsense://127.0.0.1"])
-def test_a_proxy_setting_that_can_be_none(url, session, connect, monkeypatch):
+def test_unusable_proxy_setting(url, session, connect, monkeypatch):
     """A proxy that requests can't use: nothing was sent."""
     monkeypatch.setenv("HTTPS_PROXY", url)
     with pytest.raises(RecallConnectionError, match="check HTTPS_PROXY") as caught:
@@ -874,7 +874,7 @@ def test_a_proxy_setting_that_can_be_none(url, session, connect, monkeypatch):
     assert caught.value.may_have_executed is False
 
 
-def test_a_socks_proxy(connect, monkeypatch):
+def test_socks_proxy(connect, monkeypatch):
     """Whether PySocks is missing or the proxy is down: nothing was sent."""
     monkeypatch.setenv("HTTPS_PROXY", f"socks5://127.0.0.1:{free_port()}")
     with pytest.raises(RecallConnectionError, match="SOCKS") as caught:
@@ -883,7 +883,7 @@ def test_a_socks_proxy(connect, monkeypatch):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_a_tunnel(session, secure, serve, connect, monkeypatch):
+def test_https_through_proxy(session, secure, serve, connect, monkeypatch):
     """An https server is reached through a proxy's tunnel, and the proxy never sees the key."""
     server = secure(echo, "recall.invalid")
 
@@ -916,7 +916,7 @@ def test_a_tunnel(session, secure, serve, connect, monkeypatch):
     client.close()
 
 
-def test_netrc_is_not_consulted(session, serve, connect, tmp_path, monkeypatch):
+def test_netrc_is_not_read(session, serve, connect, tmp_path, monkeypatch):
     """A password that lies around for the host is not sent."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login ada password secret\n")
@@ -928,7 +928,7 @@ def test_netrc_is_not_consulted(session, serve, connect, tmp_path, monkeypatch):
     assert all("authorization" not in request.headers for request in server.requests)
 
 
-def test_auth_headers_and_parameters_of_the_users_session(serve, connect):
+def test_own_session_adds_auth_headers_and_parameters(serve, connect):
     """What a session adds to every request is added to ours, but our own headers win."""
     server = serve(echo)
     with requests.Session() as own:
@@ -955,7 +955,7 @@ def test_auth_of_own_session_survives_a_redirect(serve, connect):
     assert [request.headers["authorization"][:6] for request in server.requests] == ["Basic "] * 2
 
 
-def test_reader_that_is_closed_takes_no_timeout():
+def test_closed_reader_ignores_timeout():
     """A timeout for an answer whose socket is closed already does no harm."""
     here, there = socket.socketpair()
     with here, there:
@@ -965,7 +965,7 @@ def test_reader_that_is_closed_takes_no_timeout():
         assert here.gettimeout() is None
 
 
-def test_cookies_are_kept(session, serve, connect):
+def test_cookies_are_sent_back(session, serve, connect):
     """A cookie of the server comes back with the next call, and leaves when it is taken away."""
     server = serve(
         answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK)
@@ -977,7 +977,7 @@ def test_cookies_are_kept(session, serve, connect):
 
 
 @pytest.mark.parametrize("kind", ["json", "stream"])
-def test_a_hook_that_reads_the_body(kind, serve, connect):
+def test_hook_that_reads_body(kind, serve, connect):
     """A hook that reads the answer first takes nothing away, and the connection is kept."""
     seen = []
     stream = b'data: {"chunk": "One"}\n\ndata: {"event": "done", "success": true, "output": "hello"}\n\n'
@@ -992,7 +992,7 @@ def test_a_hook_that_reads_the_body(kind, serve, connect):
     assert server.connections == 1
 
 
-def test_a_hook_that_raises(serve, connect):
+def test_hook_that_raises(serve, connect):
     """An error of the user's own hook is the user's own."""
     with requests.Session() as own:
         own.hooks["response"].append(lambda response, **_: 1 / 0)
@@ -1000,7 +1000,7 @@ def test_a_hook_that_raises(serve, connect):
             connect(serve(echo), session=own).execute_workflow("w")
 
 
-def test_an_adapter_of_the_user(serve, connect):
+def test_own_adapter(serve, connect):
     """An adapter that the user mounts carries the calls."""
     sent = []
 
@@ -1016,14 +1016,14 @@ def test_an_adapter_of_the_user(serve, connect):
     assert sent == [f"{server.url}/api/workflows/w/execute"]
 
 
-def test_what_is_no_session_is_refused():
+def test_session_of_wrong_type_raises():
     """Anything but a session is the caller's mistake."""
     with pytest.raises(TypeError, match=r"requests\.Session"):
         RecallClient(KEY, session=object())
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs the name of the option")
-def test_sockets_are_kept_alive(serve, connect, monkeypatch):
+def test_sockets_have_tcp_keep_alive(serve, connect, monkeypatch):
     """An idle connection, to a proxy too, is probed after a minute, so that it survives a NAT."""
     server = serve(echo)
     client = connect(server)
@@ -1064,7 +1064,7 @@ def open_sockets(port):
 # ------------------------------------------------------------------------------------------------------------------ logging
 
 
-def test_each_request_is_one_debug_line(session, serve, connect, caplog):
+def test_request_is_logged_at_debug(session, serve, connect, caplog):
     """Method, path, status and milliseconds, and nothing that is secret."""
     caplog.set_level(logging.DEBUG, "recall_sdk")
     client = connect(serve(answers(OK, http({"error": "no"}, status="404 No"))), session=session)
@@ -1077,7 +1077,7 @@ def test_each_request_is_one_debug_line(session, serve, connect, caplog):
     assert re.fullmatch(r"GET /api/workflows/w/status 404 \d+ ms", lines[1])
 
 
-def test_a_failed_request_is_one_debug_line_too(session, serve, connect, caplog):
+def test_failed_request_is_logged_at_debug(session, serve, connect, caplog):
     """A request without an answer is logged as well."""
     caplog.set_level(logging.DEBUG, "recall_sdk")
     with pytest.raises(RecallConnectionError):
@@ -1086,7 +1086,7 @@ def test_a_failed_request_is_one_debug_line_too(session, serve, connect, caplog)
     assert re.fullmatch(r"POST /api/workflows/w/execute failed \d+ ms", line)
 
 
-def test_a_retry_is_one_info_line(serve, connect, caplog):
+def test_retry_is_logged_at_info(serve, connect, caplog):
     """Waiting for the rate limit is told."""
     caplog.set_level(logging.INFO, "recall_sdk")
     client = connect(serve(answers(http({"error": "slow"}, status="429 No"), OK)))
@@ -1095,7 +1095,7 @@ def test_a_retry_is_one_info_line(serve, connect, caplog):
     assert record.levelname == "INFO"
 
 
-def test_silent_by_default(serve, connect, capfd, monkeypatch):
+def test_logging_is_silent_by_default(serve, connect, capfd, monkeypatch):
     """Without logging set up, nothing is printed, not even a warning."""
     monkeypatch.setattr(logging.getLogger("recall_sdk"), "propagate", False)
     with pytest.raises(ServerError):
@@ -1142,7 +1142,7 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("kind", ECHOES)
-def test_an_echoed_key_is_not_told(kind, session, serve, connect):
+def test_echoed_key_is_masked(kind, session, serve, connect):
     """Wherever a server echoes the key, no error shows it."""
     with pytest.raises(RecallError) as caught:
         connect(serve(cut(ECHOES[kind])), session=session).execute_workflow("w")
@@ -1158,7 +1158,7 @@ STREAM_ECHOES = {
 
 
 @pytest.mark.parametrize("kind", STREAM_ECHOES)
-def test_a_key_echoed_in_a_stream_is_not_told(kind, session, serve, connect):
+def test_key_echoed_in_stream_is_masked(kind, session, serve, connect):
     """The errors of a stream hold what had arrived, but for the key."""
     body = "".join(f"data: {payload}\n\n" for payload in STREAM_ECHOES[kind]).encode()
     server = serve(cut(head("Connection: close", STREAMED), body))
@@ -1167,7 +1167,7 @@ def test_a_key_echoed_in_a_stream_is_not_told(kind, session, serve, connect):
     assert [line for line in told(caught.value) if KEY in line] == []
 
 
-def test_the_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
+def test_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
     """Neither the client nor a stream shows the key, nor do the logs of the libraries below."""
     caplog.set_level(logging.DEBUG)
     server = serve(answers(OK, http(b'data: {"event": "done"}\n\n', STREAMED), http({"error": KEY}, status="401 No")))
@@ -1182,7 +1182,7 @@ def test_the_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
         assert KEY not in repr(copy.copy(client))
 
 
-def test_the_key_in_a_wrong_base_url_is_not_needed(connect):
+def test_key_in_base_url_is_not_shown(connect):
     """An error about a server that is down does not tell the key."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(f"http://127.0.0.1:{free_port()}").execute_workflow("w")

@@ -163,7 +163,7 @@ def is_run(case):
 @pytest.mark.parametrize(
     "name", those(lambda case: is_run(case) and case.name not in (*BARE, *CANCELLED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
 )
-def test_a_run(name, replay):
+def test_execute_run(name, replay):
     """The output is the workflow's, and what the server tells of the run is in the metadata."""
     case = CASES[name]
     client = replay(name)
@@ -203,19 +203,19 @@ def test_execute_foreign_answer(name, replay):
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_response_block(name, replay):
+def test_execute_response_block(name, replay):
     """An answer without an envelope is the output, all of it."""
     assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=True, output=BARE[name])
 
 
-def test_a_response_block_that_looks_like_an_envelope(replay):
+def test_execute_response_block_like_envelope(replay):
     """An object with success and output is the envelope, whoever wrote it."""
     name = RESPONSE_BLOCK_LIKE_AN_ENVELOPE
     assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=False, output="shadow", error=NO_REASON)
 
 
 @pytest.mark.parametrize("name", those(lambda case: case.status == 202))
-def test_a_ticket(name, replay):
+def test_execute_queued(name, replay):
     """A queued run gives the documented ticket, whatever was asked for."""
     case = CASES[name]
     client = replay(name)
@@ -299,7 +299,7 @@ RESET_STREAM = "721-tool-loop-header"
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_stream(name, replay):
+def test_stream_text_and_result(name, replay):
     """A stream gives its text as it comes, one done event, and the result."""
     case = CASES[name]
     text, output = STREAMS[name]
@@ -317,7 +317,7 @@ def test_a_stream(name, replay):
     assert client.server.connections == 1
 
 
-def test_a_block_that_fails_in_a_stream(replay):
+def test_stream_block_error(replay):
     """One block's failure is an event among the others."""
     events = list(replay("71b-stream-upstream-error-chunk").stream_workflow("w"))
     (failed,) = [event for event in events if event.type == "block_error"]
@@ -326,7 +326,7 @@ def test_a_block_that_fails_in_a_stream(replay):
 
 
 @pytest.mark.parametrize("name", FAILED_STREAMS)
-def test_a_stream_of_a_failed_run(name, replay):
+def test_stream_failed_run(name, replay):
     """A run that fails in the middle raises, with the text so far."""
     text, words = FAILED_STREAMS[name]
     with pytest.raises(ExecutionError) as caught:
@@ -336,7 +336,7 @@ def test_a_stream_of_a_failed_run(name, replay):
     assert caught.value.result.error == words
 
 
-def test_a_stream_that_was_cut(replay):
+def test_stream_cut(replay):
     """The one recorded stream whose connection broke is told as that."""
     with pytest.raises(StreamInterruptedError) as caught:
         list(replay(BROKEN_STREAM).stream_workflow("w"))
@@ -463,7 +463,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_refusal(name, replay):
+def test_execute_rejected(name, replay):
     """Each refusal is an error with the server's words, the documented code, and what is known of the run."""
     case = CASES[name]
     kind, code, server_code, words, may_have_executed = ERRORS[name]
@@ -485,7 +485,7 @@ def test_a_refusal(name, replay):
         *("620-timeout-sync", "650-hosted-key-missing"),
     ],
 )
-def test_the_result_of_a_failed_run(name, replay):
+def test_execute_failed_run_has_result(name, replay):
     """What the server tells of a failed run is kept."""
     with pytest.raises((ExecutionError, RecallTimeoutError)) as caught:
         CASES[name].ask(replay(name))
@@ -494,7 +494,7 @@ def test_the_result_of_a_failed_run(name, replay):
 
 
 @pytest.mark.parametrize("name", ["171-admission-second", "173-admission-async", "611-admission-second"])
-def test_the_wait_that_the_admission_gate_asks_for(name, replay):
+def test_execute_retry_after_in_body(name, replay):
     """A Retry-After becomes the error's, and what is known of the rate limit."""
     client = replay(name)
     with pytest.raises(RateLimitError) as caught:
@@ -506,7 +506,7 @@ def test_the_wait_that_the_admission_gate_asks_for(name, replay):
 
 
 @pytest.mark.parametrize("name", ["160-ratelimit-5", "600-ratelimit-4", "636-concurrency-second"])
-def test_a_rate_limit_without_facts(name, replay):
+def test_rate_limit_without_headers(name, replay):
     """A 429 that tells nothing leaves nothing to know."""
     client = replay(name)
     with pytest.raises(RateLimitError) as caught:
@@ -527,7 +527,7 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("name", STATUSES)
-def test_a_status(name, replay):
+def test_workflow_status(name, replay):
     """A workflow's status in the documented form, and what validate_workflow makes of it."""
     client = replay(name)
     assert CASES[name].ask(client) == STATUSES[name]
@@ -591,7 +591,7 @@ PAUSED_JOB = "148-hitl-async-poll-00"
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job(name, replay):
+def test_job_status(name, replay):
     """A job's status in the documented form: the workflow's own output, every documented key, the record beside it."""
     case = CASES[name]
     state, output, error = JOBS[name]
@@ -602,14 +602,14 @@ def test_a_job(name, replay):
     assert job.get("run") == case.body["output"]
 
 
-def test_a_job_that_waits_for_a_person(replay):
+def test_job_paused(replay):
     """A paused run is handed over as the server tells it."""
     job = CASES[PAUSED_JOB].ask(replay(PAUSED_JOB))
     assert job["status"] == "completed"
     assert job["output"]["data"]["operation"] == "human"
 
 
-def test_waiting_for_a_recorded_job(replay):
+def test_wait_for_recorded_job(replay):
     """The polls of one job, one after the other, to its end."""
     names = ["93-async-wait-poll-00", "93-async-wait-poll-01", "93-async-wait-poll-03"]
     seen = []
@@ -628,7 +628,7 @@ def test_waiting_for_a_recorded_job(replay):
         "625-timeout-async-job",
     ],
 )
-def test_waiting_for_a_recorded_job_that_failed(name, replay):
+def test_wait_for_recorded_job_failed(name, replay):
     """A job that ended badly is an error, in whichever words the server says so."""
     with pytest.raises(ExecutionError) as caught:
         replay(name).wait_for_job(CASES[name].id)
@@ -654,7 +654,7 @@ def test_wait_for_recorded_job_survives_lost_database(replay):
 
 
 @pytest.mark.parametrize("name", ["143-trailing-slash", "144-double-slash", "371-http-slash"])
-def test_a_recorded_redirect(name, replay):
+def test_redirect_of_recorded_server(name, replay):
     """A 308 with a relative Location is followed with the same body."""
     client = replay(name, "01-execute-ok-dict")
     assert client.execute_workflow("7329d973-94e3-4c97-a6c8-b6a02c18c87b", {"message": "x"}).output == {"message": "hello", "n": 1}
@@ -664,7 +664,7 @@ def test_a_recorded_redirect(name, replay):
 # ---------------------------------------------------------------------------------------------------------------- all of it
 
 
-def test_every_recorded_answer_is_replayed():
+def test_recorded_answers_are_all_replayed():
     """No case lies in the data unused."""
     used = {
         *those(lambda case: is_run(case) or case.status in (202, 308)),

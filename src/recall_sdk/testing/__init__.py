@@ -1,4 +1,4 @@
-"""A test server for this API, on loopback: for tests, and for a first try without an account.
+"""A test server for this API, on loopback, for tests and for trying the SDK without an account.
 
 It needs Werkzeug: ``pip install "recall-sdk[testing]"``.
 
@@ -22,7 +22,7 @@ __all__ = ["RecallServer", "RecordedRequest"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the server when it is first asked for, so that the pytest plugin costs nothing to those who don't use it."""
+    """Import the server on first use, so that the pytest plugin costs nothing to those who don't use it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,4 +1,4 @@
-"""Run the test server by hand: ``python -m recall_sdk.testing``."""
+"""Run the test server from the command line: ``python -m recall_sdk.testing``."""
 
 import argparse
 import logging
@@ -8,14 +8,14 @@ import threading
 from contextlib import suppress
 from typing import Optional, Sequence
 
-from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
+from recall_sdk import testing  # it imports Werkzeug on first use of RecallServer
 from recall_sdk.testing._loopback import exports
 from recall_sdk.testing._workflows import SUMMARY, add_workflows
 
 _DESCRIPTION = f"""\
-A test server on loopback, for a first try of recall-sdk without an account.
+A test server on loopback, for trying recall-sdk without an account.
 
-It runs these workflows:
+It has these workflows:
 {SUMMARY}
 """
 
@@ -24,7 +24,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        arguments: The command line's arguments, without the program's name; those of this process unless given.
+        arguments: The command-line arguments, without the program's name; by default those of this process.
 
     Returns:
         The exit status.
@@ -44,7 +44,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     logger.setLevel(logging.INFO)
     print(f"Serving on {server.base_url} (stop with Ctrl-C). In another terminal:\n")
     print(*(f"    {line}" for line in exports(server.api_key, server.base_url)), "", sep="\n", flush=True)
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 of a container, it would be ignored
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # process 1 of a container would ignore it
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
     signal.signal(signal.SIGTERM, usual)
@@ -59,16 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m recall_sdk.testing", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8787, help="the port; 0 takes a free one (default: %(default)s)")
-    parser.add_argument("--api-key", default="test-key", metavar="KEY", help="the key that is let in (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8787, help="the port; 0 selects a free one (default: %(default)s)")
+    parser.add_argument("--api-key", default="test-key", metavar="KEY", help="the key that is accepted (default: %(default)s)")
     parser.add_argument(
-        "--dialect", choices=["documented", "observed"], default="documented", help="whose words to answer in (default: %(default)s)"
+        "--dialect", choices=["documented", "observed"], default="documented", help="the dialect of the answers (default: %(default)s)"
     )
     parser.add_argument("--rate-limit", type=float, metavar="N", help="executions per second (default: no limit)")
-    parser.add_argument("--burst", type=int, metavar="N", help="executions that may come at once (default: the rate limit, rounded up)")
-    parser.add_argument(
-        "--no-retry-after", dest="retry_after", action="store_false", help="leave Retry-After out of the answers over the rate limit"
-    )
+    parser.add_argument("--burst", type=int, metavar="N", help="executions allowed at once (default: the rate limit, rounded up)")
+    parser.add_argument("--no-retry-after", dest="retry_after", action="store_false", help="send no Retry-After with a 429")
     parser.add_argument("--usage-limit", type=float, metavar="DOLLARS", help="spending allowed; a run costs 0.01 (default: no limit)")
     return parser
 

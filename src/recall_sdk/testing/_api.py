@@ -17,12 +17,12 @@ from recall_sdk.testing._runs import Run, Workflow, input_of
 from recall_sdk.testing._scripts import encode, event_bytes
 
 COST_OF_A_RUN = 0.01  # dollars
-COST_OF_NO_LIMIT = 100.0  # the limit that an account without one is said to have, in dollars
+COST_OF_NO_LIMIT = 100.0  # dollars: the limit reported for an account without one
 RATE_OF_NO_LIMIT = 100  # the same in executions per second
 
 
-class Refusal(Exception):  # noqa: N818  # to refuse is no error here
-    """An answer that ends the work on a request."""
+class Refusal(Exception):  # noqa: N818  # an answer, not an error
+    """An answer that ends the processing of a request."""
 
     def __init__(self, status: int, message: str, code: str, headers: Optional[Mapping[str, str]] = None) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class Api:
         self, api_key: str, dialect: Documented, bucket: Optional[TokenBucket], usage_limit: Optional[float], *, retry_after: bool
     ) -> None:
         self.workflows: Dict[str, Workflow] = {}
-        self.stopping = threading.Event()  # set: delays and jobs end
+        self.stopping = threading.Event()  # when set, delays and jobs end
         self.job_threads: List[threading.Thread] = []
         self._api_key = api_key
         self._dialect = dialect
@@ -60,13 +60,13 @@ class Api:
 
     @property
     def executions(self) -> Dict[str, int]:
-        """How many runs each workflow has begun, by its id."""
+        """The number of runs of each workflow, by its id."""
         with self._lock:
             return self._executions.copy()
 
     def answer(self, request: RecordedRequest) -> Response:
         """Answer a request."""
-        path = urlsplit(request.path).path  # a client that takes this server for a proxy sends a whole URL
+        path = urlsplit(request.path).path  # a client that uses this server as a proxy sends a whole URL
         executing = path.endswith("/execute")
         try:
             response = self._route(path, request)
@@ -194,5 +194,5 @@ class Api:
 
     def _json(self, value: Any, status: int = 200) -> Response:
         body = encode(value)
-        # A generator has no known length: it goes out in chunks, as from a server that streams its JSON.
+        # A generator has no known length, so it is sent in chunks, as by a server that streams its JSON.
         return Response((part for part in [body]) if self._dialect.chunked_json else body, status, content_type=self._dialect.json_type)

@@ -18,7 +18,7 @@ class TokenBucket:
         self.burst = burst
         self._interval = interval
         self._tokens = float(burst)
-        self._at: Optional[float] = None  # when tokens last flowed in
+        self._at: Optional[float] = None  # when tokens were last added
 
     def take(self, now: float) -> bool:
         """Take one token, if there is one.

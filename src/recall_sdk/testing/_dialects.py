@@ -1,4 +1,4 @@
-"""The answers' words, in the two dialects of this API: as documented, and as seen on a running server.
+"""The fields of answers in the two dialects of this API: as documented, and as observed on a running server.
 
 Pure: facts in, JSON values out.
 """
@@ -23,11 +23,11 @@ class Limits(NamedTuple):
 
 
 class Documented:
-    """The API in the words of its documentation."""
+    """The dialect of the documentation."""
 
     json_type = "application/json"
     chunked_json = False
-    strict_json = True  # a body that is no JSON is refused
+    strict_json = True  # a body that is not JSON is rejected
     rate_headers = True
     request_ids = False
     task_prefix = "task_"
@@ -59,7 +59,7 @@ class Documented:
         return {"blockId": piece[0], "chunk": piece[1]}
 
     def stream_end(self, run: Run) -> List[Any]:
-        """The payloads at the end of a stream; a text goes out as it is."""
+        """The payloads at the end of a stream; a string is sent unchanged."""
         if run.error is not None:
             return [{"event": "error", "error": run.error}, "[DONE]"]
         metadata = {"duration": run.milliseconds, "executionId": run.execution_id}
@@ -98,7 +98,7 @@ class Documented:
 
 
 class Observed(Documented):
-    """The API in the words of a running server."""
+    """The dialect of a running server."""
 
     json_type = "application/json;charset=utf-8"
     chunked_json = True

@@ -1,4 +1,4 @@
-"""HTTP on Werkzeug, with connections that stay open and answers that leave at once."""
+"""HTTP on Werkzeug, with connections that stay open and answers that are sent at once."""
 
 import socket
 import threading
@@ -14,12 +14,12 @@ from recall_sdk.testing._runs import LOGGER
 
 CONNECTION = "recall_sdk.connection"
 
-_POLL_SECONDS = 0.02  # how long a stop may wait for the accepting thread to notice
-_GRACE_SECONDS = 0.5  # how long a stop waits for threads
+_POLL_SECONDS = 0.02  # how long stop() may wait for the accepting thread
+_GRACE_SECONDS = 0.5  # how long stop() waits for threads
 
 
-class ConnectionDropped(Exception):  # noqa: N818  # here a fault is what was asked for
-    """Close the connection here and now, whatever of the answer has been sent."""
+class ConnectionDropped(Exception):  # noqa: N818  # a requested fault, not an error
+    """Close the connection at once, whatever part of the answer has been sent."""
 
 
 class HttpServer(ThreadedWSGIServer):
@@ -28,7 +28,7 @@ class HttpServer(ThreadedWSGIServer):
     Args:
         host: The address to listen on.
         port: The port; 0 takes a free one.
-        answer: Gives the answer to a request. The environment has the connection's number under ``CONNECTION``.
+        answer: Returns the answer to a request. The environment has the connection's number under ``CONNECTION``.
     """
 
     daemon_threads = True
@@ -60,7 +60,7 @@ class HttpServer(ThreadedWSGIServer):
         return self._open[connection][0]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection a thread that ``stop`` can find."""
+        """Start a thread for a connection, and remember it for ``stop``."""
         self.connections += 1
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         self._open[request] = (self.connections, thread)
@@ -73,7 +73,7 @@ class HttpServer(ThreadedWSGIServer):
 
 
 def join_all(threads: Iterable[threading.Thread]) -> None:
-    """Wait a moment for threads to end. One that is inside a user's function may go on, as a daemon."""
+    """Wait briefly for threads to end. A thread inside a user's function may continue as a daemon."""
     deadline = time.monotonic() + _GRACE_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
@@ -83,7 +83,7 @@ class _Handler(WSGIRequestHandler):
     """Serves one connection. Werkzeug's own handler closes it after each answer; this one keeps it."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an event leaves when it is written
+    disable_nagle_algorithm = True  # an event is sent when it is written
 
     def setup(self) -> None:
         super().setup()
@@ -106,7 +106,7 @@ class _Handler(WSGIRequestHandler):
 
     def _send(self, response: Response, request: Request) -> None:
         headers = response.get_wsgi_headers(request.environ)
-        parts = response.get_app_iter(request.environ)  # none where the method or the status has no body
+        parts = response.get_app_iter(request.environ)  # none if the method or the status has no body
         bodiless = request.method == "HEAD" or response.status_code in (204, 304) or response.status_code < 200
         chunked = "Content-Length" not in headers and not bodiless and self.request_version != "HTTP/1.0"
         if chunked:
@@ -128,5 +128,5 @@ class _Handler(WSGIRequestHandler):
             response.close()
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002, ARG002  # Werkzeug's signature
-        """Keep quiet, but for those who listen to the logger."""
+        """Log nothing unless the logger is configured."""
         LOGGER.info(message, *args)

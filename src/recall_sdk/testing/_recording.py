@@ -1,4 +1,4 @@
-"""What the server received."""
+"""The requests that the server received."""
 
 from dataclasses import dataclass
 from json import loads
@@ -39,7 +39,7 @@ class RecordedRequest:
 
 
 def record(request: Request) -> RecordedRequest:
-    """Note down a request."""
+    """Record a request."""
     body = request.get_data()
     headers: Mapping[str, str] = CaseInsensitiveDict(request.headers)
     environ = request.environ
@@ -54,4 +54,4 @@ def _strict_json(body: bytes) -> Any:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

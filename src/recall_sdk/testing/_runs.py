@@ -21,13 +21,13 @@ class Workflow(NamedTuple):
 
 
 class Run:
-    """One run. Iterate it for the pieces of a stream, or just to its end: then the outcome is there. It never raises.
+    """One run. Iterate over it for the pieces of a stream; after that its outcome is available. It never raises.
 
     Attributes:
         execution_id: The run's own id.
         started: When it began, in seconds since the epoch.
-        ended: When it ended, or ``None`` while it goes on.
-        output: What the workflow gave.
+        ended: When it ended, or ``None`` while it runs.
+        output: The output of the workflow.
         error: Why the run failed, or ``None``.
     """
 
@@ -44,28 +44,28 @@ class Run:
 
     @property
     def milliseconds(self) -> float:
-        """How long it took; 0 while it goes on."""
+        """How long it took in seconds; 0 while it runs."""
         return 0.0 if self.ended is None else round((self.ended - self.started) * 1000, 3)
 
     def __iter__(self) -> Iterator[Piece]:
         try:
             output = yield from self._pieces()
-            dumps(output, allow_nan=False)  # an output that JSON has no form for is a failed run
+            dumps(output, allow_nan=False)  # an output without a JSON form makes the run fail
             self.output = output
         except (KeyboardInterrupt, GeneratorExit):  # Ctrl-C, and a client that closed its stream
             raise
-        # A workflow is the user's code: whatever it raises is the run's failure, as on a real server. pytest.fail() and sys.exit()
-        # raise no Exception.
+        # A workflow is the user's code: any exception makes the run fail, as on a real server. Those of pytest.fail() and sys.exit()
+        # are not subclasses of Exception.
         except BaseException as error:
             LOGGER.debug("workflow %r failed", self.workflow_id, exc_info=True)
             name = type(error).__name__
-            # The text of a KeyError is the bare key, and that of a SystemExit the bare status.
+            # The text of a KeyError is only the key, and that of a SystemExit only the status.
             self.error = f"{name}: {error}" if isinstance(error, (KeyError, SystemExit)) else str(error) or name
         finally:
             self.ended = time.time()
 
     def finish(self) -> "Run":
-        """Run to the end, with nobody listening."""
+        """Run to the end."""
         for _ in self:
             pass
         return self
@@ -98,7 +98,7 @@ class Run:
 
 
 def input_of(body: Dict[str, Any]) -> Any:
-    """Undo how a client packs an input: no control fields, and a value that is no dict comes as ``{"input": value}``."""
+    """Return the input of a request: without the control fields, and unwrapped from ``{"input": value}`` if it is not a dict."""
     given = {key: value for key, value in body.items() if key not in ("stream", "selectedOutputs")}
     if list(given) == ["input"] and not isinstance(given["input"], dict):
         return given["input"]

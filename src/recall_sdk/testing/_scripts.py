@@ -1,4 +1,4 @@
-"""Answers that a test scripts, faults included."""
+"""Scripted answers, including faults."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ UNSET: Any = object()
 
 @dataclass(frozen=True)
 class Script:
-    """One scripted answer. Without a ``response`` the usual answer follows, once ``delay`` seconds are over."""
+    """One scripted answer. Without a ``response`` the usual answer follows after ``delay`` seconds."""
 
     delay: float
     drop: bool
@@ -30,7 +30,7 @@ class Script:
         """The scripted answer, or ``None`` for the usual one."""
         if self.status is None:
             return None
-        # A generator has no known length: it goes out in chunks.
+        # A generator has no known length, so it is sent in chunks.
         response = Response(self._parts() if self.streamed or self.cut else self.parts, self.status, content_type=self.content_type)
         del response.headers["Content-Type"]
         if self.content_type:
@@ -57,14 +57,14 @@ def script(
     drop: bool,
     path: Optional[str],
 ) -> Script:
-    """Check what was asked for, and encode it."""
+    """Check the arguments, and encode the answer."""
     bodies = [json is not UNSET, body is not None, events is not None]
     if sum(bodies) > 1:
-        raise ValueError("json, body and events exclude each other: give one")
+        raise ValueError("json, body and events exclude each other: pass one")
     if cut and not any(bodies):
-        raise ValueError("cut=True needs something to send first: give json, body or events")
+        raise ValueError("cut=True needs something to send first: pass json, body or events")
     if drop and (any(bodies) or status is not None or headers is not None):
-        raise ValueError("drop=True sends nothing: give no status, headers, json, body or events with it")
+        raise ValueError("drop=True sends nothing: pass no status, headers, json, body or events with it")
     if status is not None and not 200 <= status <= 599:
         raise ValueError(f"status must be from 200 to 599, not {status!r}")
     if not 0 <= delay < math.inf:
@@ -86,12 +86,12 @@ def _content(json: Any, body: Union[bytes, str, None], events: Optional[Iterable
 
 
 def encode(value: Any) -> bytes:
-    """A value as compact JSON, with every character as it is, but for half a surrogate pair, which only an escape can stand for."""
+    """Encode a value as compact JSON, without escapes except for lone surrogates."""
     return dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def event_bytes(payload: Any) -> bytes:
-    """One event: bytes go out as they are, a text as the event's data, anything else as JSON data."""
+    """Encode one event: bytes are sent unchanged, a string as the event's data, any other value as JSON data."""
     if isinstance(payload, bytes):
         return payload
     return b"data: %b\n\n" % (payload.encode() if isinstance(payload, str) else encode(payload))

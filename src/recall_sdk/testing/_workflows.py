@@ -1,4 +1,4 @@
-"""The demonstration workflows: those that the documentation and the examples execute."""
+"""The demonstration workflows, which the documentation and the examples execute."""
 
 import time
 from typing import TYPE_CHECKING, Any, Dict, Iterator
@@ -7,19 +7,19 @@ if TYPE_CHECKING:
     from recall_sdk.testing.server import RecallServer
 
 SUMMARY = """\
-  greet   gives {"content": "Hello NAME"} for the input {"name": NAME}
-  echo    gives its input back
+  greet   returns {"content": "Hello NAME"} for the input {"name": NAME}
+  echo    returns its input
   count   streams the numbers from one to five
   slow    takes 3 seconds, or {"seconds": SECONDS}: try it with async_execution=True
   fail    fails
   draft   is not deployed"""
 
 PAUSE = 0.2
-"""Seconds between two pieces of a stream: slow enough to be seen."""
+"""Seconds between two pieces of a stream: slow enough to see."""
 
 
 def add_workflows(server: "RecallServer") -> None:
-    """Serve them all.
+    """Register all of them.
 
     Args:
         server: Who is to serve them.

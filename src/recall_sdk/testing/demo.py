@@ -1,8 +1,8 @@
-"""A test server for a script that has no API key: ``import recall_sdk.testing.demo`` is all it takes.
+"""A test server for scripts without an API key: ``import recall_sdk.testing.demo`` starts it.
 
-Where ``RECALL_API_KEY`` is not set, the import starts a server inside this process, with the workflows that
-``python -m recall_sdk.testing --help`` lists and a limit of 10 executions per second, and points ``RECALL_API_KEY`` and ``RECALL_BASE_URL``
-at it. Where it is set, the import does nothing, and needs no Werkzeug.
+If ``RECALL_API_KEY`` is not set, the import starts a server in this process, with the workflows that
+``python -m recall_sdk.testing --help`` lists and a limit of 10 executions per second, and sets ``RECALL_API_KEY`` and ``RECALL_BASE_URL``
+to it. If it is set, the import does nothing, and does not need Werkzeug.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Optional
 
-from recall_sdk import testing  # it loads Werkzeug when RecallServer is first asked for
+from recall_sdk import testing  # it imports Werkzeug on first use of RecallServer
 from recall_sdk.testing._loopback import no_proxy
 from recall_sdk.testing._workflows import add_workflows
 
@@ -30,4 +30,4 @@ def _start() -> "Optional[testing.RecallServer]":
 
 
 server: "Optional[testing.RecallServer]" = _start()
-"""The running server, or ``None`` where the script has a key of its own."""
+"""The running server, or ``None`` if the script has a key."""

@@ -28,23 +28,23 @@ _Function = TypeVar("_Function", bound=Callable[[Any], Any])
 
 
 class RecallServer:
-    """A real HTTP server on loopback that speaks this API, and runs plain functions as workflows.
+    """A real HTTP server on loopback that implements this API and runs plain functions as workflows.
 
-    Use it in ``with``, or call :meth:`start` and :meth:`stop`.
+    Use it in a ``with`` block, or call :meth:`start` and :meth:`stop`.
 
     Args:
         host: The address to listen on.
-        port: The port to listen on; 0 takes a free one.
-        api_key: The one key that is let in.
+        port: The port to listen on; 0 selects a free one.
+        api_key: The only key that is accepted.
         rate_limit: Executions per second, or ``None`` for no limit.
-        burst: Executions that may come at once; without it ``rate_limit``, rounded up.
-        refill_interval: Seconds after which the executions of that time are allowed anew, all at once; ``None`` for a steady flow.
-        usage_limit: Spending, in dollars, from which on executions are refused with 402, or ``None`` for no limit. A run costs 0.01.
-        dialect: ``"documented"``, or ``"observed"`` for the other words that servers of this API use.
-        retry_after: Whether a documented 429 says when to come back.
+        burst: Executions allowed at once; by default ``rate_limit``, rounded up.
+        refill_interval: Seconds between refills of the rate limit, each of them all at once; ``None`` for a continuous refill.
+        usage_limit: Spending in dollars above which executions are rejected with 402, or ``None`` for no limit. A run costs 0.01.
+        dialect: ``"documented"``, or ``"observed"`` for the other field names that servers of this API use.
+        retry_after: Whether a 429 in the documented dialect has a ``Retry-After``.
 
     Raises:
-        ValueError: An argument is out of its bounds.
+        ValueError: An argument is out of bounds.
 
     Example:
         >>> with RecallServer(rate_limit=1) as server:
@@ -98,14 +98,14 @@ class RecallServer:
         self._requests: List[RecordedRequest] = []
 
     def start(self) -> "RecallServer":
-        """Listen, in a thread of its own. A server that was stopped listens on the same port again.
+        """Listen, in a thread. A server that was stopped listens on the same port again.
 
         Returns:
             The server itself.
 
         Raises:
-            RuntimeError: It is running already.
-            OSError: The port is taken.
+            RuntimeError: It is already running.
+            OSError: The port is in use.
 
         Example:
             >>> server = RecallServer().start()
@@ -114,14 +114,14 @@ class RecallServer:
             >>> server.stop()
         """
         if self._http is not None:
-            raise RuntimeError("this server is running already")
+            raise RuntimeError("this server is already running")
         self._api.stopping.clear()
         self._http = HttpServer(self._host, self._port, self._answer)
         self._port = self._http.port
         return self
 
     def stop(self) -> None:
-        """End the server: its clients, its connections, its threads. Requests stay recorded. Stopping twice does no harm.
+        """Stop the server: close its clients and connections, and end its threads. Recorded requests are kept.
 
         Example:
             >>> server.stop()
@@ -148,7 +148,7 @@ class RecallServer:
         """The port it listens on.
 
         Raises:
-            RuntimeError: It was not started yet, and was given no port.
+            RuntimeError: It has not been started and has no fixed port.
 
         Example:
             >>> server.base_url == f"http://127.0.0.1:{server.port}"
@@ -160,7 +160,7 @@ class RecallServer:
 
     @property
     def base_url(self) -> str:
-        """The ``base_url`` for a client on this machine, also where the server listens on all addresses (``0.0.0.0``, ``::``).
+        """The ``base_url`` for a client on this machine, even if the server listens on all addresses (``0.0.0.0``, ``::``).
 
         Example:
             >>> with RecallClient(server.api_key, server.base_url) as client:
@@ -184,7 +184,7 @@ class RecallServer:
 
     @property
     def executions(self) -> Dict[str, int]:
-        """How many runs each workflow has begun, by its id; 0 for one that never ran. Refused and scripted requests do not count.
+        """The number of runs of each workflow, by its id; 0 for one that never ran. Rejected and scripted requests do not count.
 
         Example:
             >>> _ = client.execute_workflow("greet")
@@ -195,7 +195,7 @@ class RecallServer:
 
     @property
     def connections(self) -> int:
-        """How many TCP connections were opened so far.
+        """The number of TCP connections opened so far.
 
         Example:
             >>> _ = client.execute_workflow("greet"), client.execute_workflow("greet")
@@ -205,7 +205,7 @@ class RecallServer:
         return self._connections + (self._http.connections if self._http else 0)
 
     def client(self, **settings: Any) -> RecallClient:
-        """Make a client of this server; it is closed when the server stops.
+        """Create a client for this server. The server closes it when it stops.
 
         Args:
             **settings: For :class:`recall_sdk.RecallClient`, such as ``timeout``.
@@ -224,20 +224,20 @@ class RecallServer:
     def workflow(self, workflow_id: str, *, deployed: bool = True) -> Callable[[_Function], _Function]:
         """Serve a function as a workflow.
 
-        The function gets the input that was passed to ``execute_workflow`` and returns the output, which must have a form in JSON. What it
-        raises is the run's failure. A generator function streams: it yields text, or ``(block_id, text)`` to name
-        the block; it may return the output, which is ``{"content": <the whole text>}`` otherwise.
+        The function gets the input that was passed to ``execute_workflow`` and returns the output, which must have a JSON form. If it
+        raises an exception, the run fails. A generator function streams: it yields text, or ``(block_id, text)`` to name the block, and may
+        return the output, which is otherwise ``{"content": <the whole text>}``.
 
         Args:
-            workflow_id: The id to serve it under. One that is taken already gets the new function.
-            deployed: ``False`` makes it a workflow that exists, but can't be executed.
+            workflow_id: The id of the workflow. Registering an id again replaces its function.
+            deployed: Whether it is deployed. Otherwise it exists, but can't be executed.
 
         Returns:
-            A decorator, which leaves the function as it is.
+            A decorator that returns the function unchanged.
 
         Raises:
             ValueError: The id is empty, ``.`` or ``..``.
-            TypeError: The id is no ``str``, or the function is an ``async def``.
+            TypeError: The id is not a ``str``, or the function is an ``async def``.
 
         Example::
 
@@ -246,11 +246,11 @@ class RecallServer:
                 yield "One"
                 yield ", two"
         """
-        # The usual slip: the decorator without its parentheses.
+        # A common mistake: the decorator without parentheses.
         if not isinstance(workflow_id, str):
             raise TypeError('workflow_id must be a str: write @server.workflow("my-id")')
         if workflow_id in ("", ".", ".."):
-            raise ValueError(f"workflow_id must be a name that can stand in a path, not {workflow_id!r}")
+            raise ValueError(f"workflow_id must be a name that can be part of a path, not {workflow_id!r}")
 
         def register(function: _Function) -> _Function:
             if iscoroutinefunction(function) or isasyncgenfunction(function):
@@ -276,27 +276,27 @@ class RecallServer:
         times: int = 1,
         path: Optional[str] = None,
     ) -> None:
-        """Script the answer to the next request, whatever it asks for and whoever asks. Scripted answers queue up.
+        """Script the answer to the next request, whatever it is. Scripted answers are queued.
 
-        With none of ``status``, ``headers``, ``json``, ``body`` and ``events`` the usual answer follows, so that ``delay`` alone makes
-        a slow server.
+        Without ``status``, ``headers``, ``json``, ``body`` and ``events`` the server sends its usual answer, so that ``delay`` alone makes
+        it slow.
 
         Args:
-            status: The HTTP status; 200 unless given.
-            headers: Headers to send, also in place of the usual ones.
+            status: The HTTP status; 200 by default.
+            headers: Headers to send; they replace the usual ones.
             json: A body, as JSON.
-            body: A body as it is.
-            events: The events of a stream: bytes go out as they are, a ``str`` as an event's data, anything else as JSON data. Nothing is
-                added at the end.
-            cut: Close the connection after what is given here, as if the server had died in the middle.
+            body: A body, sent unchanged.
+            events: The events of a stream: bytes are sent unchanged, a ``str`` as the data of an event, any other value as JSON data. The
+                server adds no end event.
+            cut: Close the connection after this part of the answer, as if the server had died.
             delay: Seconds to wait before the answer.
-            drop: Close the connection with no answer at all.
-            times: How many requests get this answer.
-            path: A part of a path: only requests to a path that contains it get this answer.
+            drop: Close the connection without an answer.
+            times: The number of requests that get this answer.
+            path: Only requests whose path contains this string get this answer.
 
         Raises:
-            ValueError: The arguments contradict each other, or are out of their bounds.
-            TypeError: A value has no form in JSON.
+            ValueError: The arguments contradict each other, or are out of bounds.
+            TypeError: A value has no JSON form.
 
         Example::
 
