@@ -15,7 +15,7 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 if hasattr(os, "register_at_fork"):
-    # coverage takes a lock at each call that it measures. Held by another thread at a fork, it would stop the child for ever.
+    # coverage takes a lock at each call that it measures. Held by another thread at a fork, it would stop the child forever.
     measured = threading.local()
 
     def _pause():

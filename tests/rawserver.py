@@ -27,7 +27,7 @@ PATIENCE = 10.0
 
 
 def collect_quietly():
-    """Free what others leave open, such as Python 3.8's own ``_tunnel`` when a proxy refuses it."""
+    """Free what others leave open, such as Python 3.8's own ``_tunnel`` when a proxy rejects it."""
     usual, sys.unraisablehook = sys.unraisablehook, lambda _: None  # http.client flushes an answer whose file was collected before it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -112,7 +112,7 @@ class Connection:
 
     def wait_for_go(self):
         """Wait for the test's word."""
-        assert self.server.words.acquire(timeout=PATIENCE), "the test never said go"
+        assert self.server.go_signals.acquire(timeout=PATIENCE), "the test never said go"
         if self.server.ended.is_set():
             raise Ended
 
@@ -121,7 +121,7 @@ class Connection:
         try:
             self.idle()
         except Ended:
-            self.server.hung_up.release()
+            self.server.client_closed.release()
             raise
 
     def reset(self):
@@ -141,8 +141,8 @@ class RawServer:
     def __init__(self, handler, *, tls=None):
         self.requests = []
         self.connections = 0
-        self.words = threading.Semaphore(0)
-        self.hung_up = threading.Semaphore(0)
+        self.go_signals = threading.Semaphore(0)
+        self.client_closed = threading.Semaphore(0)
         self.ended = threading.Event()
         self._handler = handler
         self._tls = tls
@@ -157,17 +157,17 @@ class RawServer:
 
     def go(self):
         """Let a handler that waits for the test's word go on."""
-        self.words.release()
+        self.go_signals.release()
 
     def wait_for_hang_up(self):
         """Wait until a handler has seen its client hang up."""
-        assert self.hung_up.acquire(timeout=PATIENCE), "the client kept the connection"
+        assert self.client_closed.acquire(timeout=PATIENCE), "the client kept the connection"
 
     def close(self):
         """End: nothing of it is left running. A fault of a handler shows here."""
         self.ended.set()
         for _ in range(100):
-            self.words.release()
+            self.go_signals.release()
         for sock in [self._listener, *self._socks]:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

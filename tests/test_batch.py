@@ -54,17 +54,17 @@ def server():
 
 
 def numbered(count):
-    """Give items that can be told apart."""
+    """Return items that can be headers apart."""
     return [("echo", {"number": number}) for number in range(count)]
 
 
 def batch_threads():
-    """Give the threads that batches have left."""
+    """Return the threads that batches have left."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("recall_sdk-batch")]
 
 
 def wait_for_threads():
-    """Wait until no thread of a batch is left: a call that was under way ends by itself."""
+    """Wait until no thread of a batch is left: a call that was in flight ends on its own."""
     deadline = time.monotonic() + PATIENCE
     while batch_threads():
         assert time.monotonic() < deadline, "a thread of the batch did not end"
@@ -96,7 +96,7 @@ def test_batch_of_queued_runs(server):
 
 
 def test_batch_failure_stops_no_other_item(server):
-    """Each item has its own error: a failed run, an unknown id, an id that can be none, an input that is no JSON."""
+    """Each item has its own error: a failed run, an unknown id, an id that can be none, an input that is not JSON."""
     bad = [("fail", {}), ("unknown", {}), ("", {}), (7, {}), ("echo", {"when": object()})]
     items = sorted(server.client().execute_batch([*bad, *numbered(5)]), key=lambda item: item.index)
     kinds = [ExecutionError, NotFoundError, InvalidRequestError, InvalidRequestError, InvalidRequestError]
@@ -138,7 +138,7 @@ def iterate(items, seen):
     ],
 )
 def test_batch_rejects_invalid_settings(server, settings, kind, words):
-    """Bad settings are refused at the call, before anything is drawn."""
+    """Bad settings are rejected at the call, before anything is drawn."""
     with pytest.raises(kind, match=words):
         server.client().execute_batch(iter([]), **settings)
     with pytest.raises(TypeError, match="items must be an iterable of pairs of a workflow id and an input, not int"):
@@ -165,7 +165,7 @@ def test_batch_reads_endless_source_lazily(server):
 
 
 def test_batch_bounds_work_in_flight(server):
-    """At most ``max_workers`` executions are under way at once."""
+    """At most ``max_workers`` executions are in flight at once."""
     lock, now, most = threading.Lock(), [0], [0]
 
     @server.workflow("count")
@@ -208,7 +208,7 @@ def test_batch_works_while_reader_is_busy(server):
 
 
 def test_batch_raises_error_of_source_last(server):
-    """An exception in the source reaches the reader after what was under way has been handed over."""
+    """An exception in the source reaches the reader after what was in flight has been yielded."""
 
     def source():
         yield from numbered(3)
@@ -222,7 +222,7 @@ def test_batch_raises_error_of_source_last(server):
 
 
 def test_batch_close_stops_queued_items(server):
-    """Closing stops what is queued and does not wait for a slow server; calls under way end by themselves, and no thread is left."""
+    """Closing stops what is queued and does not wait for a slow server; calls in flight end by themselves, and no thread is left."""
     release, started = threading.Event(), threading.Semaphore(0)
 
     @server.workflow("slow")
@@ -303,8 +303,8 @@ def test_batch_counts_down_a_limit_that_is_refilled_at_once():
 
 def test_batch_waits_for_reset_in_headers(server):
     """When an answer tells that nothing is left until a moment, the batch waits for it rather than to be refused."""
-    told = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
-    server.respond_next(headers=told, json={"success": True, "output": 1})
+    headers = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
+    server.respond_next(headers=headers, json={"success": True, "output": 1})
     begin = time.monotonic()
     assert len(list(server.client().execute_batch(numbered(2), max_workers=1))) == 2
     assert time.monotonic() - begin > 2
@@ -424,7 +424,7 @@ def test_batch_with_client_that_does_not_pickle(server):
 
 @pytest.mark.parametrize("with_executor", [False, True])
 def test_batch_survives_failing_hook(with_executor, server):
-    """What a hook of the user's session raises once the answer is there is not taken for a call that was never made."""
+    """What a hook of the user's session raises once the answer is there is not treated as a call that was never made."""
 
     def hook(response, **_):
         raise TypeError("not a number")

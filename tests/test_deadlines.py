@@ -158,7 +158,7 @@ def test_deadline_of_each_execution_with_silent_server(call, own_session, serve,
 
 @pytest.mark.parametrize("call", CALLS)
 def test_deadline_of_each_execution_with_dripping_server(call, serve, connect):
-    """Each way to execute ends in time while a body drips that is no stream."""
+    """Each way to execute ends in time while a body arrives byte by byte that is no stream."""
     client = connect(serve(drips(LENGTH, JSON)))
     with times_out():
         CALLS[call](client, timeout=TIMEOUT)
@@ -189,7 +189,7 @@ def test_deadline_of_wait_covers_poll(serve, connect):
 
 @contextmanager
 def full_backlog(host="127.0.0.1", port=0):
-    """Give a port of loopback that swallows all that is sent to it, as a firewall does."""
+    """Return a port of loopback that swallows all that is sent to it, as a firewall does."""
     with socket.socket() as listener:
         listener.bind((host, port))
         listener.listen(0)
@@ -284,7 +284,7 @@ def test_deadline_covers_tls_handshake(own_session, serve, connect):
 
 
 def test_deadline_covers_dripping_proxy(serve, connect, monkeypatch):
-    """A proxy that drips its consent to a tunnel does not stretch the call; the request never left."""
+    """A proxy that arrives byte by byte its consent to a tunnel does not stretch the call; the request never left."""
     proxy = serve(drips(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n" * 99))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     client = connect("https://recall.invalid")
@@ -488,7 +488,7 @@ def test_no_timeout_waits(own_session, serve, connect):
 
 
 def test_slow_answer_before_deadline_is_returned(serve, connect):
-    """What drips to its end within the timeout is no error."""
+    """What arrives byte by byte to its end within the timeout is no error."""
     client = connect(serve(drips(LENGTH + JSON[:-9], JSON[-9:])))
     assert client.execute_workflow("w", timeout=PATIENCE).output == "o" * 400
 

@@ -59,7 +59,7 @@ def answer(body=b"", status=200, call=RUN, headers=(), retry_after=None):
 
 
 def error_of(*args, **kwargs):
-    """Give the error that an answer stands for."""
+    """Return the error that an answer stands for."""
     with pytest.raises(RecallError) as caught:
         decoding.check(answer(*args, **kwargs))
     return caught.value
@@ -164,7 +164,7 @@ def test_queued_run_observed(body, ticket):
 
 @pytest.mark.parametrize("body", [{"success": True}, {"taskId": 5}, {"taskId": ""}, [1]])
 def test_queued_run_without_task_id(body):
-    """An async answer without a task id is unreadable, and the run may be under way."""
+    """An async answer without a task id is unreadable, and the run may be in flight."""
     with pytest.raises(InvalidResponseError, match="has no task id") as caught:
         decoding.execution(answer(body, 202, QUEUE))
     assert (caught.value.code, caught.value.may_have_executed, caught.value.body) == ("INVALID_RESPONSE", True, body)
@@ -215,7 +215,7 @@ def test_workflow_status(body, status):
     ],
 )
 def test_job_states(said, state):
-    """Every word for a state is handed over as the documented one; an unknown word as it is."""
+    """Every word for a state is yielded as the documented one; an unknown word as it is."""
     assert decoding.job_status(answer({"status": said}, call=JOB))["status"] == state
 
 
@@ -468,13 +468,13 @@ def test_failed_run_with_any_status(status, call):
 
 @pytest.mark.parametrize("status", [400, 413, 423, 500, 503])
 def test_failed_run_without_output(status):
-    """With a status that refuses no run, success and an error are enough."""
+    """With a status that rejects no run, success and an error are enough."""
     assert type(error_of({"success": False, "error": "no"}, status)) is ExecutionError
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
 def test_rejection_with_success_false(status):
-    """With a status that refuses a run, a body without output or metadata is a refusal."""
+    """With a status that rejects a run, a body without output or metadata is a refusal."""
     error = error_of({"success": False, "error": "no"}, status)
     assert type(error) is not ExecutionError
     assert error.may_have_executed is False
@@ -489,7 +489,7 @@ def test_no_failed_run_without_success_false_and_error(body):
 
 
 def test_failed_run_of_the_servers_time_limit():
-    """A 408 stays a time-out, with its result."""
+    """A 408 stays a timeout, with its result."""
     error = error_of(FAILED_RUN, 408)
     assert type(error) is RecallTimeoutError
     assert error.result.output == {"a": 1}
@@ -537,14 +537,14 @@ def test_rate_limit_reset_in_seconds_from_now():
     ],
 )
 def test_advice_fits_the_call(status, body, call, advice):
-    """Nobody is told to do what was done, or what does not help here."""
+    """Nobody is reported to do what was done, or what does not help here."""
     message = f"no (HTTP {status})"
     assert str(error_of(body, status, call=call)) == (f"{message}: {advice}" if advice else message)
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 408, 409, 500, 503, 504])
 def test_error_has_retry_after(status):
-    """When to come back is told with whatever status."""
+    """When to come back is reported with whatever status."""
     assert error_of({"error": "no"}, status, retry_after=7.0).retry_after == 7.0
 
 

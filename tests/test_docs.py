@@ -71,20 +71,20 @@ def blocks_of(text: str) -> List[Block]:
 
 
 def unindented(fence: "re.Match[str]") -> str:
-    """Give the lines of a block without what its fence is indented by."""
+    """Return the lines of a block without what its fence is indented by."""
     return re.sub("^" + fence["indent"], "", fence["code"], flags=re.MULTILINE)
 
 
 def same(shown: str, printed: str) -> bool:
-    """Tell whether this was printed, where ``...`` stands for anything, and spaces at the end of a line for nothing."""
+    """Return whether this was printed, where ``...`` stands for anything, and spaces at the end of a line for nothing."""
     printed = re.sub(r" +$", "", printed, flags=re.MULTILINE)
     return shown == printed or doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS)
 
 
 def serve(text: str) -> RecallServer:
-    """Make the server that a page's reader is told to start."""
-    told = re.search(r"^\$? ?python -m recall_sdk\.testing(.*)$", text, re.MULTILINE)
-    settings = vars(__main__._parser().parse_args(shlex.split(told[1]) if told else []))
+    """Make the server that a page's reader is command to start."""
+    command = re.search(r"^\$? ?python -m recall_sdk\.testing(.*)$", text, re.MULTILINE)
+    settings = vars(__main__._parser().parse_args(shlex.split(command[1]) if command else []))
     server = RecallServer(**{**settings, "port": 0})
     add_workflows(server)
     return server
@@ -325,7 +325,7 @@ def public_objects() -> Dict[str, Any]:
 
 
 def docstring(value: Any) -> str:
-    """Give an object's own docstring, a fixture's too."""
+    """Return an object's own docstring, a fixture's too."""
     own = inspect.getdoc(getattr(value, "_fixture_function", getattr(value, "__wrapped__", value)))
     return own if own and not isinstance(value, (str, int)) else ""
 
@@ -359,7 +359,7 @@ def test_docstring_example_runs(name: str, docstring_names: Dict[str, Any]):
 
 
 def literal_example(text: str) -> Optional[str]:
-    """Give the block after ``Example::``."""
+    """Return the block after ``Example::``."""
     found = re.search(r"^Example::\n\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
     return textwrap.dedent(found[1]) if found else None
 

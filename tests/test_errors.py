@@ -161,7 +161,7 @@ def test_stream_failure_keeps_text_payload_and_code():
 
 
 def test_message_of_deeply_nested_reason():
-    """A reason that Python can't walk through is told of, and does not end in a RecursionError."""
+    """A reason that Python can't walk through is reported of, and does not end in a RecursionError."""
     reason = []
     for _ in range(200_000):
         reason = [reason]

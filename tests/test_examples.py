@@ -154,7 +154,7 @@ def test_usage_report_warns_near_limit(account: RecallServer):
 
 
 def test_retry_example_prints_each_call():
-    """On a server that tells no limit, the example prints a line for each call all the same."""
+    """On a server that tells no limit, the example prints a line for each call anyway."""
     with RecallServer() as server:
         add_workflows(server)
         done = run("retry", RECALL_API_KEY=server.api_key, RECALL_BASE_URL=server.base_url)

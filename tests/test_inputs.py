@@ -113,7 +113,7 @@ def test_control_fields_beside_other_value():
 @example({"\ud800": "\udfff"})
 @example({1: "a", "1": "b"})
 def test_accepts_json_and_rejects_the_rest(value):
-    """Whatever json.dumps(allow_nan=False) accepts arrives equal; whatever it does not is refused."""
+    """Whatever json.dumps(allow_nan=False) accepts arrives equal; whatever it does not is rejected."""
     body = value if isinstance(value, dict) else {} if value is None else {"input": value}
     try:
         expected = json.loads(json.dumps(body, allow_nan=False))
@@ -135,7 +135,7 @@ def test_same_list_in_two_places_is_no_cycle():
     assert encoded({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
 
 
-# ----------------------------------------------------------------------------------------------------------- what it refuses
+# ----------------------------------------------------------------------------------------------------------- what it rejects
 
 UNFIT = {
     "datetime": datetime(2026, 1, 1, tzinfo=timezone.utc),
@@ -168,7 +168,7 @@ def test_nan_and_infinity_are_rejected(value):
 
 @pytest.mark.parametrize("key", [("a", 1), b"a", frozenset(), date(2026, 1, 1)])
 def test_key_of_wrong_type_is_rejected(key):
-    """A tuple, bytes or anything else that JSON can't take for a name is refused as a key."""
+    """A tuple, bytes or anything else that JSON can't take for a name is rejected as a key."""
     assert refusal({"a": [{key: 1}]}).startswith(f"input.a[0]: the key {key!r} ({type(key).__name__}) is not JSON serializable")
 
 
@@ -179,14 +179,14 @@ def test_nan_key_is_rejected(key):
 
 
 def test_cycle_is_rejected_with_place():
-    """A list or dict inside itself is refused where it closes the circle."""
+    """A list or dict inside itself is rejected where it closes the circle."""
     value = {"a": [1, {}]}
     value["a"][1]["back"] = value["a"]
     assert refusal(value) == "input.a[1].back: contains itself; JSON has no form for a cycle"
 
 
 def test_deeply_nested_value_is_rejected():
-    """What Python can't walk through is refused, not a RecursionError."""
+    """What Python can't walk through is rejected, not a RecursionError."""
     value = []
     for _ in range(200_000):
         value = [value]
@@ -196,7 +196,7 @@ def test_deeply_nested_value_is_rejected():
 
 
 def test_fault_below_many_levels_is_rejected():
-    """A fault so deep that its place can't be told is refused all the same."""
+    """A fault so deep that its place can't be told is rejected anyway."""
     value = object()
     for _ in range(sys.getrecursionlimit() - 100):
         value = [value]
@@ -205,7 +205,7 @@ def test_fault_below_many_levels_is_rejected():
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python writes ints of any length")
 def test_int_of_too_many_digits_is_rejected():
-    """Python itself refuses to write it, as a value and as a key."""
+    """Python itself rejects to write it, as a value and as a key."""
     assert refusal({"a": [10**5000]}).startswith("input.a[0]: Exceeds the limit")
     assert refusal({10**5000: 1}).startswith("input: Exceeds the limit")
 
@@ -233,7 +233,7 @@ def test_input_that_raises_on_access_is_refused():
 
 @pytest.mark.skipif(platform.python_implementation() == "PyPy", reason="PyPy's json reads a dict without calling its methods")
 def test_dict_that_raises_on_iteration_is_refused():
-    """A dict that can't be iterated over is refused, also inside another value."""
+    """A dict that can't be iterated over is rejected, also inside another value."""
     for unreadable in (Unreadable(a=1), {"a": Unreadable(a=1)}):
         with pytest.raises(InvalidRequestError, match=r"^input.*: RuntimeError$"):
             encode_body(unreadable, {})
@@ -388,7 +388,7 @@ def test_damaged_file_is_rejected():
 
 
 def test_object_whose_read_returns_other_is_rejected():
-    """Something with a read method that is not one of a file is refused too."""
+    """Something with a read method that is not one of a file is rejected too."""
 
     class Sensor:
         def read(self, channel):
@@ -444,7 +444,7 @@ def test_upload_with_odd_facts(filename, content_type, name, mime):
 
 
 def test_asynchronous_file_is_rejected():
-    """A file whose read() has to be awaited is refused with the advice to do so."""
+    """A file whose read() has to be awaited is rejected with the advice to do so."""
 
     class Upload:
         async def read(self, size=-1):

@@ -41,7 +41,7 @@ def failing(kind, retry_after=None):
 
 
 class World:
-    """A clock that only sleeping and polling move; polls give what the story says, and its last word for ever.
+    """A clock that only sleeping and polling move; polls give what the story says, and its last word forever.
 
     A word is a status, an error, or a pair of a status and the server's retry-after.
     """
@@ -116,7 +116,7 @@ def test_wait_for_job_respects_retry_after():
 
 @pytest.mark.parametrize("kind", [RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError, InvalidResponseError])
 def test_wait_for_job_survives_temporary_errors(kind):
-    """A broken connection, a time-out, a 429 or a 5xx says nothing about the job: the next poll may succeed."""
+    """A broken connection, a timeout, a 429 or a 5xx says nothing about the job: the next poll may succeed."""
     world = World(failing(kind), failing(kind), job("completed"))
     assert world.wait()["status"] == "completed"
     assert world.slept == [1.0, 1.5]
@@ -148,14 +148,14 @@ def test_wait_for_job_raises_first_refusal(kind):
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_wait_for_job_survives_refusals_for_a_minute(kind):
-    """Once a poll has succeeded, a server that refuses for less than a minute has not ended the wait."""
+    """Once a poll has succeeded, a server that rejects for less than a minute has not ended the wait."""
     world = World(job("queued"), *[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed"))
     assert world.wait()["status"] == "completed"
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
-    """A server that refuses for more than a minute in a row means it."""
+    """A server that rejects for more than a minute in a row means it."""
     world = World(job("queued"), *[failing(kind)] * 60)
     with pytest.raises(kind, match="job t-1: not now"):
         world.wait()
@@ -244,7 +244,7 @@ def test_wait_for_job_times_out():
 
 
 def test_wait_for_job_times_out_without_answer(caplog):
-    """What kept it from answering is told, and logged each time, and is the cause."""
+    """What kept it from answering is reported, and logged each time, and is the cause."""
     trouble = failing(RecallConnectionError)
     said = "job t-1 could not be polled within 2.0 s (not now); it may still be running: wait for it again with wait_for_job('t-1')"
     with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError, match=re.escape(said)) as caught:
@@ -271,7 +271,7 @@ def test_wait_for_job_poll_gets_remaining_time():
 
 
 def test_wait_for_job_without_timeout():
-    """None waits for ever, and grants each poll all time; a retry-after beyond all reason still is a time to sleep."""
+    """None waits forever, and grants each poll all time; a retry-after beyond all reason still is a time to sleep."""
     world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
     assert world.wait(timeout=None)["status"] == "completed"
     assert set(world.polls) == {None}

@@ -13,7 +13,7 @@ from recall_sdk._limiter import KNOWN, MAX_RESET, Limiter
 @pytest.mark.parametrize("latency", [0.001, 0.005, 0.02])
 @pytest.mark.parametrize(("hint", "bar"), [("none", 1.10), ("exact", 1.10), ("whole seconds", 1.30)])
 def test_limiter_uses_bucket_fully(hint, bar, latency):
-    """Under 50 calls/s with a burst of 10, 400 calls take at most 1.10 of the bucket's time, 1.30 with ordered pauses; 3 % are refused."""
+    """Under 50 calls/s with a burst of 10, 400 calls take at most 1.10 of the bucket's time, 1.30 with ordered pauses; 3 % are rejected."""
     seconds, refused = simulate(Bucket(50, 10), workers=16, run=0.0, hint=hint, calls=400, latency=latency)
     assert seconds <= bar * (400 - 10) / 50
     assert refused <= 0.03 * 400

@@ -95,7 +95,7 @@ MODULES: Dict[str, ast.Module] = {
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
-    """Give each import as a dotted name; ``from a import b`` as ``a.b``, which may be a module."""
+    """Return each import as a dotted name; ``from a import b`` as ``a.b``, which may be a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -93,16 +93,16 @@ class Forked:
     alive: ClassVar[set] = set()
 
     def __init__(self, work):
-        self.outcome, told = multiprocessing.Pipe(duplex=False)
+        self.outcome, result_pipe = multiprocessing.Pipe(duplex=False)
         ignored = []
         usual, sys.unraisablehook = sys.unraisablehook, lambda each: ignored.append(traceback.format_exception(*each[:3]))
         try:
             self.pid = os.fork()
             if not self.pid:
-                _work_and_exit(work, told, ignored)
+                _work_and_exit(work, result_pipe, ignored)
         finally:
             sys.unraisablehook = usual
-        told.close()
+        result_pipe.close()
         self.alive.add(self.pid)
 
     def result(self):
@@ -119,14 +119,14 @@ class Forked:
         return result
 
 
-def _work_and_exit(work, told, ignored):
+def _work_and_exit(work, result_pipe, ignored):
     Forked.alive.clear()  # these are not the child's
     result = failure = None
     try:
         result = work()
-    except BaseException:  # noqa: BLE001 -- told to the parent, whose test it fails
+    except BaseException:  # noqa: BLE001 -- result_pipe to the parent, whose test it fails
         failure = traceback.format_exc()
-    told.send((result, failure or "\n".join(map("".join, ignored)) or None))
+    result_pipe.send((result, failure or "\n".join(map("".join, ignored)) or None))
     os._exit(0)
 
 

@@ -33,7 +33,7 @@ CALL = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynch
 
 
 def shown(error):
-    """Give all that an error can show."""
+    """Return all that an error can show."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return "".join([str(error), repr(error), repr(vars(error)), *lines])
 
@@ -69,7 +69,7 @@ def test_key_is_masked_in_every_attribute():
 
 
 def test_key_is_masked_in_results():
-    """What the server sent of a run, and what had arrived of a stream, are masked, and are models still."""
+    """What the server sent of a run, and what arrived of a stream, are masked, and are models still."""
     error = StreamInterruptedError("broken")
     error.partial = StreamedExecutionResult(False, {"echo": KEY}, KEY, text=f"a{KEY}b", text_by_block={"b": KEY})
     without_key(error, KEY)
@@ -168,8 +168,8 @@ def test_echoed_key_is_masked_in_any_json(body, status):
             read(answer(data, status))
         except RecallError as error:
             failures.append(without_key(error, KEY))
-    told = "".join(f"{failure} {failure!r} {vars(failure)}" for failure in failures)
-    assert [form for form in FORMS if form in told] == []
+    visible = "".join(f"{failure} {failure!r} {vars(failure)}" for failure in failures)
+    assert [form for form in FORMS if form in visible] == []
 
 
 def test_rejected_input_with_key_is_masked():

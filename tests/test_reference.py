@@ -60,7 +60,7 @@ USED = set()
 
 
 def block(name: str) -> str:
-    """Give a block as it is printed."""
+    """Return a block as it is printed."""
     first, last = BLOCKS[name]
     return "\n".join(LINES[first - 1 : last])
 
@@ -97,7 +97,7 @@ def show(name: str, server: RecallServer, names: Optional[Dict[str, Any]] = None
 
 
 def received(server: RecallServer) -> List[Any]:
-    """Give the bodies of the executions that the server received."""
+    """Return the bodies of the executions that the server received."""
     return [request.json for request in server.requests if request.path.endswith("/execute")]
 
 
@@ -178,7 +178,7 @@ def test_execute_with_retry(server: RecallServer, names: Dict[str, Any]):
 
 
 def test_get_rate_limit_info(server: RecallServer, names: Dict[str, Any]):
-    """What the newest answer told of the rate limit is shown, with its reset as a time."""
+    """What the last answer reported about the rate limit is shown, with its reset as a time."""
     assert show("get_rate_limit_info", server, names) == ""
     server.respond_next(headers={"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59", "X-RateLimit-Reset": "1790000000"}, json={})
     names["client"].execute_workflow("workflow-id")
@@ -310,7 +310,7 @@ def test_async_example(server: RecallServer):
 
 
 def test_async_example_failed_run(server: RecallServer):
-    """A failed run is told as such, with its reason."""
+    """A failed run is reported as such, with its reason."""
 
     @server.workflow("workflow-id")
     def fail(input: Any) -> Any:
@@ -320,7 +320,7 @@ def test_async_example_failed_run(server: RecallServer):
 
 
 def test_retry_example(server: RecallServer):
-    """The call that is refused twice succeeds at the third try."""
+    """The call that is rejected twice succeeds at the third try."""
     server.respond_next(429, headers={"Retry-After": "0"}, json={"error": "slow down"}, times=2)
     assert show("retry example", server).startswith("Success: WorkflowExecutionResult(success=True")
     assert len(received(server)) == 3
@@ -403,7 +403,7 @@ def test_development_settings(server: RecallServer):
 
 
 def test_production_settings(server: RecallServer, monkeypatch: pytest.MonkeyPatch):
-    """Key and address come from the environment; a missing key is told."""
+    """Key and address come from the environment; a missing key is reported."""
     names: Dict[str, Any] = {}
     show("production settings", server, names)
     assert (names["client"].api_key, names["client"].base_url) == (KEY, server.base_url)

@@ -54,46 +54,46 @@ class Story:
 
 
 def test_backoff_doubles_up_to_maximum():
-    """In the middle of the jitter, the documented settings give 1, 2, 4, 8, 16 seconds; then the longest is shortened alone."""
+    """In the middle of the jitter, the documented settings give 1, 2, 4, 8, 16 seconds; then the max_delay is shortened alone."""
     backoff = Backoff(9, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
     assert [backoff.delay(retry, lambda: 0.5) for retry in range(6)] == [1.0, 2.0, 4.0, 8.0, 16.0, 26.25]
 
 
-@pytest.mark.parametrize(("roll", "delay"), [(0.0, 3.0), (0.5, 4.0), (HIGHEST_ROLL, 5.0)])
-def test_backoff_jitter_is_a_quarter(roll, delay):
+@pytest.mark.parametrize(("random_number", "delay"), [(0.0, 3.0), (0.5, 4.0), (HIGHEST_ROLL, 5.0)])
+def test_backoff_jitter_is_a_quarter(random_number, delay):
     """The dice move a delay of 4 seconds between 3 and 5."""
-    assert Backoff(3, 1.0, 30.0, 2.0).delay(2, lambda: roll) == pytest.approx(delay)
+    assert Backoff(3, 1.0, 30.0, 2.0).delay(2, lambda: random_number) == pytest.approx(delay)
 
 
 @given(delays, delays, multipliers, retries, rolls)
-def test_backoff_delay_is_within_formula(initial, longest, multiplier, retry, roll):
+def test_backoff_delay_is_within_formula(initial, max_delay, multiplier, retry, random_number):
     """With d = min(max_delay, initial * multiplier ** n), a delay is in [0.75 d, min(1.25 d, max_delay)], also where powers overflow."""
-    longest = min(longest, MAX_SLEEP)
+    max_delay = min(max_delay, MAX_SLEEP)
     try:
         power = multiplier**retry
     except OverflowError:
         power = math.inf
-    ideal = min(longest, initial * power) if initial else 0.0
-    delay = Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll)
-    assert 0 <= 0.75 * ideal <= delay <= min(1.25 * ideal, longest)
+    ideal = min(max_delay, initial * power) if initial else 0.0
+    delay = Backoff(1, initial, max_delay, multiplier).delay(retry, lambda: random_number)
+    assert 0 <= 0.75 * ideal <= delay <= min(1.25 * ideal, max_delay)
 
 
 @given(delays, delays, multipliers, retries, rolls)
-def test_backoff_never_exceeds_maximum(initial, longest, multiplier, retry, roll):
+def test_backoff_never_exceeds_maximum(initial, max_delay, multiplier, retry, random_number):
     """No delay is below 0 or above max_delay, and the machine can sleep each."""
-    assert 0 <= Backoff(1, initial, longest, multiplier).delay(retry, lambda: roll) <= min(longest, MAX_SLEEP)
+    assert 0 <= Backoff(1, initial, max_delay, multiplier).delay(retry, lambda: random_number) <= min(max_delay, MAX_SLEEP)
 
 
 @given(retries, rolls)
-def test_backoff_without_initial_delay_is_zero(retry, roll):
+def test_backoff_without_initial_delay_is_zero(retry, random_number):
     """An initial delay of 0 grows to nothing else, however often it is multiplied."""
-    assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: roll) == 0.0
+    assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: random_number) == 0.0
 
 
 @given(st.floats(0, MAX_RETRY_AFTER), delays, rolls)
-def test_retry_after_replaces_delay(retry_after, longest, roll):
+def test_retry_after_replaces_delay(retry_after, max_delay, random_number):
     """The server's wait is neither shortened to max_delay nor jittered."""
-    assert Backoff(1, 1.0, longest, 2.0).wait_after(limited(retry_after), 0, lambda: roll) == retry_after
+    assert Backoff(1, 1.0, max_delay, 2.0).wait_after(limited(retry_after), 0, lambda: random_number) == retry_after
 
 
 def test_retry_after_above_an_hour_is_not_retried():
@@ -228,7 +228,7 @@ SETTINGS = {"max_retries": 3, "initial_delay": 1.0, "max_delay": 30.0, "backoff_
     ],
 )
 def test_backoff_rejects_setting_out_of_bounds(name, value):
-    """A bad retry setting is refused, by its name and value, before anything is sent (nothing listens here)."""
+    """A bad retry setting is rejected, by its name and value, before anything is sent (nothing listens here)."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match=f"{name} must be .*not {str(value)[:30]}"):
         client.execute_with_retry("workflow", **{**SETTINGS, name: value})

@@ -21,7 +21,7 @@ CALLS = [
 
 @pytest.fixture
 def client():
-    """A client whose server does not exist: whatever is refused with a ValueError was refused before sending."""
+    """A client whose server does not exist: whatever is rejected with a ValueError was refused before sending."""
     with RecallClient("a-key", "http://127.0.0.1:1") as client:
         yield client
 
@@ -77,7 +77,7 @@ def test_missing_key_is_rejected():
 
 @pytest.mark.parametrize("key", ["", " ", "a key", "key\n", "\tkey", "key\x00", "k\x7fey", "schl\u00fcssel", "key\u2028"])
 def test_unsendable_key_is_rejected(key):
-    """A key that is empty, or contains white space, control or non-ASCII characters, is refused, and not shown."""
+    """A key that is empty, or contains white space, control or non-ASCII characters, is rejected, and not shown."""
     with pytest.raises(ValueError, match="API key") as caught:
         RecallClient(key)
     assert not key.strip() or key not in str(caught.value)
@@ -112,7 +112,7 @@ def test_key_of_wrong_type_is_rejected(key):
     ],
 )
 def test_invalid_base_url_is_rejected(url):
-    """A base URL without scheme or host, with credentials, query, fragment or odd characters is refused before any request."""
+    """A base URL without scheme or host, with credentials, query, fragment or odd characters is rejected before any request."""
     with pytest.raises(ValueError, match=r".") as caught:
         RecallClient("a-key", url)
     assert "password" not in str(caught.value)
@@ -131,7 +131,7 @@ def test_base_url_loses_trailing_slashes(url):
 
 
 def test_setters_check_like_the_constructor(client):
-    """A setter refuses what the constructor refuses, and then changes nothing."""
+    """A setter rejects what the constructor rejects, and then changes nothing."""
     with pytest.raises(ValueError, match="white space"):
         client.set_api_key("a key")
     with pytest.raises(TypeError):
@@ -256,7 +256,7 @@ def test_timeout_of_wrong_type_is_rejected(client, timeout):
 
 
 def test_very_long_timeout_means_no_limit():
-    """What is longer than a socket can wait counts as for ever."""
+    """What is longer than a socket can wait counts as forever."""
     assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(MAX_TIMEOUT * 2) is None
     assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     assert check_timeout(5) == 5.0

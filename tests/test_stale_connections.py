@@ -51,7 +51,7 @@ def test_idle_connection_closed_by_server_is_replaced(goodbye, session, serve, c
         connection.wait_for_go()
         connection.send(GOODBYES[goodbye])
         connection.sock.shutdown(socket.SHUT_WR)
-        connection.server.hung_up.release()
+        connection.server.client_closed.release()
         connection.idle()
 
     server = serve(handler)

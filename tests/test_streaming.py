@@ -1,4 +1,4 @@
-"""A live stream: events as they arrive, an end that counts only when it is one, and connections given up or used again."""
+"""A live stream: events as they arrive, an end that counts only when it is one, and connections closed or used again."""
 
 import copy
 import gc
@@ -74,7 +74,7 @@ class Framing:
 
 
 def zipped(start, wrap, end, bits):
-    """Give a framing that flushes the compression at each event."""
+    """Return a framing that flushes the compression at each event."""
     compressor = zlib.compressobj(wbits=bits)
 
     def squeeze(data):
@@ -94,7 +94,7 @@ def in_pieces(data):
 
 
 def framings(size):
-    """Give all framings, for a stream of so many bytes."""
+    """Return all framings, for a stream of so many bytes."""
     return {
         "chunked": Framing(CHUNKED, chunk, LAST_CHUNK),
         "many chunks to an event": Framing(CHUNKED, in_pieces, LAST_CHUNK),
@@ -134,7 +134,7 @@ def paced(framing, events):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_stream_yields_event_before_next_is_sent(framing, own_session, serve, connect):
-    """An event is handed over as soon as its bytes are here: the server sends the next one only after the loop had it."""
+    """An event is yielded as soon as its bytes are here: the server sends the next one only after the loop had it."""
     server = serve(paced(framing, [*ONE_TWO, text(" three"), DONE, MARK]))
     with requests.Session() as session:
         client = connect(server, session=session if own_session else None)
@@ -249,7 +249,7 @@ def test_stream_continues_after_block_error(serve, connect):
     ("payload", "value"), [("no JSON {", "no JSON {"), ("[1, 2]", [1, 2]), ('"words"', "words"), ("7", 7), ("null", None), ("", "")]
 )
 def test_stream_message_event(payload, value, serve, connect):
-    """What is no JSON object comes as a message, and never kills the stream."""
+    """What is not JSON object comes as a message, and never kills the stream."""
     stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
     assert next(stream) == StreamEvent("message", None, "", {"data": value})
     assert stream.result.success
@@ -551,7 +551,7 @@ def test_stream_with_unsupported_encoding(serve, connect):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "until close", "chunked, gzip", "one chunk over time"])
 def test_stream_silence_raises_timeout(framing, own_session, serve, connect):
-    """A stream that falls silent for longer than the timeout raises, with what had arrived, and its connection is closed."""
+    """A stream that falls silent for longer than the timeout raises, with what arrived, and its connection is closed."""
 
     def handler(connection):
         connection.request()

@@ -89,7 +89,7 @@ def serve():
 
 
 def payloads(response):
-    """Give the data of a stream's events."""
+    """Return the data of a stream's events."""
     return [line[len("data: ") :] for line in response.text.split("\n") if line]
 
 
@@ -386,7 +386,7 @@ def test_rejections_in_observed_dialect(serve):
 
 @pytest.mark.parametrize("body", [b'{"message": ', b'{"n": NaN}', b"[1, 2]", b"\xff"])
 def test_body_without_json_object_is_rejected(serve, body):
-    """The documented dialect refuses it; the other runs the workflow with an empty input, as recorded."""
+    """The documented dialect rejects it; the other runs the workflow with an empty input, as recorded."""
     caller = serve()
     answer = caller.execute("echo", data=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_JSON")
@@ -580,13 +580,13 @@ def test_respond_next_cut(serve, settings):
     ],
 )
 def test_respond_next_rejects_contradictions(settings):
-    """A script that makes no sense is refused when it is written."""
+    """A script that makes no sense is rejected when it is written."""
     with pytest.raises(ValueError, match=r"."):
         RecallServer().respond_next(**settings)
 
 
 def test_respond_next_rejects_value_without_json_form():
-    """What JSON has no form for is refused when the script is written."""
+    """What JSON has no form for is rejected when the script is written."""
     with pytest.raises(TypeError):
         RecallServer().respond_next(json={1, 2})
 
@@ -609,20 +609,20 @@ def test_respond_next_rejects_value_without_json_form():
     ],
 )
 def test_server_rejects_arguments_out_of_bounds(settings):
-    """Arguments out of their bounds are refused at once, by name."""
+    """Arguments out of their bounds are rejected at once, by name."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         RecallServer(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"api_key": 5}, {"port": "80"}, {"burst": 1.5, "rate_limit": 1}, {"rate_limit": "5"}])
 def test_server_rejects_arguments_of_wrong_type(settings):
-    """Arguments of a wrong type are refused at once."""
+    """Arguments of a wrong type are rejected at once."""
     with pytest.raises(TypeError):
         RecallServer(**settings)
 
 
 def test_workflow_decorator_without_parentheses_is_rejected():
-    """The usual slip is told at once."""
+    """The usual slip is reported at once."""
     server = RecallServer()
     with pytest.raises(TypeError, match=r'@server\.workflow\("my-id"\)'):
 
@@ -633,7 +633,7 @@ def test_workflow_decorator_without_parentheses_is_rejected():
 
 @pytest.mark.parametrize("workflow_id", ["", ".", ".."])
 def test_workflow_id_that_is_no_path_segment_is_rejected(workflow_id):
-    """An id that can't stand in a path is refused."""
+    """An id that can't stand in a path is rejected."""
     with pytest.raises(ValueError, match="workflow_id"):
         RecallServer().workflow(workflow_id)
 
@@ -805,7 +805,7 @@ def test_stop_does_not_wait_for_stuck_workflow():
 
 
 def test_server_restarts_on_same_port():
-    """A stopped server refuses connections, keeps its records, and starts again on its port."""
+    """A stopped server rejects connections, keeps its records, and starts again on its port."""
     server = RecallServer()
     server.workflow("echo")(lambda input: input)
     with server, requests.Session() as session:
@@ -1038,7 +1038,7 @@ def test_workflow_that_raises_no_exception(stop, mode, serve):
 
 
 def test_workflow_rejects_async_function(serve):
-    """An async function is refused at the decorator, and not when it is executed."""
+    """An async function is rejected at the decorator, and not when it is executed."""
     server = serve().server
 
     async def coroutine(_input):
@@ -1123,6 +1123,6 @@ def test_observed_dialect_names_its_answers(serve):
     "settings", [{"refill_interval": 1}, {"refill_interval": 0, "rate_limit": 1}, {"refill_interval": inf, "rate_limit": 1}]
 )
 def test_refill_interval_is_checked(settings):
-    """An interval that is no time, or without a limit, is refused."""
+    """An interval that is no time, or without a limit, is rejected."""
     with pytest.raises(ValueError, match="refill_interval must be seconds"):
         RecallServer(**settings)

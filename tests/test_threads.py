@@ -1,4 +1,4 @@
-"""One client, many threads; and calls that are given up."""
+"""One client, many threads; and calls that are closed."""
 
 import json
 import logging
@@ -83,8 +83,16 @@ def test_threads_get_their_own_answers(serve, connect, caplog):
     def limited_echo(connection):
         while True:
             number = connection.request().json["number"]
-            told = (f"X-RateLimit-Limit: {number}", f"X-RateLimit-Remaining: {number + 1}", f"X-RateLimit-Reset: {number + 2_000_000_000}")
-            connection.send(http(envelope({"number": number}), *told))
+            limits = (
+                f"X-RateLimit-Limit: {number}",
+                f"X-RateLimit-Remaining: {number + 1}",
+                f"X-RateLimit-Reset: {number + 2_000_000_000}",
+            )
+                f"X-RateLimit-Limit: {number}",
+                f"X-RateLimit-Remaining: {number + 1}",
+                f"X-RateLimit-Reset: {number + 2_000_000_000}",
+            )
+            connection.send(http(envelope({"number": number}), *limits))
 
     server = serve(limited_echo)
     client = connect(server, timeout=60)
@@ -134,10 +142,10 @@ def test_late_answer_reaches_no_other_call(serve, connect):
             connection.send(http(envelope(sent)))
 
     client = connect(serve(late_echo), timeout=60)
-    dice = random.Random(7)
+    randomness = random.Random(7)
 
     def call(number):
-        late = dice.choice([0, 0, 0, 0.05])
+        late = randomness.choice([0, 0, 0, 0.05])
         try:
             return client.execute_workflow("w", {"number": number, "late": late}, timeout=0.03 if late else None).output["number"] == number
         except RecallTimeoutError:
@@ -193,7 +201,7 @@ def test_key_is_masked_after_it_was_changed(streaming, serve, connect):
 
     def tell(connection):
         words = {"error": f"bad key {connection.request().headers['x-api-key']}"}
-        connection.server.hung_up.release()
+        connection.server.client_closed.release()
         connection.wait_for_go()
         if streaming:
             connection.send(head("Content-Type: text/event-stream", "Connection: close"))

@@ -112,7 +112,7 @@ class TestResponses:
         assert caught.value.__cause__ is not None
 
     def test_a_timeout_thrown_where_none_was_set(self, mocked, client):
-        """A thrown time-out is one even where the call itself had all the time."""
+        """A thrown timeout is one even where the call itself had all the time."""
         mocked.add(responses.POST, EXECUTE, body=requests.ReadTimeout("no"))
         with pytest.raises(RecallTimeoutError):
             client.execute_workflow("w", timeout=None)
@@ -251,7 +251,7 @@ class TestOpenTelemetry:
         assert KEY not in str([span.to_json() for span in spans()])
 
     def test_a_stream_stays_prompt(self, session, serve, connect):
-        """An instrumented stream is handed over as it arrives."""
+        """An instrumented stream is yielded as it arrives."""
 
         def handler(connection):
             connection.request()

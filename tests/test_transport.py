@@ -62,7 +62,7 @@ def resets(connection):
 
 
 def free_port():
-    """Give a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -143,7 +143,7 @@ def test_connection_closed_before_answer(kind, session, serve, connect):
     "start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]]
 )
 def test_connection_closed_within_head(start, session, serve, connect):
-    """Half a head is no answer, whether it is taken for a break or for nonsense."""
+    """Half a head is no answer, whether it is treated as a break or for nonsense."""
     server = serve(cut(start))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
         connect(server, session=session).execute_with_retry("w")
@@ -193,7 +193,7 @@ def test_unreadable_answer(kind, session, serve, connect):
 
 @pytest.mark.parametrize("size", [b"zz", b"-5", b"", b"0x10", b"99999999999999999999999999"])
 def test_invalid_chunk_size(size, session, serve, connect):
-    """A chunk size that is no number is an error, whatever it is taken for."""
+    """A chunk size that is no number is an error, whatever it is treated as."""
     server = serve(cut(head("Transfer-Encoding: chunked"), size, b"\r\n", BODY))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
         connect(server, session=session).execute_workflow("w")
@@ -247,7 +247,7 @@ def secure(serve, authority):
 
 @pytest.fixture
 def bundle(authority, tmp_path):
-    """Give the path of a file with the authority's certificate."""
+    """Return the path of a file with the authority's certificate."""
     path = str(tmp_path / "ca.pem")
     authority.cert_pem.write_to_path(path)
     return path
@@ -270,7 +270,7 @@ def test_tls_unknown_authority(session, secure, connect):
 
 @pytest.mark.usefixtures("_trusted")
 def test_tls_wrong_host(session, secure, connect):
-    """A certificate for another name is refused as well."""
+    """A certificate for another name is rejected as well."""
     with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
         connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
@@ -391,7 +391,7 @@ def test_redirect_that_drops_body_is_rejected(status, session, serve, connect):
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status", "stream_workflow"])
 def test_redirect_to_other_origin_is_rejected(ask, status, session, serve, connect):
-    """A redirect to another port is refused, naming the target and the base URL to set; nothing arrives there."""
+    """A redirect to another port is rejected, naming the target and the base URL to set; nothing arrives there."""
     other = serve(echo)
     server = serve(moving(status, f"{other.url}/api/workflows/w/{'status' if ask == 'get_workflow_status' else 'execute'}?x=1"))
     with pytest.raises(RedirectError, match=re.escape(f"base_url='{other.url}'")) as caught:
@@ -469,7 +469,7 @@ def test_redirect_with_unusual_url_within_origin_is_followed(target, session, se
 
 @pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status"])
 def test_redirect_loop_ends(ask, session, serve, connect):
-    """A server that redirects for ever is left after a while."""
+    """A server that redirects forever is left after a while."""
     server = serve(moving(307, "/loop"))
     with pytest.raises(RedirectError) as caught:
         getattr(connect(server, session=session), ask)("w")
@@ -627,7 +627,7 @@ def test_stale_connection_is_replaced(session, serve, connect):
         connection.request()
         connection.send(OK)
         connection.sock.shutdown(socket.SHUT_RDWR)
-        connection.server.hung_up.release()
+        connection.server.client_closed.release()
 
     server = serve(once)
     client = connect(server, session=session)
@@ -666,7 +666,7 @@ NOTHING = [http(b"", status="204 No Content"), head(status="101 Switching Protoc
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize(("empty", "stray"), list(itertools.product(NOTHING, STRAY)))
 def test_stray_bytes_are_not_read_as_answer(empty, stray, together, serve, connect):
-    """What a server sends beyond an answer is not taken for the next one."""
+    """What a server sends beyond an answer is not treated as the next one."""
 
     def handler(connection):
         if connection.number > 1:
@@ -785,7 +785,7 @@ def test_hook_that_raises_for_status(status, kind, serve, connect):
 
 
 def audit(response, **_):
-    """Ask another server, which refuses."""
+    """Ask another server, which rejects."""
     refusal = requests.Response()
     refusal.status_code, refusal.request = 429, requests.Request("GET", "http://audit.invalid").prepare()
     refusal.raise_for_status()
@@ -838,8 +838,10 @@ def test_tls_failure_after_request(session, serve, connect, authority):
 
 def test_rate_limit_info_is_of_last_answer(serve, connect):
     """An answer that says nothing of the limit, a bare 429 too, leaves what was known."""
-    told = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
-    server = serve(answers(told, OK, http({"error": "no"}, status="429 Slow"), http({"error": "no"}, "Retry-After: 2", status="429 Slow")))
+    limited = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
+    server = serve(
+        answers(limited, OK, http({"error": "no"}, status="429 Slow"), http({"error": "no"}, "Retry-After: 2", status="429 Slow"))
+    )
     client = connect(server)
     known = []
     for _ in range(4):
@@ -1038,7 +1040,7 @@ def test_sockets_have_tcp_keep_alive(serve, connect, monkeypatch):
 
 
 def open_sockets(port):
-    """Give copies of this process's sockets that lead to a port."""
+    """Return copies of this process's sockets that lead to a port."""
     found = []
     for descriptor in range(3, 256):
         try:
@@ -1087,7 +1089,7 @@ def test_failed_request_is_logged_at_debug(session, serve, connect, caplog):
 
 
 def test_retry_is_logged_at_info(serve, connect, caplog):
-    """Waiting for the rate limit is told."""
+    """Waiting for the rate limit is reported."""
     caplog.set_level(logging.INFO, "recall_sdk")
     client = connect(serve(answers(http({"error": "slow"}, status="429 No"), OK)))
     client.execute_with_retry("w", initial_delay=0)
@@ -1106,8 +1108,8 @@ def test_logging_is_silent_by_default(serve, connect, capfd, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- the key is a secret
 
 
-def told(error):
-    """Give all that an error shows: as text, in a traceback, pickled, in its attributes and in its causes."""
+def visible_texts(error):
+    """Return all that an error shows: as text, in a traceback, pickled, in its attributes and in its causes."""
     yield from traceback.format_exception(type(error), error, error.__traceback__)
     yield repr(pickle.dumps(error))
     while error is not None:
@@ -1146,7 +1148,7 @@ def test_echoed_key_is_masked(kind, session, serve, connect):
     """Wherever a server echoes the key, no error shows it."""
     with pytest.raises(RecallError) as caught:
         connect(serve(cut(ECHOES[kind])), session=session).execute_workflow("w")
-    assert [line for line in told(caught.value) if KEY in line] == []
+    assert [line for line in visible_texts(caught.value) if KEY in line] == []
 
 
 STREAMED = "Content-Type: text/event-stream"
@@ -1159,12 +1161,12 @@ STREAM_ECHOES = {
 
 @pytest.mark.parametrize("kind", STREAM_ECHOES)
 def test_key_echoed_in_stream_is_masked(kind, session, serve, connect):
-    """The errors of a stream hold what had arrived, but for the key."""
+    """The errors of a stream hold what arrived, but for the key."""
     body = "".join(f"data: {payload}\n\n" for payload in STREAM_ECHOES[kind]).encode()
     server = serve(cut(head("Connection: close", STREAMED), body))
     with pytest.raises((ExecutionError, StreamInterruptedError)) as caught:
         list(connect(server, session=session).stream_workflow("w"))
-    assert [line for line in told(caught.value) if KEY in line] == []
+    assert [line for line in visible_texts(caught.value) if KEY in line] == []
 
 
 def test_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
@@ -1186,7 +1188,7 @@ def test_key_in_base_url_is_not_shown(connect):
     """An error about a server that is down does not tell the key."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(f"http://127.0.0.1:{free_port()}").execute_workflow("w")
-    assert [line for line in told(caught.value) if KEY in line] == []
+    assert [line for line in visible_texts(caught.value) if KEY in line] == []
 
 
 # ------------------------------------------------------------------------------------------------- the field's other troubles
@@ -1256,7 +1258,7 @@ def test_proxy_url_is_not_shown(proxy, scheme, session, connect, monkeypatch):
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     assert "base_url" not in str(caught.value)
-    assert [line for line in told(caught.value) if "hunter2" in line or "bob" in line] == []
+    assert [line for line in visible_texts(caught.value) if "hunter2" in line or "bob" in line] == []
 
 
 def test_proxy_credentials_are_not_shown(session, connect, monkeypatch):
@@ -1264,7 +1266,7 @@ def test_proxy_credentials_are_not_shown(session, connect, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", f"http://bob:hunter2@127.0.0.1:{free_port()}")
     with pytest.raises(RecallConnectionError, match="through the proxy") as caught:
         connect("https://recall.invalid", session=session).execute_workflow("w")
-    assert [line for line in told(caught.value) if "hunter2" in line] == []
+    assert [line for line in visible_texts(caught.value) if "hunter2" in line] == []
 
 
 class Colour(enum.Enum):

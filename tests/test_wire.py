@@ -68,7 +68,7 @@ class Case:
 
     @property
     def sent(self):
-        """The recorded request's body, parsed; what is no JSON object as nothing."""
+        """The recorded request's body, parsed; what is not JSON object as nothing."""
         try:
             body = json.loads(self.request["body"] or "{}")
         except ValueError:
@@ -337,7 +337,7 @@ def test_stream_failed_run(name, replay):
 
 
 def test_stream_cut(replay):
-    """The one recorded stream whose connection broke is told as that."""
+    """The one recorded stream whose connection broke is reported as that."""
     with pytest.raises(StreamInterruptedError) as caught:
         list(replay(BROKEN_STREAM).stream_workflow("w"))
     assert caught.value.partial.text == "Hello"
@@ -514,7 +514,7 @@ def test_rate_limit_without_headers(name, replay):
     assert (caught.value.retry_after, caught.value.rate_limit, client.get_rate_limit_info()) == (None, None, None)
 
 
-# ---------------------------------------------------------------------------------------------------------------- questions
+# ---------------------------------------------------------------------------------------------------------------- read calls
 
 STATUSES = {
     "420-status": WorkflowStatus(True, "2026-11-27T02:56:13.848Z", needs_redeployment=False),
@@ -603,7 +603,7 @@ def test_job_status(name, replay):
 
 
 def test_job_paused(replay):
-    """A paused run is handed over as the server tells it."""
+    """A paused run is yielded as the server tells it."""
     job = CASES[PAUSED_JOB].ask(replay(PAUSED_JOB))
     assert job["status"] == "completed"
     assert job["output"]["data"]["operation"] == "human"
@@ -644,7 +644,7 @@ def test_wait_for_recorded_job_cancelled(replay):
 
 
 def test_wait_for_recorded_job_survives_lost_database(replay):
-    """A server that has lost its database refuses a right key for a while, and the wait goes on."""
+    """A server that has lost its database rejects a right key for a while, and the wait goes on."""
     names = ["503-async-wait-poll-00", "705-db-down-job", "503-async-wait-poll-02"]
     job = replay(*names).wait_for_job("w", poll_interval=0.01)
     assert job["output"] == {"result": {"done": True}, "stdout": ""}

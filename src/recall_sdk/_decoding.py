@@ -482,28 +482,28 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     block_id = payload.get("blockId")
     if not isinstance(block_id, str):
         block_id = None
-    word = payload.get("event")
-    if word is None or word == "chunk":
+    event_type = payload.get("event")
+    if event_type is None or event_type == "chunk":
         chunk = payload.get("chunk")
         # Nearly every event has only a block and a text, so nothing in it can report a failure.
         is_plain = len(payload) == 2 and block_id is not None
         if isinstance(chunk, str) and name != "error" and (is_plain or not ("error" in payload or payload.get("type") == "error")):
             return StreamEvent("chunk", block_id, chunk, payload)
-    if not isinstance(word, str):
-        word = name
-    if name == "error" or _is_failure(word, payload):
+    if not isinstance(event_type, str):
+        event_type = name
+    if name == "error" or _is_failure(event_type, payload):
         return StreamEvent("error", block_id, "", payload)
     chunk = payload.get("chunk")
-    if word in ("message", "chunk") and isinstance(chunk, str):
+    if event_type in ("message", "chunk") and isinstance(chunk, str):
         return StreamEvent("chunk", block_id, chunk, payload)
-    return StreamEvent(_EVENT_TYPES.get(word, word), block_id, "", payload)
+    return StreamEvent(_EVENT_TYPES.get(event_type, event_type), block_id, "", payload)
 
 
-def _is_failure(word: str, payload: Dict[str, Any]) -> bool:
+def _is_failure(event_type: str, payload: Dict[str, Any]) -> bool:
     """Return whether an event reports that the run failed, in any of the known forms."""
-    if word == "error" or payload.get("type") == "error":
+    if event_type == "error" or payload.get("type") == "error":
         return True
-    if word in _ENDS:
+    if event_type in _ENDS:
         end = _end_of(payload)
         return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # otherwise the end itself says how the run ended
     if not payload.get("error"):

@@ -67,7 +67,7 @@ def translate(error: Exception, call: CallContext) -> RecallError:
     if any(map(_is_timeout, causes)):
         translated = RecallTimeoutError(_timeout_message(call, unsent=unsent), "TIMEOUT")
     elif any(map(_is_unreadable, causes)):
-        message = f"the answer of {call.where} can't be read ({_words(causes[-1])}): check the base_url"
+        message = f"the answer of {call.where} can't be read ({_reason(causes[-1])}): check the base_url"
         translated = InvalidResponseError(one_line(message), "INVALID_RESPONSE")
     else:
         at_proxy = unsent and any(isinstance(each, _OF_THE_PROXY) for each in causes)
@@ -136,7 +136,7 @@ def status_given_up_on(error: Exception) -> Optional[int]:
     return next((int(status) for status in statuses if status.isdigit()), None)
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
@@ -153,7 +153,7 @@ def _timeout_message(call: CallContext, *, unsent: bool) -> str:
 
 def _proxy_message(reason: BaseException, call: CallContext) -> str:
     return (
-        f"could not connect through the proxy for {call.where} ({_words(reason)}): check HTTPS_PROXY and HTTP_PROXY and their "
+        f"could not connect through the proxy for {call.where} ({_reason(reason)}): check HTTPS_PROXY and HTTP_PROXY and their "
         "credentials, or the proxies of your session"
     )
 
@@ -167,8 +167,8 @@ def _connection_message(reason: BaseException, call: CallContext, *, unsent: boo
             "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on your own session"
         )
     if isinstance(reason, ssl.SSLError) and unsent:
-        return f"could not agree on TLS with {call.where} ({_words(reason)}): check the base_url; the server may support http:// only"
+        return f"could not agree on TLS with {call.where} ({_reason(reason)}): check the base_url; the server may support http:// only"
     if unsent:
-        return f"could not connect to {call.where} ({_words(reason)}): check the base_url, and that the server is running"
-    message = f"the connection to {call.where} broke before the answer was complete ({_words(reason)})"
+        return f"could not connect to {call.where} ({_reason(reason)}): check the base_url, and that the server is running"
+    message = f"the connection to {call.where} broke before the answer was complete ({_reason(reason)})"
     return f"{message}: the workflow may have run" if call.executes and not call.streaming else message

@@ -50,35 +50,35 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
 def _refusal(input: Any, error: Exception) -> str:
     """Return the first place in the input that has no JSON form, and the reason."""
     try:
-        place, reason = next(_faults(input, "input", ()), ("input", _said(error)))
+        place, reason = next(_find_faults(input, "input", ()), ("input", _reason(error)))
     except RecursionError:
         return "input: nested too deeply for JSON"
     except Exception:  # some values can't be shown, such as an int of thousands of digits as a key
-        return f"input: {_said(error)}"
+        return f"input: {_reason(error)}"
     return f"{place}: {reason}"
 
 
-def _faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
+def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
     if id(value) in above:
         yield place, "contains itself; JSON has no form for a cycle"
     elif isinstance(value, _OBJECT):
         for key, item in value.items():
             if not _is_key(key):
-                yield place, f"the key {_shown(key)} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
-            yield from _faults(item, _place(place, key), (*above, id(value)))
+                yield place, f"the key {_shorten(key)} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
+            yield from _find_faults(item, _place_of(place, key), (*above, id(value)))
     elif isinstance(value, _ARRAYS):
         for index, item in enumerate(value):
-            yield from _faults(item, f"{place}[{index}]", (*above, id(value)))
+            yield from _find_faults(item, f"{place}[{index}]", (*above, id(value)))
     elif isinstance(value, float) and not math.isfinite(value):
         yield place, f"{value} is not JSON serializable"
     else:
         try:
             _ENCODER.encode(value)
         except Exception as error:
-            yield place, _said(error)
+            yield place, _reason(error)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
@@ -86,14 +86,14 @@ def _is_key(key: Any) -> bool:
     return math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))
 
 
-def _place(place: str, key: Any) -> str:
+def _place_of(place: str, key: Any) -> str:
     plain = isinstance(key, str) and key.isidentifier() and len(key) <= _MAX_KEY
-    return f"{place}.{key}" if plain else f"{place}[{_shown(key)}]"
+    return f"{place}.{key}" if plain else f"{place}[{_shorten(key)}]"
 
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _MAX_KEY
-_shown = _repr.repr
+_shorten = _repr.repr
 
 
 def _encode_file(value: Any) -> Dict[str, str]:

@@ -34,8 +34,8 @@ def without_key(error: _E, api_key: str) -> _E:
             except RecursionError:
                 setattr(error, name, None)  # nested too deeply to be searched, so drop it
         seen = {id(error)}
-        shown = "".join(map(_shown, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
-        if any(secret in shown for secret in secrets):
+        visible = "".join(map(_visible_text, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
+        if any(secret in visible for secret in secrets):
             error.__cause__ = error.__context__ = None
     message = str(error)
     if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
@@ -66,7 +66,7 @@ def _chain(error: Any, seen: Set[int]) -> Iterator[BaseException]:
             yield from _chain(each, seen)
 
 
-def _shown(error: BaseException) -> str:
+def _visible_text(error: BaseException) -> str:
     """Return what an error shows. The errors of decoders hold the text that they could not decode."""
     try:
         return repr((str(error), error.args, getattr(error, "doc", ""), getattr(error, "object", "")))

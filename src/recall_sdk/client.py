@@ -718,9 +718,9 @@ class RecallClient:
         except RecallError:
             return None
 
-    def _poll(self, call: Call, left: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
+    def _poll(self, call: Call, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Return a job's state and the server's retry-after, within the remaining seconds."""
-        timeout = left if self._timeout is None else self._timeout if left is None else min(left, self._timeout)
+        timeout = remaining if self._timeout is None else self._timeout if remaining is None else min(remaining, self._timeout)
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
 
 

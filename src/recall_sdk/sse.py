@@ -6,7 +6,7 @@ __all__ = ["ServerSentEvent", "iter_events"]
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
-_MOST_RETRY_DIGITS = 18  # more than any time needs, and no more than int() reads on every Python
+_MAX_RETRY_DIGITS = 18  # more than any time needs, and no more than int() reads on every Python
 
 
 class ServerSentEvent(NamedTuple):
@@ -63,7 +63,7 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
                     event = _text(value)
                 elif name == b"id" and b"\0" not in value:
                     last_id = _text(value)
-                elif name == b"retry" and value.isdigit() and len(value) <= _MOST_RETRY_DIGITS:
+                elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
                     retry = int(value)
             else:
                 if data:

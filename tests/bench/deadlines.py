@@ -1,4 +1,4 @@
-"""Row 7: how long after its time-out a call comes back."""
+"""Row 7: how long after its timeout a call comes back."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ PHASES = {
 
 
 def taken(call: Callable[[], Any]) -> Tuple[float, str, bool]:
-    """Seconds until a call is back, what came back, and whether that was this library's time-out."""
+    """Seconds until a call is back, what came back, and whether that was this library's timeout."""
     started = time.perf_counter()
     try:
         call()

@@ -89,7 +89,7 @@ def window(limit: float, seconds: float) -> Lump:
 def simulate(
     server: Bucket, *, workers: int, run: float, hint: str, answers: bool = True, calls: int = CALLS, latency: float = LATENCY
 ) -> Tuple[float, int]:
-    """Return the seconds that a batch takes, and how many requests are refused.
+    """Return the seconds that a batch takes, and how many requests are rejected.
 
     Each answer takes the latency with some jitter, and the seconds of the run if the request is accepted. ``hint`` is what a 429 says in
     its Retry-After: "exact", "whole seconds" or "none". ``answers``: whether the server answers the question about the usage limits.

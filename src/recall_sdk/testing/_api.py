@@ -37,7 +37,7 @@ class Api:
 
     Args:
         api_key: The key that is let in.
-        dialect: The words of the answers.
+        dialect: The body of the answers.
         bucket: The rate limit, or ``None`` for no limit.
         usage_limit: Spending, in dollars, from which on executions are refused, or ``None`` for no limit.
         retry_after: Whether a documented 429 says when to come back.
@@ -71,8 +71,8 @@ class Api:
         try:
             response = self._route(path, request)
         except Refusal as refusal:
-            words = self._dialect.error(refusal.message, refusal.code, executing=executing)
-            response = self._json(words, refusal.status)
+            body = self._dialect.error(refusal.message, refusal.code, executing=executing)
+            response = self._json(body, refusal.status)
             response.headers.extend(refusal.headers or {})
         if executing and self._bucket is not None and self._dialect.rate_headers:
             response.headers.extend(self._rate_headers(self._bucket))
