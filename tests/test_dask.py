@@ -5,13 +5,12 @@ import pytest
 from rawserver import collect_quietly
 from recall_sdk.testing import RecallServer
 
-distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-
 
 # The cluster's own warnings (of ports, of memory, of Tornado) are none of ours.
 @pytest.mark.filterwarnings("ignore")
 def test_batch_on_dask_cluster():
-    """On a real cluster every item of every batch runs once, equal ones too, under a rate limit, over kept connections."""
+    """On a real cluster every item of every batch runs once, equal ones too, under a rate limit, over reused connections."""
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")  # here, since its import takes a second
     with RecallServer(rate_limit=20, burst=5) as server:
         server.workflow("echo")(lambda input: input)
         settings = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None, "host": "127.0.0.1"}
