@@ -1,7 +1,7 @@
 """The checks of recall-sdk. ``nox`` runs them all, ``nox -l`` lists them, ``nox -s tests-3.12`` runs one.
 
-What runs the library runs it from the wheel, which ``build`` makes once: a file that the wheel lacks is missed here, not by a user.
-Everything that is made goes to ``.build``.
+All sessions that run the library install the wheel, which ``build`` makes once, so that a file missing from the wheel is noticed here.
+All output goes to ``.build``.
 """
 
 import shutil
@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
-nox.options.error_on_missing_interpreters = False  # also where CI is set: skipped, and nox says so
+nox.options.error_on_missing_interpreters = False  # also if CI is set: nox skips the session and says so
 nox.options.sessions = ["lint", "types", "docs", "examples", "package", "oldest", "tests", "coverage"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -31,13 +31,13 @@ BUILD = ("python", "-m", "build", "--installer", "uv")
 
 
 def built(pattern: str) -> str:
-    """Find the one built file of this pattern."""
+    """Return the one built file that matches this pattern."""
     (path,) = DIST.glob(pattern)
     return str(path)
 
 
 def run_tests(session: nox.Session, *requirements: str) -> None:
-    """Run the tests on the wheel, and note what they cover."""
+    """Run the tests with the installed wheel, and record their coverage."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt", *requirements)
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
 
@@ -48,13 +48,13 @@ def build(session: nox.Session) -> None:
     session.install("build[uv]")
     shutil.rmtree(DIST, ignore_errors=True)
     session.run(*BUILD, "--outdir", str(DIST), silent=True)
-    for stale in Path().glob(".coverage.*"):  # it tells of another wheel
+    for stale in Path().glob(".coverage.*"):  # it belongs to another wheel
         stale.unlink()
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style of all code; ``nox -s lint -- --fix`` mends what can be mended."""
+    """Check the style of all code; ``nox -s lint -- --fix`` fixes what can be fixed."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
@@ -91,16 +91,16 @@ def newest(session: nox.Session) -> None:
 
 @nox.session(python="pypy3.11", requires=["build"])
 def pypy(session: nox.Session) -> None:
-    """Run the tests on PyPy. What they cover is measured elsewhere: that would take PyPy minutes."""
+    """Run the tests on PyPy, without coverage, which would take minutes there."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
     session.run("python", "-m", "pytest", "-n", "4", *session.posargs)
 
 
 @nox.session(python=["3.13t", "3.14t"], requires=["build"])
 def free_threaded(session: nox.Session) -> None:
-    """Run the tests on a build without a GIL, and keep it off whatever an extension module asks for."""
+    """Run the tests on a build without a GIL, and keep the GIL off even if an extension module requests it."""
     lines = [line.partition("#") for line in Path("tests/requirements.txt").read_text(encoding="utf-8").splitlines()]
-    # cryptography has no wheel for these builds, and no marker tells them from others.
+    # cryptography has no wheel for these builds, and no marker identifies them.
     requirements = [requirement.strip() for requirement, _, why in lines if requirement.strip() and "cryptography" not in why]
     session.install(built("*.whl") + "[testing]", *requirements)
     session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env={"PYTHON_GIL": "0"})
@@ -108,7 +108,7 @@ def free_threaded(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Join what the test runs before covered, and demand all of it."""
+    """Combine the coverage of the previous test runs, and require all of it."""
     session.install("coverage[toml]")
     session.run("coverage", "combine")
     session.run("coverage", "report")
@@ -116,7 +116,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
-    """Build the documentation into ``.build/docs`` and follow the links inside it."""
+    """Build the documentation into ``.build/docs`` and check its internal links."""
     session.install(built("*.whl") + "[testing]", "-r", "docs/requirements.txt")
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(OUT / "docs"))
     links = ["-b", "linkcheck", "-D", "linkcheck_ignore=https?://"]
@@ -125,7 +125,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def examples(session: nox.Session) -> None:
-    """Run every example against the test server."""
+    """Run every example with the test server."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
     for example in sorted(Path("examples").glob("*.py")):
         session.run("python", "-W", "error", str(example), env={"RECALL_API_KEY": None, "RECALL_BASE_URL": None})
@@ -133,14 +133,14 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(requires=["build"], reuse_venv=False)
 def package(session: nox.Session) -> None:
-    """Check what would be published: that it installs alone, is complete, and is the same bytes when built anew."""
+    """Check the distribution: it installs alone, is complete, and a rebuild gives the same bytes."""
     wheel, sdist = built("*.whl"), built("*.tar.gz")
 
     session.install(wheel)
     session.run("python", "-W", "error", "-c", "from recall_sdk import *; print(RecallClient('key'), __version__)")
     session.install("pytest")
     with session.chdir(session.create_tmp()):
-        session.run("python", "-m", "pytest", "-VV")  # loads our plugin, here without the extra that it serves
+        session.run("python", "-m", "pytest", "-VV")  # loads our plugin without the extra
 
     session.install(*nox.project.dependency_groups(PYPROJECT, "package"))
     session.run("twine", "check", "--strict", wheel, sdist)
@@ -153,19 +153,19 @@ def package(session: nox.Session) -> None:
     again = OUT / "again"
     shutil.rmtree(again, ignore_errors=True)
     with tarfile.open(sdist) as archive:
-        archive.extractall(again)  # noqa: S202 -- made by ourselves a moment ago
+        archive.extractall(again)  # noqa: S202 -- we have just built it
     (unpacked,) = again.iterdir()
     tops = {path.name for path in unpacked.iterdir()}
     wanted = {"LICENSE", "README.md", "docs", "examples", "noxfile.py", "pyproject.toml", "src", "tests"}
     assert tops == wanted | {".gitignore", "PKG-INFO"}, f"the sdist holds {sorted(tops)}"
     session.run(*BUILD, "--outdir", str(again / "dist"), str(unpacked), silent=True)
     for path in (wheel, sdist):
-        assert (again / "dist" / Path(path).name).read_bytes() == Path(path).read_bytes(), f"{path} differs when built anew"
+        assert (again / "dist" / Path(path).name).read_bytes() == Path(path).read_bytes(), f"{path} differs when rebuilt"
 
 
 @nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
-    """Measure us beside our peers; ``nox -s bench -- --check`` fails where a bar is missed."""
+    """Measure the SDK next to its peers; ``nox -s bench -- --check`` fails if a requirement is not met."""
     session.install(built("*.whl"), "-r", "tests/bench/requirements.txt")
     session.run("python", "-m", "tests.bench", *session.posargs)
 

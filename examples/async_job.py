@@ -1,4 +1,4 @@
-"""An async job: queue a long run, follow it with a progress bar, and read its output.
+"""An async job: queue a long run, show a progress bar, and read its output.
 
 Run it with: python examples/async_job.py
 """
@@ -31,7 +31,7 @@ def draw_bar(started: float, state: Dict[str, Any], ended: threading.Event) -> N
 
 with RecallClient() as client:
     job = client.execute_workflow("slow", {"seconds": 2}, async_execution=True)
-    print("Queued as", job.task_id)  # by this id, any process can wait for the job
+    print("Queued as", job.task_id)  # any process can wait for the job with this id
 
     state: Dict[str, Any] = {}
     ended = threading.Event()

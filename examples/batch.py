@@ -1,4 +1,4 @@
-"""A batch: many executions side by side, at the speed that the rate limit allows.
+"""A batch: many executions in parallel, as fast as the rate limit allows.
 
 Run it with: python examples/batch.py
 """
@@ -10,14 +10,14 @@ from recall_sdk import RecallClient, WorkflowExecutionResult
 
 NAMES = [f"guest {number}" for number in range(1, 31)]
 
-# Any iterable of (workflow id, input) will do, also a generator.
+# Any iterable of (workflow id, input) works, also a generator.
 items = [("greet", {"name": name}) for name in NAMES]
 items.append(("fail", {}))  # one failure does not stop the others
 
 started = time.monotonic()
 outputs = {}
 with RecallClient() as client:
-    # Nothing is sent before this loop. The items come in the order in which they end.
+    # Nothing is sent before this loop. Items come in the order in which they finish.
     for item in client.execute_batch(items, max_workers=8):
         if isinstance(item.result, WorkflowExecutionResult):
             outputs[item.index] = item.result.output

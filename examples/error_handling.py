@@ -1,4 +1,4 @@
-"""Error handling: what each kind of failure looks like, and what to do about it.
+"""Error handling: what each kind of error looks like, and what to do about it.
 
 Run it with: python examples/error_handling.py
 """
@@ -24,9 +24,9 @@ from recall_sdk import (
 def attempt(
     client: RecallClient, workflow_id: str, data: Any, timeout: float = 30.0
 ) -> None:
-    """Execute a workflow and print what became of it.
+    """Execute a workflow and print its output or its error.
 
-    Name the errors that your program treats differently; RecallError is the rest.
+    Catch the errors that your program treats differently, and RecallError for the rest.
     """
     print(f"{workflow_id}:")
     try:
@@ -36,26 +36,26 @@ def attempt(
     except UsageLimitError as error:
         report(error, "stop until the plan is raised")
     except RateLimitError as error:
-        report(error, f"try again in {error.retry_after or 1} s")
+        report(error, f"retry in {error.retry_after or 1} s")
     except (NotFoundError, PermissionDeniedError) as error:
         report(error, "check the id, and deploy the workflow")
     except InvalidRequestError as error:
         report(error, "correct the input")
     except ExecutionError as error:
-        report(error, "look at the workflow's log")
+        report(error, "read the workflow's log")
     except (RecallTimeoutError, RecallConnectionError) as error:
         if error.may_have_executed:
-            report(error, "find out whether it ran before you send it again")
+            report(error, "check whether it ran before you send it again")
         else:
             report(error, "send it again")
     except RecallError as error:
-        report(error, "tell the operator")
+        report(error, "report it to the operator")
     else:
         print("   ", result.output)
 
 
 def report(error: RecallError, what_to_do: str) -> None:
-    """Print an error: class, code and status for the program, a message for people."""
+    """Print an error: class, code and status for programs, the message for people."""
     print(f"    {type(error).__name__}, code {error.code}, status {error.status}")
     print(f"    {error}")
     print(f"    -> {what_to_do}")
@@ -67,10 +67,10 @@ with RecallClient() as client:
     attempt(client, "draft", {})
     attempt(client, "fail", {})
     attempt(client, "slow", {"seconds": 2}, timeout=0.5)
-    attempt(client, "greet", {"name": {"a", "set"}})  # no JSON: nothing is sent
+    attempt(client, "greet", {"name": {"a", "set"}})  # no JSON form: nothing is sent
 
     client.set_api_key("wrong-key")
     attempt(client, "greet", {"name": "Ada"})
 
-    client.set_base_url("http://127.0.0.1:9")  # nobody listens there
+    client.set_base_url("http://127.0.0.1:9")  # no server listens there
     attempt(client, "greet", {"name": "Ada"})

@@ -16,7 +16,7 @@ client = RecallClient()
 
 
 def echo(data: Dict[str, Any]) -> Dict[str, Any]:
-    """Execute a workflow that gives back what it received."""
+    """Execute a workflow that returns its input."""
     return client.execute_workflow("echo", data).output or {}
 
 
@@ -29,13 +29,13 @@ with client, tempfile.TemporaryDirectory() as folder:
     sent = output["documents"][0]
     print("Sent:", sent["name"], sent["mime"], sent["data"])
 
-    # Bytes that are no file yet: give them a name, from which the type is guessed.
+    # Bytes in memory: set a name, from which the type is guessed.
     picture = io.BytesIO(b"\x89PNG...")
     picture.name = "dot.png"
     sent = echo({"picture": picture})["picture"]
     print("Sent:", sent["name"], sent["mime"])
 
-    # A file in text mode is refused before anything is sent.
+    # A file in text mode is rejected before anything is sent.
     with path.open(encoding="utf-8") as text:
         try:
             echo({"documents": [text]})

@@ -1,8 +1,8 @@
-"""A Flask relay: pass a stream on to a browser; the API key stays on the server.
+"""A Flask relay: relay a stream to a browser; the API key stays on the server.
 
 It needs Flask:               pip install flask
 See what a browser would get: python examples/flask_relay.py
-Serve it for real:            flask --app examples/flask_relay run
+Serve it:                     flask --app examples/flask_relay run
 """
 
 import json
@@ -18,13 +18,13 @@ client = RecallClient()  # one for all requests: threads may share it
 
 
 def event(name: str, data: Any) -> str:
-    """Write one server-sent event."""
+    """Format one server-sent event."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
 def events(stream: WorkflowStream) -> Iterator[str]:
-    """Give a stream as server-sent events: text, and then done or failed."""
-    with stream:  # a browser that leaves ends the stream too
+    """Yield a stream as server-sent events: text, and then done or failed."""
+    with stream:  # closed when the browser disconnects
         try:
             for text in stream.text():
                 yield event("text", text)
@@ -32,7 +32,7 @@ def events(stream: WorkflowStream) -> Iterator[str]:
                 yield event("done", stream.result.output)
             else:
                 yield event("failed", stream.result.error)
-        except RecallError as error:  # the status is sent: only an event is left
+        except RecallError as error:  # the status was sent: report it as an event
             yield event("failed", error.code)
 
 
@@ -51,7 +51,7 @@ def count() -> Response:
 
 @app.errorhandler(RecallError)
 def failed(error: RecallError) -> Response:
-    """Answer for a stream that did not begin.
+    """Return the answer for a stream that did not begin.
 
     The browser learns the code; the message is for the log.
     """

@@ -1,13 +1,13 @@
-"""Quick start: execute a workflow, stream one, and look at the rate limit.
+"""Quick start: execute a workflow, stream one, and read the rate limit.
 
 Run it with: python examples/quickstart.py
-With a key of your own, put your workflows' ids in the place of "greet" and "count".
+With your own key, replace "greet" and "count" by the ids of your workflows.
 """
 
 import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import RecallClient
 
-with RecallClient() as client:  # takes RECALL_API_KEY from the environment
+with RecallClient() as client:  # reads RECALL_API_KEY
     result = client.execute_workflow("greet", {"name": "Ada"})
     print("Output:", result.output)
 
@@ -19,4 +19,4 @@ with RecallClient() as client:  # takes RECALL_API_KEY from the environment
 
     limit = client.get_rate_limit_info()
     if limit:
-        print(f"Rate limit: {limit.remaining} of {limit.limit} requests left")
+        print(f"Rate limit: {limit.remaining} of {limit.limit} requests remain")

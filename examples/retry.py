@@ -1,6 +1,6 @@
-"""Retries: keep calling while a rate limit holds you back.
+"""Retries: keep calling while the rate limit rejects calls.
 
-Where the server tells its limit, see what is left of it.
+If the server reports its limit, print what remains.
 Run it with: python examples/retry.py
 """
 
@@ -14,7 +14,7 @@ logging.basicConfig(format="    %(message)s")
 logging.getLogger("recall_sdk").setLevel(logging.INFO)  # one line for each wait
 
 with RecallClient() as client:
-    for number in range(1, 14):  # more than the test server takes at once
+    for number in range(1, 14):  # more than the test server allows at once
         try:
             client.execute_with_retry(
                 "greet",

@@ -1,4 +1,4 @@
-"""In a service: one client for the life of the process, shared by its threads.
+"""In a service: one client for the whole process, shared by its threads.
 
 Run it with: python examples/service.py
 """
@@ -11,7 +11,7 @@ from recall_sdk import RecallClient, RecallError
 
 
 class GreetingService:
-    """Greets. Used in ``with``, so that its connections are closed whatever happens."""
+    """Greets people. Use it in a ``with`` block, which closes its connections."""
 
     def __init__(self) -> None:
         self._client = RecallClient(timeout=10.0)
@@ -23,11 +23,11 @@ class GreetingService:
         self._client.close()
 
     def is_ready(self) -> bool:
-        """For a health check: is the workflow deployed?"""
+        """Return whether the workflow is deployed, for a health check."""
         return self._client.validate_workflow("greet")
 
     def greet(self, name: str) -> Optional[str]:
-        """Greet, or give None where that fails: what is worth a retry has had it."""
+        """Return a greeting, or None if the call fails, after its retries."""
         try:
             result = self._client.execute_with_retry("greet", {"name": name})
         except RecallError as error:

@@ -1,6 +1,6 @@
 """Streaming: print a workflow's output as it arrives.
 
-When the stream breaks off, keep what came.
+If the stream is cut, keep what arrived.
 Run it with: python examples/streaming.py
 """
 
@@ -9,10 +9,10 @@ import sys
 import recall_sdk.testing.demo  # a test server; with a key, delete this line
 from recall_sdk import ExecutionError, RecallClient, StreamInterruptedError
 
-# In a stream, the timeout is for the wait until it begins, and for each silence.
+# In a stream, the timeout bounds the wait for its start, and each silence.
 with RecallClient(timeout=60.0) as client:
     try:
-        # Servers stream only the outputs that are named, each as blockName.attribute.
+        # Only these outputs are streamed, each named as blockName.attribute.
         outputs = ["agent1.content"]
         with client.stream_workflow("count", selected_outputs=outputs) as stream:
             for event in stream:

@@ -27,7 +27,7 @@ PRINTS: Dict[str, List[str]] = {
     "quickstart": [
         r"Output: \{'content': 'Hello Ada'\}",
         r"Stream: One, two, three, four, five",
-        r"Rate limit: \d+ of 10 requests left",
+        r"Rate limit: \d+ of 10 requests remain",
     ],
     "error_handling": [
         r"    \{'content': 'Hello Ada'\}",
@@ -35,7 +35,7 @@ PRINTS: Dict[str, List[str]] = {
         r"    PermissionDeniedError, code WORKFLOW_NOT_DEPLOYED, status 403",
         r"    ExecutionError, code EXECUTION_ERROR, status 500",
         r"    RecallTimeoutError, code TIMEOUT, status None",
-        r"    -> find out whether it ran before you send it again",
+        r"    -> check whether it ran before you send it again",
         r"    InvalidRequestError, code INVALID_JSON, status None",
         r"    input\.name: set is not JSON serializable",
         r"    AuthenticationError, code UNAUTHORIZED, status 401",
