@@ -59,12 +59,12 @@ def numbered(count):
 
 
 def batch_threads():
-    """Return the threads that batches have left."""
+    """Return the threads of batches that are still running."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("recall_sdk-batch")]
 
 
 def wait_for_threads():
-    """Wait until no thread of a batch is left: a call that was in flight ends on its own."""
+    """Wait until no thread of a batch is running: calls in flight finish."""
     deadline = time.monotonic() + PATIENCE
     while batch_threads():
         assert time.monotonic() < deadline, "a thread of the batch did not end"
@@ -85,7 +85,7 @@ def test_batch_yields_every_item_once(server, source):
 
 
 def test_batch_without_items(server):
-    """A batch of nothing gives nothing."""
+    """A batch without items yields nothing."""
     assert list(server.client().execute_batch([])) == []
 
 
@@ -146,7 +146,7 @@ def test_batch_rejects_invalid_settings(server, settings, kind, words):
 
 
 def test_batch_reads_endless_source_lazily(server):
-    """No more is drawn from an endless source than twice the workers ahead of the reader, and nothing before the first is asked for."""
+    """The batch takes at most twice the workers ahead of the reader, and nothing before the first item is read."""
     drawn = itertools.count()
     latest = []
 
@@ -222,7 +222,7 @@ def test_batch_raises_error_of_source_last(server):
 
 
 def test_batch_close_stops_queued_items(server):
-    """Closing stops what is queued and does not wait for a slow server; calls in flight end by themselves, and no thread is left."""
+    """Closing stops what is queued and does not wait for a slow server; calls in flight finish, and then their threads end."""
     release, started = threading.Event(), threading.Semaphore(0)
 
     @server.workflow("slow")
@@ -302,7 +302,7 @@ def test_batch_counts_down_a_limit_that_is_refilled_at_once():
 
 
 def test_batch_waits_for_reset_in_headers(server):
-    """When an answer tells that nothing is left until a moment, the batch waits for it rather than to be refused."""
+    """If an answer reports that nothing remains until a reset, the batch waits for it instead of being rejected."""
     headers = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
     server.respond_next(headers=headers, json={"success": True, "output": 1})
     begin = time.monotonic()
@@ -311,7 +311,7 @@ def test_batch_waits_for_reset_in_headers(server):
 
 
 def test_batch_retry_delay(server):
-    """An item that was refused waits for its own delay, from initial_delay on, less a quarter at most."""
+    """A rejected item waits for its own delay, which starts at initial_delay, less at most a quarter."""
     server.respond_next(status=429, json={"error": "slow down"})
     begin = time.monotonic()
     (item,) = server.client().execute_batch(numbered(1), initial_delay=1.0)
@@ -320,7 +320,7 @@ def test_batch_retry_delay(server):
 
 
 class BadHandler(logging.Handler):
-    """A log handler with a fault, which the client's own lines meet alone."""
+    """A log handler that fails for the lines of the client."""
 
     def emit(self, record):
         if "retry" in record.getMessage():
@@ -328,7 +328,7 @@ class BadHandler(logging.Handler):
 
 
 def test_batch_survives_failing_log_handler(server, caplog):
-    """A handler that raises when a retry is logged costs no item."""
+    """A log handler that raises does not make an item fail."""
     server.respond_next(status=429, json={"error": "slow down"})
     logger, handler = logging.getLogger("recall_sdk"), BadHandler()
     logger.addHandler(handler)
@@ -341,7 +341,7 @@ def test_batch_survives_failing_log_handler(server, caplog):
 
 
 def test_batch_raises_last_429(server):
-    """After ``max_retries`` refusals the item's error is the last 429."""
+    """After ``max_retries`` retries the item's error is the last 429."""
     server.respond_next(status=429, json={"error": "slow down"}, times=9)
     (item,) = server.client().execute_batch(numbered(1), max_retries=2, initial_delay=0.01)
     assert isinstance(item.error, RateLimitError)
@@ -349,7 +349,7 @@ def test_batch_raises_last_429(server):
 
 
 def test_batch_does_not_wait_more_than_an_hour(server):
-    """More than an hour is not waited for; the other items go on."""
+    """The batch does not wait for more than an hour; the other items continue."""
     server.respond_next(status=429, headers={"Retry-After": "3601"}, json={})
     items = list(server.client().execute_batch(numbered(5), max_workers=1))
     assert [type(item.error) for item in items] == [RateLimitError, *[type(None)] * 4]
@@ -411,7 +411,7 @@ def test_batch_sends_files_through_process_pool(server, tmp_path):
 
 
 def test_batch_with_client_that_does_not_pickle(server):
-    """With a session of the user's own a client stays where it is: nothing is sent from worker processes, and the error says so."""
+    """A client with its own session can't be sent to worker processes: nothing is sent, and the error says so."""
     with requests.Session() as session, ProcessPoolExecutor(1) as pool, RecallClient(
         "test-key", server.base_url, session=session
     ) as client:
@@ -451,7 +451,7 @@ class Refusing(Executor):
 
 
 def test_batch_call_that_does_not_pickle_was_not_sent(server):
-    """What an executor can't pickle is the item's error, which says that nothing was sent; and an error of a run stays as it is."""
+    """A call that can't be pickled fails its item with an error that says that nothing was sent; errors of runs are unchanged."""
     (item,) = server.client().execute_batch(numbered(1), executor=Refusing())
     assert isinstance(item.error, InvalidRequestError)
     assert item.error.may_have_executed is False
@@ -466,7 +466,7 @@ def die(*_):
 
 
 def test_batch_survives_dead_worker_process(server):
-    """A pool that breaks fails the items that it had and those that it can't take any more, each with an error of its own."""
+    """A broken pool fails the items that it had and those that it can't accept, each with its own error."""
     with ProcessPoolExecutor(1) as pool:
         pool.submit(die)
         time.sleep(0.3)
@@ -519,7 +519,7 @@ def test_batch_close_cancels_futures(server):
 
 @pytest.mark.parametrize("granted", [1, 2])
 def test_batch_runs_on_the_threads_that_the_system_grants(granted, server, monkeypatch):
-    """Where the system grants fewer threads than max_workers, the batch runs on those, and no item fails."""
+    """If the system allows fewer threads than max_workers, the batch uses those, and no item fails."""
     start = threading.Thread.start
     workers = []
 
@@ -538,7 +538,7 @@ def test_batch_runs_on_the_threads_that_the_system_grants(granted, server, monke
 
 
 def test_batch_without_any_thread_for_its_work(server, monkeypatch):
-    """Where the system grants no thread at all, each item says so, and that it was not sent."""
+    """If the system allows no thread at all, each item's error says so, and that nothing was sent."""
     start = threading.Thread.start
 
     def refuse(thread):

@@ -129,7 +129,7 @@ EVERY_BODY = [(framing, False) for framing in BODIES] + [(framing, True) for fra
 
 @pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
 def test_deadline_covers_dripped_body(framing, own_session, serve, connect):
-    """A body that comes a byte at a time does not stretch the call, with a session of the user's own neither."""
+    """A body that arrives byte by byte does not extend the call, also with the user's own session."""
     with requests.Session() as session:
         client = connect(serve(drips(*BODIES[framing])), session=session if own_session else None)
         with times_out():
@@ -254,7 +254,7 @@ def test_host_name_is_connected_by_name(serve, connect, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 def test_deadline_covers_two_addresses(two_addresses, connect):
-    """A host with several addresses, none of which answers, does not have the timeout for each."""
+    """A host with several unreachable addresses does not get the timeout for each of them."""
     with full_backlog() as port, full_backlog("127.0.0.2", port):
         client = connect(f"http://twofold:{port}")
         start = time.monotonic()
@@ -266,7 +266,7 @@ def test_deadline_covers_two_addresses(two_addresses, connect):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 @pytest.mark.parametrize("timeout", [2.0, None])
 def test_second_address_is_tried_before_deadline(timeout, two_addresses, serve, connect):
-    """An address that is swallowed, or refused, leaves time for the one that answers."""
+    """An unreachable address leaves time for the one that answers."""
     server = serve(answers(http(envelope())))
     with full_backlog("127.0.0.2", server.port) if timeout else nullcontext():
         client = connect(f"http://twofold:{server.port}")
@@ -275,7 +275,7 @@ def test_second_address_is_tried_before_deadline(timeout, two_addresses, serve, 
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_deadline_covers_tls_handshake(own_session, serve, connect):
-    """A server that accepts and never speaks TLS does not stretch the call."""
+    """A server that accepts and never answers the TLS handshake does not extend the call."""
     server = serve(never_reads)
     with requests.Session() as session:
         client = connect(f"https://{server.origin}", session=session if own_session else None)
@@ -284,7 +284,7 @@ def test_deadline_covers_tls_handshake(own_session, serve, connect):
 
 
 def test_deadline_covers_dripping_proxy(serve, connect, monkeypatch):
-    """A proxy that arrives byte by byte its consent to a tunnel does not stretch the call; the request never left."""
+    """A proxy whose answer to CONNECT arrives byte by byte does not extend the call; the request was not sent."""
     proxy = serve(drips(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n" * 99))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     client = connect("https://recall.invalid")
@@ -422,7 +422,7 @@ def test_deadline_covers_slowly_read_request(serve, connect):
 
 
 def test_deadline_covers_unread_request_on_reused_connection(serve, connect):
-    """Sending on a kept connection has this call's time, not what was left of the call before."""
+    """Sending on a reused connection has this call's timeout, not the rest of the previous one."""
 
     def reads_once(connection):
         connection.request()
@@ -473,7 +473,7 @@ def test_deadline_covers_slow_redirects(own_session, serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_no_timeout_waits(own_session, serve, connect):
-    """None waits as long as it takes, whatever the client's timeout or that of all sockets is."""
+    """None means no limit, even if the client or the socket module has a timeout."""
 
     def handler(connection):
         connection.request()

@@ -1,4 +1,4 @@
-"""Answers to models and errors: both dialects, the error table, and whatever else a server may send."""
+"""Decode answers into models and errors: both dialects, the error table, and unexpected data."""
 
 import json
 import math
@@ -143,7 +143,7 @@ def test_status_204_is_success():
 
 @pytest.mark.parametrize("call", [RUN, QUEUE])
 def test_queued_run_documented(call):
-    """A 202 with a ticket is a ticket, whatever was asked for."""
+    """A 202 with a task id is a queued run, also without async_execution."""
     body = {"success": True, "taskId": "t", "status": "queued", "createdAt": "then", "links": {"status": "/api/jobs/t"}}
     assert decoding.execution(answer(body, 202, call)) == AsyncExecutionResult(True, "t", "queued", "then", {"status": "/api/jobs/t"})
 
@@ -171,12 +171,12 @@ def test_queued_run_without_task_id(body):
 
 
 def test_stream_answered_with_json():
-    """A server that answers JSON although a stream was asked for gives the result."""
+    """If a server answers a stream request with JSON, that is the result."""
     assert decoding.execution_of_stream(answer({"success": True, "output": 1}, call=STREAM)) == WorkflowExecutionResult(True, 1)
 
 
 def test_stream_answered_with_queued_run():
-    """A ticket where a live stream was asked for is an error that says how to get at the result."""
+    """A queued run in answer to a stream request is an error that says how to get the result."""
     with pytest.raises(InvalidResponseError, match=r"wait_for_job\('t'\)") as caught:
         decoding.execution_of_stream(answer({"taskId": "t"}, 202, STREAM))
     assert caught.value.body == {"taskId": "t"}
@@ -215,7 +215,7 @@ def test_workflow_status(body, status):
     ],
 )
 def test_job_states(said, state):
-    """Every word for a state is yielded as the documented one; an unknown word as it is."""
+    """Each known state is returned as the documented one, and an unknown state unchanged."""
     assert decoding.job_status(answer({"status": said}, call=JOB))["status"] == state
 
 
@@ -263,7 +263,7 @@ def test_job_completed_with_failed_run(fields, reason):
 
 @pytest.mark.parametrize("state", ["failed", "cancelled", "error"])
 def test_job_failure_reason_from_run_record(state):
-    """A job that says itself that it failed keeps its word, and takes the reason from its record."""
+    """A job that is reported as failed keeps its state, and gets its reason from the run record."""
     for success in (False, True):
         job = decoding.job_status(answer({"status": state, "output": record(success=success, error="boom")}, call=JOB))
         assert (job["status"], job["error"]) == (decoding.JOB_STATES.get(state, state), "boom")
@@ -418,7 +418,7 @@ def test_error_for_each_status(row):
     ],
 )
 def test_error_body_forms(body, text, code):
-    """The server's own words are found in each of the known forms, and come as one line."""
+    """The server's reason is found in each of the known forms, and is one line."""
     error = error_of(body, 409)
     assert str(error) == f"{text} (HTTP 409)"
     assert error.server_code == code
@@ -448,7 +448,7 @@ def test_error_body_forms(body, text, code):
     ],
 )
 def test_advice(status, body, advice):
-    """For the common mistakes the message says what to do next."""
+    """For common mistakes the message says what to do next."""
     assert advice in str(error_of(body, status))
 
 
@@ -474,7 +474,7 @@ def test_failed_run_without_output(status):
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
 def test_rejection_with_success_false(status):
-    """With a status that rejects a run, a body without output or metadata is a refusal."""
+    """With a status that rejects a run, a body without output or metadata is a rejection."""
     error = error_of({"success": False, "error": "no"}, status)
     assert type(error) is not ExecutionError
     assert error.may_have_executed is False
@@ -484,7 +484,7 @@ def test_rejection_with_success_false(status):
     "body", [{"success": False, "output": {}}, {"success": True, "error": "x", "output": 1}, {"error": "x", "output": 1}]
 )
 def test_no_failed_run_without_success_false_and_error(body):
-    """Without success: false, or without an error, a 400 is a refusal."""
+    """Without success: false, or without an error, a 400 is a rejection."""
     assert type(error_of(body, 400)) is InvalidRequestError
 
 
@@ -514,7 +514,7 @@ def test_request_id_of_errors(headers, body):
 @pytest.mark.parametrize("reset", ["1800000030", "1800000030000", "2027-01-15T08:00:30Z"])
 @pytest.mark.parametrize(("offset", "seconds"), [(0.0, 30), (-1.5, 30), (600.0, -570), (-600.0, 630)])
 def test_rate_limit_reset_by_the_servers_clock(reset, offset, seconds):
-    """A reset is turned into this machine's time, where the clocks differ by more than a Date header's rounding."""
+    """A reset is converted to this machine's clock if the clocks differ by more than the rounding of a Date header."""
     message = answer(headers={"X-RateLimit-Reset": reset})._replace(clock_offset=offset)
     assert decoding.rate_limit(message).reset == NOW + seconds
 
@@ -537,19 +537,19 @@ def test_rate_limit_reset_in_seconds_from_now():
     ],
 )
 def test_advice_fits_the_call(status, body, call, advice):
-    """Nobody is reported to do what was done, or what does not help here."""
+    """The advice never suggests what was already done or does not help for this call."""
     message = f"no (HTTP {status})"
     assert str(error_of(body, status, call=call)) == (f"{message}: {advice}" if advice else message)
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 408, 409, 500, 503, 504])
 def test_error_has_retry_after(status):
-    """When to come back is reported with whatever status."""
+    """Errors of every status have the retry-after."""
     assert error_of({"error": "no"}, status, retry_after=7.0).retry_after == 7.0
 
 
 def test_long_message_is_shortened():
-    """A message is a line that a person still reads: the words stay at their beginning, and the advice whole."""
+    """A long message is shortened in the middle: the start of the reason and the advice remain."""
     for long in ("word " * 1000, "https://" + "x" * 5000, json.dumps([{"a": 1}] * 1000, separators=(",", ":"))):
         message = str(without_key(error_of({"error": long}, 401), "key"))
         assert len(message) < 620
@@ -599,7 +599,7 @@ def test_deeply_nested_reason():
     ],
 )
 def test_reset_forms(reset, epoch):
-    """A reset comes as epoch seconds, whatever its form; one that can't be read counts as now."""
+    """A reset of any form becomes seconds since the epoch; an unreadable one becomes now."""
     info = decoding.rate_limit(answer(headers={"X-RateLimit-Limit": "10", "X-RateLimit-Reset": reset}))
     assert info == RateLimitInfo(10, 0, int(epoch))
     datetime.fromtimestamp(info.reset, tz=timezone.utc)
@@ -637,7 +637,7 @@ def test_retry_after_sources(header, body, seconds):
 
 @given(st.floats(allow_nan=False), st.text(max_size=40))
 def test_any_reset_is_parsed_or_ignored(number, text):
-    """Whatever a reset says, it comes as an int that a date can be made of."""
+    """Any reset becomes an int that can be converted to a date."""
     for reset in (str(number), text):
         info = decoding.rate_limit(answer(headers={"X-RateLimit-Reset": reset}))
         datetime.fromtimestamp(info.reset, tz=timezone.utc) if info.reset < 250_000_000_000 else pytest.fail(str(info))
@@ -678,7 +678,7 @@ def test_stream_event_end_marks(data):
 
 
 def test_stream_event_named():
-    """The name of a server-sent event is its type where the payload names none."""
+    """The name of a server-sent event is its type if the payload has none."""
     assert decoding.stream_event("ping", "{}").type == "ping"
 
 
@@ -692,7 +692,7 @@ def test_stream_event_named():
     ],
 )
 def test_stream_end_forms(payload, result):
-    """Both forms of the end event give the result."""
+    """Both forms of the end event are decoded to the result."""
     assert decoding.stream_end(StreamEvent("done", None, "", payload)) == result
     assert decoding.stream_end(None) == WorkflowExecutionResult(True)
 
@@ -728,7 +728,7 @@ HEADERS = st.dictionaries(
     st.none() | st.floats(0, 1e18),
 )
 def test_any_answer_gives_result_or_recall_error(reader, body, status, headers, retry_after):
-    """Whatever a server sends, each call gives a model or a RecallError with a message of one line, and nothing else."""
+    """For any answer, each call returns a model or raises a RecallError with a message of one line."""
     call, read = reader
     message = answer(body, status, call, headers, retry_after)
     decoding.rate_limit(message)
@@ -746,6 +746,6 @@ def test_any_answer_gives_result_or_recall_error(reader, body, status, headers, 
 
 @given(st.text(max_size=20), st.text(max_size=60) | JSON.map(json.dumps))
 def test_any_payload_gives_event(name, data):
-    """Whatever a stream's payload is, it gives an event or the mark of the end."""
+    """Any payload of a stream becomes an event or the mark of the end."""
     event = decoding.stream_event(name, data)
     assert event is None or (isinstance(event.type, str) and isinstance(event.chunk, str) and isinstance(event.data, dict))

@@ -1,4 +1,4 @@
-"""The error family: its shape, its facts, and that both travel."""
+"""The errors: their classes, their attributes, pickling and copying."""
 
 import copy
 import pickle
@@ -62,7 +62,7 @@ def test_errors_docstring_tree_matches_classes():
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_errors_share_constructor(kind):
-    """Each class takes (message, code=None, status=None), as documented for the base, and starts with no facts."""
+    """Each class accepts (message, code=None, status=None), as documented, and starts with default attributes."""
     plain, full = kind("what happened"), kind("what happened", code="A_CODE", status=418)
     assert (str(plain), plain.code, plain.status) == ("what happened", None, None)
     assert (str(full), full.code, full.status) == ("what happened", "A_CODE", 418)

@@ -1,4 +1,4 @@
-"""The scripts in ``examples``: each runs as it is, in a process of its own, on the test server."""
+"""The scripts in ``examples``: each runs unchanged, in its own process, with the test server."""
 
 import ast
 import contextlib
@@ -104,7 +104,7 @@ def test_examples_are_all_listed():
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_example_without_key_uses_test_server(name: str):
-    """The example prints what it should, says where it runs, and warns of nothing."""
+    """The example prints what it should, says where it runs, and causes no warning."""
     if name == "dask_batch":
         pytest.importorskip("distributed", reason="Dask is not installed")
     done = run(name)
@@ -127,7 +127,7 @@ def test_example_has_header(name: str):
 
 @pytest.mark.parametrize("name", ["quickstart", "service"])
 def test_example_with_key_uses_account(name: str, account: RecallServer):
-    """The shared line does nothing where there is a key."""
+    """With a key, the shared line does nothing."""
     done = run(name, RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
     assert (done.returncode, done.stderr) == (0, "")
     assert account.executions["greet"] > 0

@@ -1,4 +1,4 @@
-"""The common mistakes: each gives a message that says what happened and what to do next, as the how-to on errors shows it."""
+"""Common mistakes: each message says what happened and what to do next, as the how-to on errors shows it."""
 
 import errno
 import os

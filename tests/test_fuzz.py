@@ -1,4 +1,4 @@
-"""Whatever bytes a server sends, a call gives a model or raises an error of ours, and ends in time."""
+"""For any bytes from a server, a call returns a model or raises a RecallError, before its deadline."""
 
 import gzip
 import json

@@ -113,7 +113,7 @@ def test_control_fields_beside_other_value():
 @example({"\ud800": "\udfff"})
 @example({1: "a", "1": "b"})
 def test_accepts_json_and_rejects_the_rest(value):
-    """Whatever json.dumps(allow_nan=False) accepts arrives equal; whatever it does not is rejected."""
+    """What json.dumps(allow_nan=False) accepts arrives equal; everything else is rejected."""
     body = value if isinstance(value, dict) else {} if value is None else {"input": value}
     try:
         expected = json.loads(json.dumps(body, allow_nan=False))
@@ -156,19 +156,19 @@ UNFIT = {
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_value_without_json_form_is_rejected_with_place(name):
-    """The message names the place and the type, in the words of the design."""
+    """The message names the place and the type, as in the design."""
     assert refusal({"user": {"created_at": UNFIT[name]}}) == f"input.user.created_at: {name} is not JSON serializable"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_nan_and_infinity_are_rejected(value):
-    """NaN and the infinities, which the server would take for an empty input, never leave."""
+    """NaN and the infinities, which a server would treat as an empty input, are not sent."""
     assert refusal([0.5, value]) == f"input[1]: {value} is not JSON serializable"
 
 
 @pytest.mark.parametrize("key", [("a", 1), b"a", frozenset(), date(2026, 1, 1)])
 def test_key_of_wrong_type_is_rejected(key):
-    """A tuple, bytes or anything else that JSON can't take for a name is rejected as a key."""
+    """A tuple, bytes or anything else that can't be a JSON name is rejected as a key."""
     assert refusal({"a": [{key: 1}]}).startswith(f"input.a[0]: the key {key!r} ({type(key).__name__}) is not JSON serializable")
 
 
@@ -196,7 +196,7 @@ def test_deeply_nested_value_is_rejected():
 
 
 def test_fault_below_many_levels_is_rejected():
-    """A fault so deep that its place can't be told is rejected anyway."""
+    """A fault that is nested too deeply to name its place is rejected, too."""
     value = object()
     for _ in range(sys.getrecursionlimit() - 100):
         value = [value]
@@ -227,7 +227,7 @@ class Unreadable(dict):
 
 
 def test_input_that_raises_on_access_is_refused():
-    """An error that an object raises when it is inspected becomes a refusal that names its place in the input."""
+    """An error that an object raises on access becomes a rejection that names its place in the input."""
     assert refusal({"user": [Unbound()]}) == "input.user[0]: working outside of request context"
 
 
@@ -316,7 +316,7 @@ def test_file_type_is_guessed_from_name(tmp_path, name, mime):
 
 
 def test_file_position_is_restored():
-    """What was read before is not sent, and the caller finds the file where it was."""
+    """The file is sent from its position, which is then restored."""
     file = io.BytesIO(b"0123456789")
     file.seek(4)
     assert content(encoded(file)["input"]) == ("file", "application/octet-stream", b"456789")
@@ -324,7 +324,7 @@ def test_file_position_is_restored():
 
 
 def test_spooled_file_is_encoded():
-    """What web frameworks hand over as an upload is sent, and its position restored, on every Python."""
+    """Uploads of web frameworks are sent, and their position is restored, on every Python."""
     with tempfile.SpooledTemporaryFile() as file:
         file.write(b"upload")
         file.seek(2)
@@ -381,7 +381,7 @@ def test_closed_file_is_rejected():
 
 
 def test_damaged_file_is_rejected():
-    """Whatever reading raises, it is a refusal that names the place, with the cause chained."""
+    """Any error while reading becomes a rejection that names the place, with the cause chained."""
     whole = gzip.compress(b"x" * 1000)
     with gzip.GzipFile(fileobj=io.BytesIO(whole[:-12])) as file:
         assert refusal({"a": file}).startswith("input.a: the file can't be read (Compressed file ended")
@@ -437,7 +437,7 @@ def test_upload_of_django():
     ],
 )
 def test_upload_with_odd_facts(filename, content_type, name, mime):
-    """Where an upload names no file or no usable type, the name and the guess serve as for any file."""
+    """An upload without a file name or a usable type is treated like any other file."""
     file = io.BytesIO(b"x")
     file.filename, file.content_type, file.name = filename, content_type, "field.json"
     assert content(encoded({"file": file})["file"])[:2] == (name, mime)

@@ -87,14 +87,14 @@ class World:
 
 
 def test_wait_for_job_returns_ended_job_at_once():
-    """The first poll is made at once, and enough where the job is completed."""
+    """The first poll is made at once, and is the only one if the job is completed."""
     world = World(job("completed", output=1))
     assert world.wait() == job("completed", output=1)
     assert (world.polls, world.slept) == ([3600.0], [])
 
 
 def test_wait_for_job_interval_grows_to_maximum():
-    """Each interval is half as long again as the one before, and 10 seconds at most unless told otherwise."""
+    """Each interval is half as long again as the previous one, and at most 10 seconds by default."""
     world = World(*[job("queued")] * 8, job("completed"))
     world.wait()
     assert world.slept == pytest.approx([1.0, 1.5, 2.25, 3.375, 5.0625, 7.59375, 10.0, 10.0])
@@ -163,7 +163,7 @@ def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
 
 
 def test_wait_for_job_counts_refusals_in_a_row():
-    """Another failure between two refusals starts the minute again."""
+    """Another failure between two rejections restarts the minute."""
     refused = [failing(AuthenticationError)] * 6
     world = World(job("queued"), *refused, failing(ServerError), *refused, job("completed"))
     assert world.wait()["status"] == "completed"
@@ -177,7 +177,7 @@ def test_wait_for_job_survives_too_early():
 
 
 def test_wait_for_job_unknown_state(caplog):
-    """An unknown state is logged once, and the error at the end names it without a claim that the job goes on."""
+    """An unknown state is logged once, and the final error names it without claiming that the job continues."""
     with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError) as caught:
         World(job("unknown")).wait(timeout=5.0)
     assert caplog.messages == ["job t-1 has the unknown state 'unknown'; it is treated as not ended"]
@@ -208,7 +208,7 @@ def test_wait_for_job_reports_changed_statuses():
 
 
 def test_wait_for_job_raises_error_of_on_update():
-    """What the caller's function raises ends the wait as it is."""
+    """An exception of the caller's function ends the wait, unchanged."""
 
     def stop(status):
         raise KeyError(status["status"])
@@ -232,7 +232,7 @@ def test_wait_for_job_raises_for_failed_job(status, code):
 
 
 def test_wait_for_job_times_out():
-    """The message names the id, the state and how to go on; the job itself goes on."""
+    """The message names the id, the state and what to do; the job itself continues."""
     world = World(job("processing"))
     with pytest.raises(RecallTimeoutError) as caught:
         world.wait(timeout=5.0)
@@ -286,7 +286,7 @@ def test_wait_for_job_without_timeout():
     st.floats(0, 50),
 )
 def test_wait_for_job_never_exceeds_timeout(timeout, interval, factor, retry_afters, poll_takes):
-    """Whatever the server asks for and however slow it is, the wait ends with its timeout, within a quarter of a second."""
+    """However slow the server is, the wait ends with its timeout, within a quarter of a second."""
     world = World(*[(job("queued"), retry_after) for retry_after in retry_afters], poll_takes=poll_takes)
     with pytest.raises(RecallTimeoutError):
         world.wait(timeout, max(interval, timeout / 1000), max(interval, timeout / 1000) * factor)
@@ -323,7 +323,7 @@ def test_wait_for_job_rejects_settings_of_wrong_type(name, value):
 
 
 def test_wait_for_job_rejects_other_objects():
-    """What is neither a ticket nor an id is a TypeError."""
+    """An object that is neither a queued run nor an id raises TypeError."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match="job must be an AsyncExecutionResult or a task id, not dict"):
         client.wait_for_job({"taskId": "t-1"})
@@ -361,7 +361,7 @@ def client(server):
 
 
 def test_wait_for_job_with_queued_run(server, client):
-    """A queued run is followed to its output, in the documented words of either dialect."""
+    """A queued run is polled until its output is available, in either dialect."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     assert isinstance(ticket, AsyncExecutionResult)
     assert (ticket.success, ticket.status) == (True, "queued")

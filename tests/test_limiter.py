@@ -22,7 +22,7 @@ def test_limiter_uses_bucket_fully(hint, bar, latency):
 @pytest.mark.parametrize("hint", ["none", "whole seconds"])
 @pytest.mark.parametrize("workers", [8, 32])
 def test_limiter_counts_down_lump(hint, workers):
-    """A bucket that is refilled once a minute, all at once, is emptied and waited for, with next to no refusals."""
+    """A bucket that is refilled once a minute is used fully at each refill, with few rejections."""
     seconds, refused = simulate(Lump(20, 40, 60.0), workers=workers, run=0.5, hint=hint, calls=80)
     assert seconds < 1.05 * 120
     assert refused <= 5
@@ -48,7 +48,7 @@ def test_limiter_learns_rate_from_refusals(rate, burst, hint):
 
 
 def test_limiter_without_limit_never_waits():
-    """Without a limit nobody waits, once the first requests have returned without a 429."""
+    """Without a 429 nothing waits after the first requests."""
     limiter = Limiter()
     for number in range(KNOWN):
         assert limiter.wait(float(number)) == 0.0
@@ -139,7 +139,7 @@ def test_limiter_waits_for_reset_in_headers():
     )
 )
 def test_limiter_wait_always_ends(events):
-    """Whatever the server says and in whatever order, the wait is a finite number of seconds, and the rate is above 0."""
+    """For any reports in any order, the wait is a finite number of seconds, and the rate is above 0."""
     limiter = Limiter()
     now, sent = 0.0, []
     for kind, seconds, pause, remaining, limit in events:

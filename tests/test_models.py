@@ -81,7 +81,7 @@ def test_models_are_exported():
 
 
 def test_streamed_result_is_subclass_of_result():
-    """Code that takes a result takes a streamed one, and each has a dict of its own."""
+    """Code that accepts a result accepts a streamed one, and each has its own dict."""
     one, two = StreamedExecutionResult(True), StreamedExecutionResult(True)
     assert isinstance(one, WorkflowExecutionResult)
     one.text_by_block["b"] = "x"

@@ -148,7 +148,7 @@ def test_imports_only_from_lower_levels(module: str):
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_only_transport_modules_import_requests(library: str):
-    """Only the transport knows which library speaks HTTP (the test server is no part of the client)."""
+    """Only the transport modules import an HTTP library (the test server is not part of the client)."""
     users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
     assert {module for module in users if not module.startswith("testing.")} <= {"_connections", "_failures", "_transport"}
 
@@ -206,7 +206,7 @@ def test_no_module_level_registry_except_revived_clients():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_import_inside_function(module: str):
-    """All imports stand at the top, where a reader and a packager look for them."""
+    """All imports are at the top of their modules."""
     functions = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.FunctionDef)]
     hidden = [name for function in functions for name in imported_names(function)]
     assert hidden == []

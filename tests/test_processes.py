@@ -166,7 +166,7 @@ def while_held(lock, work):
 
 
 def test_fork_child_opens_own_connections(server, session):
-    """A client that was used before the fork goes on in each process on one connection of the process's own."""
+    """A client that was used before a fork uses one new connection in each process."""
     with RecallClient(KEY, server.base_url, session=session) as client:
         parent = ask(client)
         child = in_child(lambda: ask(client))
@@ -177,7 +177,7 @@ def test_fork_child_opens_own_connections(server, session):
 
 
 def test_fork_with_busy_threads(server, session):
-    """Children that are forked while eight threads are in the middle of calls neither hang nor share."""
+    """Children forked while eight threads are making calls neither hang nor share connections."""
     done = threading.Event()
     with RecallClient(KEY, server.base_url, session=session, timeout=PATIENCE) as client:
 
@@ -202,7 +202,7 @@ def test_fork_with_busy_threads(server, session):
 
 
 def test_fork_with_held_lock(session, serve, connect):
-    """No lock that another thread held at the fork hinders the child: neither that of the cookies nor that of the pool."""
+    """No lock that another thread held at the fork blocks the child: neither that of the cookies nor that of the pool."""
     client = connect(serve(echo), session=session)
     client.execute_workflow("w")
     sending = client._transport._session
@@ -214,7 +214,7 @@ def test_fork_with_held_lock(session, serve, connect):
 
 
 def test_fork_child_closes_batch(server):
-    """A batch that was in flight at the fork is the parent's: the child may close it, whoever held its lock."""
+    """A child may close its parent's batch, even if its lock was held at the fork."""
     with RecallClient(KEY, server.base_url) as client:
         items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
         next(items)
@@ -233,7 +233,7 @@ def two_pieces(connection):
 
 
 def test_fork_child_does_not_read_open_stream(session, serve, connect):
-    """The child gets no byte of the parent's stream, which goes on undisturbed."""
+    """The child gets no byte of the parent's stream, and does not disturb it."""
     server = serve(two_pieces)
     with connect(server, session=session).stream_workflow("w") as stream:
         assert next(stream).chunk == "One"
@@ -254,7 +254,7 @@ def test_fork_child_does_not_read_open_stream(session, serve, connect):
 
 @pytest.mark.parametrize("leave", ["close", "forget"])
 def test_fork_child_closes_stream(leave, session, serve, connect):
-    """The child may close or forget the parent's stream: that harms nobody, whatever other threads were doing at the fork."""
+    """The child may close or drop the parent's stream without an effect on the parent."""
     server = serve(two_pieces)
     client = connect(server, session=session)
     streams = [client.stream_workflow("w")]
@@ -314,7 +314,7 @@ def test_fork_server_sees_end_of_stream(session, serve, connect):
 
 
 def test_fork_with_tls(serve, connect, tmp_path, monkeypatch):
-    """A child starts TLS anew, and the parent's goes on undisturbed."""
+    """A child starts a new TLS session, and does not disturb that of the parent."""
     authority = new_authority()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -419,7 +419,7 @@ ask(2)
 
 @pytest.mark.skipif(not (hasattr(os, "fork") and hasattr(ctypes, "PyDLL")), reason="needs fork of the C library")
 def test_fork_past_the_hooks_of_python(server):
-    """A child that is forked in C, as uWSGI forks, where no hook of Python runs, uses connections of its own."""
+    """A child that is forked in C, as by uWSGI, where no hook of Python runs, uses its own connections."""
     environment = {**os.environ, "RECALL_API_KEY": KEY, "RECALL_BASE_URL": server.base_url}
     subprocess.run([sys.executable, "-c", FORK_IN_C], env=environment, check=True, timeout=PATIENCE)
     seen = processes_by_connection(server)
@@ -511,7 +511,7 @@ def by_cloudpickle(client):
     "duplicate", [copy.copy, copy.deepcopy, by_cloudpickle, *(lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in range(2, 6))]
 )
 def test_copy_has_own_connections(server, duplicate):
-    """A copy has the same settings, lives on its own, and goes on when the first is closed or changed."""
+    """A copy has the same settings, and works after the original is closed or changed."""
     client = RecallClient(KEY, server.base_url, timeout=7.0)
     twin, other = duplicate(client), duplicate(client)
     assert len({id(client), id(twin), id(other)}) == 3
@@ -601,7 +601,7 @@ def test_oldest_revived_client_is_dropped():
 
 
 def test_revived_clients_are_bounded():
-    """A worker process keeps no more clients than it may, those that arrived last."""
+    """A worker process keeps a bounded number of clients, the newest ones."""
     pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_REVIVED + 2)]
 
     def work():
@@ -619,7 +619,7 @@ def test_revived_clients_are_bounded():
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_client_with_own_session_does_not_pickle(duplicate):
-    """A client with a session of the user's own can be neither copied nor pickled, and says what to do instead."""
+    """A client with its own session can be neither copied nor pickled; the error says what to do instead."""
     with requests.Session() as session, pytest.raises(TypeError, match="its own session can't be pickled or copied") as refused:
         duplicate(RecallClient(KEY, session=session))
     assert KEY not in str(refused.value)
@@ -718,7 +718,7 @@ FAILURES = {
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_worker_error_pickles(failure, method, workers, server):
-    """An error that was raised in a worker process reaches the parent with all that it tells."""
+    """An error raised in a worker process reaches the parent with all its attributes."""
     name, arguments, scripted = FAILURES[failure]
     raised = []
     with RecallClient(KEY, server.base_url) as client:
@@ -735,7 +735,7 @@ def test_worker_error_pickles(failure, method, workers, server):
 
 
 def test_worker_error_keeps_attributes(server):
-    """The result of a failed run, the limits, the partial text and the place in the input travel too."""
+    """The result of a failed run, the limits, the partial text and the place in the input are pickled, too."""
     arrived = {}
     with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(1) as pool:
         for name, (call, arguments, scripted) in FAILURES.items():

@@ -1,4 +1,4 @@
-"""The key is in no error, whatever a server echoes, and wherever."""
+"""No error contains the key, whatever a server echoes."""
 
 import json
 import pickle
@@ -92,7 +92,7 @@ def test_cause_that_holds_the_key_is_dropped(body):
 
 
 def test_cause_without_the_key_is_kept():
-    """A cause that shows nothing of the key stays for whoever looks for the reason."""
+    """A cause without the key is kept."""
     error = without_key(caught(decoding.parse, answer(b"no JSON", 200)), KEY)
     assert isinstance(error.__cause__, ValueError)
 
@@ -142,7 +142,7 @@ def test_deeply_nested_body_is_dropped():
 
 @given(st.integers(0, 700), st.integers(0, 80))
 def test_shortened_message_has_no_part_of_key(before, after):
-    """Where a long message is shortened, no beginning of the key is left at the cut."""
+    """A shortened message does not end with the beginning of the key."""
     words = f"{'x ' * (before // 2)}{'' if before % 2 else ' '}key {KEY} {'y ' * after}"
     for body in (words.encode(), json.dumps({"error": words}).encode()):
         message = str(without_key(caught(decoding.check, answer(body)), KEY))
@@ -160,7 +160,7 @@ json_values = st.recursive(
 
 @given(json_values, st.sampled_from([200, 400, 401, 402, 403, 404, 408, 422, 429, 500, 503, 504]))
 def test_echoed_key_is_masked_in_any_json(body, status):
-    """Wherever in an answer of whatever status the key stands, no error shows it."""
+    """If any part of an answer of any status contains the key, no error shows it."""
     data = json.dumps(body).encode()
     failures = []
     for read in (decoding.workflow_status, decoding.job_status, decoding.usage_limits, decoding.check):
@@ -173,7 +173,7 @@ def test_echoed_key_is_masked_in_any_json(body, status):
 
 
 def test_rejected_input_with_key_is_masked():
-    """A refused input is shown by its place, and not with the key, if that is a part of it."""
+    """A rejected input that contains the key is reported by its place, without the key."""
     with RecallClient(KEY) as client:
         for call in (client.execute_workflow, client.execute_with_retry, client.stream_workflow):
             error = caught(call, "wf", {KEY: object()})

@@ -32,7 +32,7 @@ def limited(retry_after=None):
 
 
 class Story:
-    """A call that fails as told, then returns; it notes how long was slept."""
+    """A call that fails a number of times, then returns; it records the sleeps."""
 
     def __init__(self, *failures):
         self.failures = list(failures)
@@ -92,12 +92,12 @@ def test_backoff_without_initial_delay_is_zero(retry, random_number):
 
 @given(st.floats(0, MAX_RETRY_AFTER), delays, rolls)
 def test_retry_after_replaces_delay(retry_after, max_delay, random_number):
-    """The server's wait is neither shortened to max_delay nor jittered."""
+    """A Retry-After is neither limited by max_delay nor jittered."""
     assert Backoff(1, 1.0, max_delay, 2.0).wait_after(limited(retry_after), 0, lambda: random_number) == retry_after
 
 
 def test_retry_after_above_an_hour_is_not_retried():
-    """An hour is waited for; what is longer gives no retry."""
+    """A Retry-After of an hour is waited for; a longer one is not retried."""
     backoff = Backoff(3, 1.0, 30.0, 2.0)
     assert backoff.wait_after(limited(3600.0), 0, lambda: 0.5) == 3600.0
     assert backoff.wait_after(limited(3600.1), 0, lambda: 0.5) is None
@@ -143,7 +143,7 @@ def test_parse_retry_after_moment(value, seconds):
     [("Fri, 15 Jan 2027 08:10:00 GMT", 600.0), ("Fri, 15 Jan 2027 07:50:00 GMT", -600.0), ("soon", 0.0), (None, 0.0)],
 )
 def test_clock_offset(date, offset):
-    """The server's Date tells how far its clock is ahead; without a readable one, the clocks count as equal."""
+    """The offset is computed from the server's Date; without a readable one it is 0."""
     assert clock_offset(date, NOW) == offset
 
 
@@ -154,7 +154,7 @@ def test_parse_retry_after_date_is_not_rounded_down():
 
 @given(st.text(max_size=40))
 def test_parse_retry_after_accepts_any_string(value):
-    """Whatever a server sends is seconds or none."""
+    """Any value is parsed to seconds or None."""
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or 0 <= seconds < math.inf
 
@@ -274,7 +274,7 @@ def client(server):
 
 
 def test_failed_run_is_never_sent_again(server, client):
-    """A 429 that holds a failed run says that the run took place: neither a retry nor a batch sends it again."""
+    """A 429 with a failed run means that the run took place: neither a retry nor a batch sends it again."""
     server.respond_next(429, json=FAILED_RUN, times=4)
     with pytest.raises(ExecutionError, match="Second: field not found"):
         client.execute_with_retry("echo", initial_delay=0.0)

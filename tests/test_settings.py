@@ -1,4 +1,4 @@
-"""What the constructor and the calls refuse before anything is sent, and what they take from the environment."""
+"""What the constructor and the calls reject before anything is sent, and what they read from the environment."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_client_has_documented_defaults():
 
 
 def test_client_reads_environment(monkeypatch):
-    """Key and base URL come from the environment where none is given."""
+    """Key and base URL come from the environment by default."""
     monkeypatch.setenv("RECALL_API_KEY", "from-there")
     monkeypatch.setenv("RECALL_BASE_URL", "http://there.test/prefix/")
     client = RecallClient()
@@ -155,7 +155,7 @@ def test_repr_does_not_show_key(client):
 
 
 def test_session_of_wrong_type_is_rejected():
-    """A session that is none of requests is a TypeError that says so."""
+    """An object that is not a session of requests raises TypeError."""
     with pytest.raises(TypeError, match=r"session must be a requests\.Session, not dict"):
         RecallClient("a-key", session={})
 
@@ -188,7 +188,7 @@ def test_flag_of_wrong_type_is_rejected(client, name, flag):
     ("id", "segment"), [("a/b", "a%2Fb"), ("a b", "a%20b"), ("%2e", "%252e"), ("\u00fc?#", "%C3%BC%3F%23"), ("...", "...")]
 )
 def test_id_is_quoted_as_one_path_segment(id, segment):
-    """An id is quoted as one path segment, whatever is in it."""
+    """Any id is quoted as one path segment."""
     assert workflow_status(id).path == f"/api/workflows/{segment}/status"
     assert job_status(id).path == f"/api/jobs/{segment}"
     call = execute(id, None, stream=False, selected_outputs=None, asynchronous=False)
@@ -211,7 +211,7 @@ def test_selected_outputs_of_wrong_type_are_rejected(client, outputs):
 
 @pytest.mark.parametrize("outputs", [["a.b"], ("a.b",), []])
 def test_selected_outputs_are_sent(outputs):
-    """Selected outputs are sent as given, an empty list too; None is left out."""
+    """Selected outputs are sent unchanged, also an empty list; None is omitted."""
     call = execute("id", None, stream=True, selected_outputs=outputs, asynchronous=False)
     assert call.body == b'{"stream":true,"selectedOutputs":%s}' % (b'["a.b"]' if outputs else b"[]")
     assert execute("id", None, stream=False, selected_outputs=None, asynchronous=False).body == b"{}"

@@ -99,7 +99,7 @@ def test_lf_cr_and_crlf_end_lines(end):
 
 @pytest.mark.parametrize("other", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
 def test_other_characters_do_not_end_lines(other):
-    """What Python's str.splitlines() takes for a line end is data to the standard."""
+    """Other line ends of Python's str.splitlines() are data in the standard."""
     assert datas(f"data: a{other}b\n\n".encode()) == [f"a{other}b"]
 
 
@@ -187,7 +187,7 @@ def test_long_line_in_many_chunks():
 @example(BOM + BOM + b"data: a\n\n")
 @example(b"id: 1\n\n\n\ndata\n\n")
 def test_decoder_matches_literal_standard(stream):
-    """Any stream of fields, line ends, marks, NULs and broken UTF-8 gives what the standard's own words give."""
+    """For any stream, the decoder yields what a literal implementation of the standard yields."""
     assert decode(stream) == literal(stream)
 
 
@@ -203,5 +203,5 @@ def test_split_of_bytes_does_not_matter(stream, cuts):
 
 @given(streams)
 def test_single_bytes_give_same_events(stream):
-    """The finest split gives the same events as none."""
+    """Single bytes yield the same events as the whole stream."""
     assert decode(*(stream[index : index + 1] for index in range(len(stream)))) == decode(stream)

@@ -183,7 +183,7 @@ ENDS = {
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
 @pytest.mark.parametrize("end", ENDS)
 def test_stream_end_in_both_dialects(end, framing, serve, connect):
-    """Whichever words end it, the user gets one done event and one result."""
+    """In either dialect the user gets one done event and one result."""
     events = [*ONE_TWO, *ENDS[end]]
     way = framings(0)[framing]
     server = serve(lambda connection: connection.request() and connection.send(way.start + b"".join(map(way.wrap, events)) + way.end))
@@ -203,7 +203,7 @@ def test_stream_ends_with_done_mark(mark, serve, connect):
 
 
 def test_stream_result_from_documented_end(serve, connect):
-    """Everything that the end event tells is in the result."""
+    """All fields of the end event are in the result."""
     end = {"event": "done", "success": True, "output": 5, "metadata": {"duration": 7}, "logs": [1], "traceSpans": [2], "totalDuration": 3}
     result = connect(serve(streams(*ONE_TWO, sse(end), MARK))).stream_workflow("w").result
     assert result == StreamedExecutionResult(True, 5, None, [1], {"duration": 7}, [2], 3, "One, two", {"a": "One, two"})
@@ -217,7 +217,7 @@ def test_stream_result_from_documented_end(serve, connect):
     ],
 )
 def test_stream_end_with_success_false_is_result(end, serve, connect):
-    """A run that ended without success gives a result that says so."""
+    """A run that ended without success has a result that says so."""
     stream = connect(serve(streams(text("One"), sse(end), MARK))).stream_workflow("w")
     assert [event.type for event in stream] == ["chunk", "done"]
     assert (stream.result.success, stream.result.error, stream.result.text) == (False, "no luck", "One")
@@ -236,7 +236,7 @@ def test_stream_chunk_event(serve, connect):
 
 
 def test_stream_continues_after_block_error(serve, connect):
-    """A block that failed is an event; the run goes on."""
+    """A failed block is an event, and the run continues."""
     failed = {"event": "stream_error", "blockId": "b", "error": "model crashed"}
     stream = connect(serve(streams(text("One"), sse(failed), text(", two"), FINAL, MARK))).stream_workflow("w")
     events = list(stream)
@@ -264,7 +264,7 @@ def test_stream_payload_with_white_space(space, serve, connect):
 
 
 def test_stream_unknown_event_keeps_type(serve, connect):
-    """An event that nobody documented comes under its own name, from the payload or from the event field."""
+    """An undocumented event keeps its type, from the payload or from the event field."""
     stream = connect(
         serve(streams(sse({"event": "progress", "at": 3}), b"event: ping\n" + sse({}), b": heartbeat\n\n", DONE))
     ).stream_workflow("w")
@@ -508,7 +508,7 @@ def test_stream_with_corrupt_gzip(serve, connect):
 
 @pytest.mark.parametrize("after", [b"", chunk(b"data: half an ev"), b"zz\r\n"])
 def test_stream_cut_after_end_is_complete(after, serve, connect):
-    """Once the end event is here, nothing that follows can take the result away."""
+    """After the end event, nothing can change the result."""
     stream = connect(serve(cut(CHUNKED, chunk(text("One")), chunk(DONE), after))).stream_workflow("w")
     assert [event.type for event in stream] == ["chunk", "done"]
     assert stream.result.success
@@ -588,7 +588,7 @@ def test_stream_runs_longer_than_timeout(serve, connect):
 
 
 def test_stream_slow_reader_gets_everything(serve, connect):
-    """Time that the user takes between events does not count as the server's silence."""
+    """Time that the user spends between events does not count as the server's silence."""
     stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w", timeout=SILENCE)
     assert next(stream).chunk == "One"
     time.sleep(SILENCE * 1.5)
@@ -700,7 +700,7 @@ def test_stream_left_early_closes_connection(leave, own_session, serve, connect)
 
 @pytest.mark.parametrize("tail", [[sse({"event": "error", "error": "boom"})], [b"event: error\n" + sse({"error": "boom"})]])
 def test_stream_failure_closes_connection(tail, serve, connect):
-    """After an error event nobody waits for the rest."""
+    """After an error event the client does not wait for the rest."""
 
     def handler(connection):
         if connection.number > 1:
@@ -803,7 +803,7 @@ def test_stream_closed_by_other_thread(framing, serve, connect):
 
 
 def test_stream_answered_with_json(serve, connect):
-    """A server that knows no streams gives a stream with a result and no events, on a connection that is kept."""
+    """If a server answers with JSON, the stream has a result and no events, and the connection is reused."""
     server = serve(answers(http(envelope("whole"))))
     client = connect(server)
     for _ in range(2):

@@ -29,7 +29,7 @@ def server():
 
 
 def test_threads_get_their_own_answers(server):
-    """Calls, streams, batches and refusals of 32 threads at once: each thread gets its own answers, and no error of another."""
+    """Calls, streams, batches and rejections in 32 threads: each thread gets its own answers and errors."""
     start = threading.Barrier(THREADS)
 
     def work(number):

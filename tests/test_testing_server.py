@@ -106,7 +106,7 @@ def raw(server, request):
 
 
 def test_run_in_documented_dialect(serve):
-    """A run gives the whole documented envelope."""
+    """A run returns the whole documented envelope."""
     answer = serve().execute("echo", {"name": "Ada"})
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "application/json"
@@ -196,7 +196,7 @@ def test_plain_function_streams_selected_content(serve, selected, chunks):
 
 
 def test_stream_event_is_sent_when_yielded(serve):
-    """A chunk reaches the client while the workflow goes on."""
+    """A chunk reaches the client while the workflow is running."""
     caller = serve()
     go_on = threading.Event()
 
@@ -215,7 +215,7 @@ def test_stream_event_is_sent_when_yielded(serve):
 
 @needs_reference_counts
 def test_closed_stream_ends_workflow(serve):
-    """When the reader closes the connection the generator is closed, and the server goes on."""
+    """When the reader closes the connection, the generator is closed, and the server continues."""
     caller = serve()
     closed = threading.Event()
 
@@ -287,7 +287,7 @@ def test_lone_surrogate_is_sent_as_escape(serve):
 
 
 def test_missing_key_is_reported(serve):
-    """The usual slip, a field that the input lacks, is not told as the bare name of the field."""
+    """A KeyError is not reported as only the name of the key."""
     caller = serve()
     caller.server.workflow("odd")(lambda input: input["name"])
     assert caller.execute("odd").json()["error"] == "KeyError: 'name'"
@@ -356,7 +356,7 @@ def test_workflow_status(serve, dialect):
 
 
 def test_rejections_in_documented_dialect(serve):
-    """Each refusal has a status and a code."""
+    """Each rejection has a status and a code."""
     caller = serve()
     answers = [
         (caller.execute("nope"), 404, "Workflow not found", "WORKFLOW_NOT_FOUND"),
@@ -408,7 +408,7 @@ def test_usage_limit_rejects_executions(serve, dialect):
 
 
 def test_rate_limit_in_documented_dialect(serve):
-    """Answers of execute tell the limit; a 429 says when to come back."""
+    """Answers to executions report the limit; a 429 has a Retry-After."""
     caller = serve(rate_limit=0.5, burst=2)
     first, second, refused = [caller.execute("echo") for _ in range(3)]
     assert first.headers["X-RateLimit-Limit"] == "2"
@@ -425,7 +425,7 @@ def test_rate_limit_in_documented_dialect(serve):
 
 
 def test_rate_limit_in_observed_dialect(serve):
-    """In the other dialect a 429 is bare, and usage has other words."""
+    """In the observed dialect a 429 has no headers, and the usage limits have other fields."""
     caller = serve(rate_limit=0.5, dialect="observed")
     first, refused = caller.execute("echo"), caller.execute("echo")
     assert (first.status_code, refused.status_code) == (200, 429)
@@ -483,7 +483,7 @@ def test_scripted_answers_are_sent_in_order(serve):
 
 
 def test_respond_next_body(serve):
-    """A body goes out as it is; a given header takes the place of the usual one."""
+    """A body is sent unchanged; a header replaces the usual one."""
     caller = serve()
     caller.server.respond_next(body="<h1>Ü</h1>", headers={"Content-Type": "text/html; charset=utf-8"})
     caller.server.respond_next(body=b"\x00\xff")
@@ -733,7 +733,7 @@ def test_server_handles_old_http_clients(serve):
 
 
 def test_incomplete_request_is_dropped(serve, capfd):
-    """A client that leaves in the middle of its body disturbs nobody, and nothing is printed."""
+    """A client that disconnects within its body affects no other, and nothing is printed."""
     server = serve().server
     for head in (b"Content-Length: 100", b"Transfer-Encoding: chunked"):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -745,7 +745,7 @@ def test_incomplete_request_is_dropped(serve, capfd):
 
 
 def test_server_prints_nothing(serve, capfd):
-    """Requests, refusals, failures and broken connections leave no trace on the terminal."""
+    """Requests, rejections, failures and broken connections print nothing."""
     caller = serve()
     caller.execute("fail")
     caller.get("/nowhere")
@@ -898,7 +898,7 @@ def test_testing_exports_documented_names():
 
 
 def test_fixture_gives_each_test_a_server(pytester, monkeypatch):
-    """The pytest fixture gives each test a running server of its own."""
+    """The pytest fixture starts a server for each test."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
         """
@@ -1054,7 +1054,7 @@ def test_workflow_rejects_async_function(serve):
 
 @pytest.mark.parametrize("arguments", [[], ["--host", "0.0.0.0"]])
 def test_command_ends_on_sigterm(arguments):
-    """SIGTERM ends the command as Ctrl-C does, and the printed address works, also where it listens on all addresses."""
+    """SIGTERM ends the command like Ctrl-C, and the printed address works, also if it listens on all addresses."""
     command = [sys.executable, "-u", "-m", "recall_sdk.testing", "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = []
@@ -1093,7 +1093,7 @@ def test_bucket_filled_at_short_intervals():
 
 
 def test_rate_limit_refilled_in_a_lump(serve):
-    """A server in the observed dialect refills all at once, gives no hint in a 429, and tells the truth in the usage limits."""
+    """A server in the observed dialect refills all at once, sends no hint with a 429, and reports correct usage limits."""
     place = serve(dialect="observed", rate_limit=1, burst=2, refill_interval=60)
     client = place.server.client()
     for _ in range(2):

@@ -193,7 +193,7 @@ def test_concurrent_setters_lose_no_change(scrambled):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_key_is_masked_after_it_was_changed(streaming, serve, connect):
-    """An error does not tell the key that its call went out with, although the client has another one by now."""
+    """An error does not show the key of its call, even if the client has another one by then."""
 
     def tell(connection):
         words = {"error": f"bad key {connection.request().headers['x-api-key']}"}

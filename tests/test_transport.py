@@ -71,7 +71,7 @@ def free_port():
 
 
 def test_connection_refused(session, connect):
-    """A port that nobody listens on: nothing was executed, and the message says what to check."""
+    """Without a listener nothing was executed, and the message says what to check."""
     client = connect(f"http://127.0.0.1:{free_port()}", session=session)
     with pytest.raises(RecallConnectionError, match=r"could not connect to http://127\.0\.0\.1.*check the base_url") as caught:
         client.execute_workflow("w")
@@ -152,7 +152,7 @@ def test_connection_closed_within_head(start, session, serve, connect):
 
 
 def test_failed_read_call_has_not_executed(session, serve, connect):
-    """A broken connection is no danger where nothing is executed."""
+    """A call that executes nothing has may_have_executed=False after a broken connection."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(serve(resets), session=session).get_workflow_status("w")
     assert caught.value.may_have_executed is False
@@ -193,7 +193,7 @@ def test_unreadable_answer(kind, session, serve, connect):
 
 @pytest.mark.parametrize("size", [b"zz", b"-5", b"", b"0x10", b"99999999999999999999999999"])
 def test_invalid_chunk_size(size, session, serve, connect):
-    """A chunk size that is no number is an error, whatever it is treated as."""
+    """An invalid chunk size raises an error."""
     server = serve(cut(head("Transfer-Encoding: chunked"), size, b"\r\n", BODY))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
         connect(server, session=session).execute_workflow("w")
@@ -427,7 +427,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_redirect_with_ambiguous_url_is_rejected(target, session, serve, connect):
-    """Whatever the Location, another server never hears of the key, and the user gets an error of ours."""
+    """Whatever the Location is, no other server receives the key, and the call raises a RecallError."""
     other = serve(echo)
     servers = []
 
@@ -469,7 +469,7 @@ def test_redirect_with_unusual_url_within_origin_is_followed(target, session, se
 
 @pytest.mark.parametrize("ask", ["execute_workflow", "get_workflow_status"])
 def test_redirect_loop_ends(ask, session, serve, connect):
-    """A server that redirects forever is left after a while."""
+    """A redirect loop ends after a limit."""
     server = serve(moving(307, "/loop"))
     with pytest.raises(RedirectError) as caught:
         getattr(connect(server, session=session), ask)("w")
@@ -577,7 +577,7 @@ def test_connection_is_reused_after_long_error_body(answer, session, serve, conn
 
 
 def test_closed_client_opens_new_connection(serve, connect):
-    """close() gives the connections up; a later call opens a new one."""
+    """close() closes the connections; a later call opens a new one."""
 
     def handler(connection):
         connection.request()
@@ -639,7 +639,7 @@ def test_stale_connection_is_replaced(session, serve, connect):
 
 
 def test_connection_closed_while_sending_is_not_retried(session, serve, connect):
-    """Where it can't be known whether the request was taken, it is reported and not repeated."""
+    """If there is no way to tell whether the request arrived, it is reported and not retried."""
 
     def twice(connection):
         connection.request()
@@ -714,7 +714,7 @@ def test_interim_answer_with_own_session(serve, connect):
 
 
 def test_collected_client_closes_connections(serve):
-    """A client that is neither closed nor used any more leaves no connection open, and warns of nothing."""
+    """A client without references leaves no connection open, and causes no warning."""
 
     def handler(connection):
         connection.request()
@@ -744,7 +744,7 @@ def test_proxy_of_environment(session, serve, connect, monkeypatch):
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "proxy.invalid"])
 def test_proxy_is_down(host, scheme, session, connect, monkeypatch):
-    """A proxy that nobody listens on, or that does not exist: nothing was sent, and the message does not blame the server."""
+    """If the proxy is unreachable, nothing was sent, and the message names the proxy."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://{host}:{free_port()}")
     with pytest.raises(RecallConnectionError, match=r"^could not connect through the proxy for .*recall.invalid .* HTTPS_PROXY") as caught:
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
@@ -775,7 +775,7 @@ def test_missing_certificate_file(session, serve, connect, monkeypatch):
     ("status", "kind"), [(401, AuthenticationError), (404, NotFoundError), (429, RateLimitError), (500, ExecutionError)]
 )
 def test_hook_that_raises_for_status(status, kind, serve, connect):
-    """A session that is set to raise for each status gives the errors that the statuses stand for."""
+    """A session that raises for each status leads to the errors of these statuses."""
     server = serve(answers(http({"error": "no"}, status=f"{status} No")))
     with requests.Session() as session:
         session.hooks["response"].append(lambda response, **_: response.raise_for_status())
@@ -853,7 +853,7 @@ def test_rate_limit_info_is_of_last_answer(serve, connect):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
 def test_validate_workflow_raises_other_errors(status, serve, connect):
-    """Where validate_workflow could not ask, it does not say no."""
+    """If validate_workflow gets no answer, it raises instead of returning False."""
     server = serve(answers(http({"error": "no"}, status=f"{status} No")))
     with pytest.raises(RecallError) as caught:
         connect(server).validate_workflow("w")
@@ -980,7 +980,7 @@ def test_cookies_are_sent_back(session, serve, connect):
 
 @pytest.mark.parametrize("kind", ["json", "stream"])
 def test_hook_that_reads_body(kind, serve, connect):
-    """A hook that reads the answer first takes nothing away, and the connection is kept."""
+    """A hook that reads the answer first loses nothing, and the connection is reused."""
     seen = []
     stream = b'data: {"chunk": "One"}\n\ndata: {"event": "done", "success": true, "output": "hello"}\n\n'
     server = serve(answers(OK if kind == "json" else http(stream, "Content-Type: text/event-stream")))
@@ -1185,7 +1185,7 @@ def test_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
 
 
 def test_key_in_base_url_is_not_shown(connect):
-    """An error about a server that is down does not tell the key."""
+    """An error about an unreachable server does not show the key."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(f"http://127.0.0.1:{free_port()}").execute_workflow("w")
     assert [line for line in visible_texts(caught.value) if KEY in line] == []
@@ -1252,7 +1252,7 @@ SECRET_PROXIES = [
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("proxy", SECRET_PROXIES)
 def test_proxy_url_is_not_shown(proxy, scheme, session, connect, monkeypatch):
-    """A proxy whose URL can't be read is blamed as the proxy; neither the message nor a cause shows its user name or password."""
+    """A proxy whose URL can't be parsed is reported; neither the message nor a cause shows its user name or password."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.format("127.0.0.1:1"))
     with pytest.raises(RecallConnectionError, match=r"the URL of the proxy .* can't be parsed") as caught:
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
@@ -1284,7 +1284,7 @@ class JobError(Exception):
 
 @pytest.mark.parametrize("status", [404, 200])
 def test_error_handled_by_the_caller_is_not_changed(status, session, serve, connect):
-    """A call inside an ``except`` leaves the error that is handled there, and all that it holds, as they are."""
+    """A call inside an ``except`` does not change the error that is handled there."""
     held = ([KEY], {KEY: KEY}, (KEY,), object())
     body = {"error": f"no {KEY}"} if status == 404 else KEY.encode()
     client = connect(serve(answers(http(body, status=f"{status} No"))), session=session)
@@ -1346,7 +1346,7 @@ def raise_timeout(*_):
 @pytest.mark.parametrize("handler", [raise_timeout, Alarm(), functools.partial(raise_timeout, 1)], ids=["function", "object", "partial"])
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], ids=["head", "body"])
 def test_error_of_a_signal_handler_reaches_the_caller(start, handler, session, serve, connect):
-    """What a signal handler of the caller's raises during a call is raised as it is, and is no timeout of ours."""
+    """An exception of the caller's signal handler during a call is raised unchanged."""
 
     def handle(connection):
         connection.request()

@@ -164,7 +164,7 @@ def is_run(case):
     "name", those(lambda case: is_run(case) and case.name not in (*BARE, *CANCELLED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
 )
 def test_execute_run(name, replay):
-    """The output is the workflow's, and what the server tells of the run is in the metadata."""
+    """The output is the workflow's, and the server's data about the run is in the metadata."""
     case = CASES[name]
     client = replay(name)
     result = case.ask(client)
@@ -180,7 +180,7 @@ def test_execute_run(name, replay):
 
 @pytest.mark.parametrize("name", those(lambda case: is_run(case) and case.encoded))
 def test_execute_gzipped(name, replay):
-    """A compressed answer gives the same result as a plain one."""
+    """A compressed answer has the same result as a plain one."""
     case = CASES[name]
     body = json.loads(gzip.decompress(b"".join(case.chunks)))
     result = case.ask(replay(name))
@@ -209,14 +209,14 @@ def test_execute_response_block(name, replay):
 
 
 def test_execute_response_block_like_envelope(replay):
-    """An object with success and output is the envelope, whoever wrote it."""
+    """An object with success and output is treated as the envelope."""
     name = RESPONSE_BLOCK_LIKE_AN_ENVELOPE
     assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=False, output="shadow", error=NO_REASON)
 
 
 @pytest.mark.parametrize("name", those(lambda case: case.status == 202))
 def test_execute_queued(name, replay):
-    """A queued run gives the documented ticket, whatever was asked for."""
+    """A queued run is returned as documented, also without async_execution."""
     case = CASES[name]
     client = replay(name)
     ticket = case.ask(client)
@@ -300,7 +300,7 @@ RESET_STREAM = "721-tool-loop-header"
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_stream_text_and_result(name, replay):
-    """A stream gives its text as it comes, one done event, and the result."""
+    """A stream yields its text as it arrives, one done event, and the result."""
     case = CASES[name]
     text, output = STREAMS[name]
     client = replay(name)
@@ -350,7 +350,7 @@ def test_stream_cancelled(replay):
 
 
 def test_stream_chunk_reset(replay):
-    """Text that the server takes back is an event of its own, and is in no result."""
+    """Retracted text is a separate event, and is in no result."""
     with replay(RESET_STREAM).stream_workflow("w") as stream:
         events = list(stream)
     reset = [event.type for event in events].index("chunk_reset")
@@ -464,7 +464,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_execute_rejected(name, replay):
-    """Each refusal is an error with the server's words, the documented code, and what is known of the run."""
+    """Each rejection is an error with the server's reason, the documented code, and the data of the run."""
     case = CASES[name]
     kind, code, server_code, words, may_have_executed = ERRORS[name]
     with pytest.raises(kind) as caught:
@@ -486,7 +486,7 @@ def test_execute_rejected(name, replay):
     ],
 )
 def test_execute_failed_run_has_result(name, replay):
-    """What the server tells of a failed run is kept."""
+    """The server's data about a failed run is kept."""
     with pytest.raises((ExecutionError, RecallTimeoutError)) as caught:
         CASES[name].ask(replay(name))
     body = CASES[name].body
@@ -507,7 +507,7 @@ def test_execute_retry_after_in_body(name, replay):
 
 @pytest.mark.parametrize("name", ["160-ratelimit-5", "600-ratelimit-4", "636-concurrency-second"])
 def test_rate_limit_without_headers(name, replay):
-    """A 429 that tells nothing leaves nothing to know."""
+    """A 429 without limits has no rate limit."""
     client = replay(name)
     with pytest.raises(RateLimitError) as caught:
         client.execute_workflow("w")
@@ -603,7 +603,7 @@ def test_job_status(name, replay):
 
 
 def test_job_paused(replay):
-    """A paused run is yielded as the server tells it."""
+    """A paused run is returned as the server reports it."""
     job = CASES[PAUSED_JOB].ask(replay(PAUSED_JOB))
     assert job["status"] == "completed"
     assert job["output"]["data"]["operation"] == "human"

@@ -228,7 +228,8 @@ class _Adapter(HTTPAdapter):
 def new_session() -> requests.Session:
     """Create the session of a client without a session of the user's."""
     session = requests.Session()
-    adapter = _Adapter()
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
+    if issubclass(HTTPConnection, http.client.HTTPConnection):  # not so with urllib3-future in the place of urllib3
+        adapter = _Adapter()
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
     return session
