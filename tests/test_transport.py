@@ -37,6 +37,7 @@ from recall_sdk import (
     ServerError,
     StreamInterruptedError,
     __version__,
+    _connections,
 )
 from recall_sdk._connections import Reader
 from recall_sdk.testing import RecallServer
@@ -1380,6 +1381,15 @@ def test_wrapped_create_connection(session, serve, connect, monkeypatch):
     monkeypatch.setattr(urllib3.util.connection, "create_connection", lambda address, *a, **k: create(("127.0.0.1", address[1]), *a, **k))
     server = serve(answers(http(envelope())))
     assert connect(f"http://recall.invalid:{server.port}", session=session).execute_workflow("w").output == "hello"
+
+
+def test_session_is_plain_if_urllib3_does_not_build_on_http_client(serve, connect, monkeypatch):
+    """With urllib3-future in the place of urllib3, whose connections are of another kind, calls work as with requests, and end in time."""
+    monkeypatch.setattr(_connections, "HTTPConnection", object)
+    server = serve(answers(http(envelope()), b""))
+    client = connect(server)
+    assert type(client._transport._session.get_adapter("http://")) is HTTPAdapter
+    assert client.execute_workflow("w").output == "hello"
 
 
 @pytest.mark.usefixtures("_trusted")
