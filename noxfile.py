@@ -93,7 +93,7 @@ def newest(session: nox.Session) -> None:
 def pypy(session: nox.Session) -> None:
     """Run the tests on PyPy, without coverage, which would take minutes there."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
-    session.run("python", "-m", "pytest", "-n", "4", *session.posargs)
+    session.run("python", "-m", "pytest", "-n", "4", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(python=["3.13t", "3.14t"], requires=["build"])
@@ -103,7 +103,7 @@ def free_threaded(session: nox.Session) -> None:
     # cryptography has no wheel for these builds, and no marker identifies them.
     requirements = [requirement.strip() for requirement, _, why in lines if requirement.strip() and "cryptography" not in why]
     session.install(built("*.whl") + "[testing]", *requirements)
-    session.run("python", "-m", "pytest", "-n", "4", *session.posargs, env={"PYTHON_GIL": "0"})
+    session.run("python", "-m", "pytest", "-n", "4", "--dist", "worksteal", *session.posargs, env={"PYTHON_GIL": "0"})
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Batches on a real server: lazy, isolated, behind one gate, and gone when they are closed."""
+"""Batches against a real server: lazy, isolated, within the rate limit, and stopped when closed."""
 
 import gc
 import itertools
@@ -54,7 +54,7 @@ def server():
 
 
 def numbered(count):
-    """Return items that can be headers apart."""
+    """Return items with distinct inputs."""
     return [("echo", {"number": number}) for number in range(count)]
 
 
@@ -74,7 +74,7 @@ def wait_for_threads():
 
 @pytest.mark.parametrize("source", [list, tuple, iter, lambda items: (list(item) for item in items)])
 def test_batch_yields_every_item_once(server, source):
-    """Each item comes once, with its place, id, input and result, from any iterable."""
+    """Each item is yielded once, with its index, id, input and result, from any iterable."""
     items = list(server.client().execute_batch(source(numbered(50)), max_workers=4))
     assert sorted(item.index for item in items) == list(range(50))
     for item in items:
@@ -90,13 +90,13 @@ def test_batch_without_items(server):
 
 
 def test_batch_of_queued_runs(server):
-    """With ``async_execution=True`` each result is a ticket."""
+    """With ``async_execution=True`` each result is a queued run."""
     items = list(server.client().execute_batch(numbered(3), async_execution=True))
     assert all(isinstance(item.result, AsyncExecutionResult) for item in items)
 
 
 def test_batch_failure_stops_no_other_item(server):
-    """Each item has its own error: a failed run, an unknown id, an id that can be none, an input that is not JSON."""
+    """Each item has its own error: a failed run, an unknown id, an invalid id, an input that is not JSON."""
     bad = [("fail", {}), ("unknown", {}), ("", {}), (7, {}), ("echo", {"when": object()})]
     items = sorted(server.client().execute_batch([*bad, *numbered(5)]), key=lambda item: item.index)
     kinds = [ExecutionError, NotFoundError, InvalidRequestError, InvalidRequestError, InvalidRequestError]
@@ -119,7 +119,7 @@ def test_batch_item_that_is_not_a_pair(server, bad):
 
 
 def iterate(items, seen):
-    """Note each item before the end of all."""
+    """Record each item before the end of all."""
     for item in items:
         seen.append(item.index)
     return ()
@@ -138,7 +138,7 @@ def iterate(items, seen):
     ],
 )
 def test_batch_rejects_invalid_settings(server, settings, kind, words):
-    """Bad settings are rejected at the call, before anything is drawn."""
+    """Invalid settings are rejected by the call, before any item is taken."""
     with pytest.raises(kind, match=words):
         server.client().execute_batch(iter([]), **settings)
     with pytest.raises(TypeError, match="items must be an iterable of pairs of a workflow id and an input, not int"):
@@ -182,7 +182,7 @@ def test_batch_bounds_work_in_flight(server):
 
 
 def test_batch_yields_items_as_they_finish(server):
-    """A slow item holds up no quick one."""
+    """A slow item does not delay a quick one."""
     release = threading.Event()
 
     @server.workflow("slow")
@@ -197,7 +197,7 @@ def test_batch_yields_items_as_they_finish(server):
 
 
 def test_batch_works_while_reader_is_busy(server):
-    """What is drawn is executed while the reader does something else."""
+    """Items are executed while the reader is busy."""
     items = server.client().execute_batch(numbered(8), max_workers=2)
     next(items)
     until = time.monotonic() + PATIENCE
@@ -208,7 +208,7 @@ def test_batch_works_while_reader_is_busy(server):
 
 
 def test_batch_raises_error_of_source_last(server):
-    """An exception in the source reaches the reader after what was in flight has been yielded."""
+    """An exception of the source reaches the reader after the items in flight."""
 
     def source():
         yield from numbered(3)
@@ -243,7 +243,7 @@ def test_batch_close_stops_queued_items(server):
 
 @needs_reference_counts
 def test_batch_without_references_stops(server):
-    """A batch whose iterator is dropped ends as if it were closed."""
+    """A batch without references stops as if it were closed."""
     for item in server.client().execute_batch(itertools.repeat(("echo", {}))):
         assert item.result
         break
@@ -255,7 +255,7 @@ def test_batch_without_references_stops(server):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
 def test_batch_stops_on_ctrl_c(server, ctrl_c):
-    """Ctrl-C ends a batch that waits, promptly, and leaves nothing running."""
+    """Ctrl-C stops a waiting batch at once, and leaves nothing running."""
     release = threading.Event()
 
     @server.workflow("slow")
@@ -276,7 +276,7 @@ def test_batch_stops_on_ctrl_c(server, ctrl_c):
 
 @pytest.mark.parametrize("settings", [{"retry_after": False}, {"dialect": "observed"}, {}])
 def test_batch_uses_rate_limit_fully(settings):
-    """400 calls of 16 workers under 50 calls/s with a burst of 10 all succeed, each once, in little more than the bucket's own time."""
+    """400 calls with 16 workers under 50 calls/s with a burst of 10 all succeed, each once, in little more than the least possible time."""
     with stand_in(rate_limit=50, burst=10, **settings) as server:
         begin = time.monotonic()
         items = list(server.client().execute_batch(numbered(400), max_workers=16))
@@ -289,7 +289,7 @@ def test_batch_uses_rate_limit_fully(settings):
 
 
 def test_batch_counts_down_a_limit_that_is_refilled_at_once():
-    """A bucket that is refilled in lumps, by a server whose 429 says nothing, is used fully, with a question for each lump and one more."""
+    """A bucket that is refilled all at once is used fully without hints, with one question for each refill and one more."""
     with stand_in(dialect="observed", rate_limit=10, burst=40, refill_interval=2) as server:
         begin = time.monotonic()
         items = list(server.client().execute_batch(numbered(80), max_workers=8))
@@ -356,7 +356,7 @@ def test_batch_does_not_wait_more_than_an_hour(server):
 
 
 def test_batch_does_not_retry_usage_limit(server):
-    """A usage limit is the item's error at once."""
+    """A usage limit becomes the item's error at once."""
     server.respond_next(status=402, json={"error": "enough"})
     items = list(server.client().execute_batch(numbered(2), max_workers=1))
     assert isinstance(items[0].error, UsageLimitError)
@@ -364,7 +364,7 @@ def test_batch_does_not_retry_usage_limit(server):
 
 
 def test_batch_does_not_retry_broken_connection(server):
-    """A connection that breaks is the item's error, and says that the workflow may have run."""
+    """A broken connection becomes the item's error, which says that the workflow may have run."""
     server.respond_next(drop=True)
     (item,) = server.client().execute_batch(numbered(1))
     assert isinstance(item.error, RecallConnectionError)
@@ -376,7 +376,7 @@ def test_batch_does_not_retry_broken_connection(server):
 
 
 def test_batch_with_thread_pool(server):
-    """An executor of the user's serves as well, and stays open."""
+    """The user's executor is used, and stays open."""
     with ThreadPoolExecutor(2) as pool:
         items = list(server.client().execute_batch(numbered(20), executor=pool, max_workers=4))
         assert pool.submit(len, "ab").result() == 2
@@ -385,7 +385,7 @@ def test_batch_with_thread_pool(server):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_batch_with_process_pool(method):
-    """Worker processes keep one connection each; a 429 that one meets holds off all; nothing runs twice."""
+    """Worker processes keep one connection each; a 429 in one pauses all; nothing runs twice."""
     context = multiprocessing.get_context(method)
     with stand_in(rate_limit=50, burst=10) as server, ProcessPoolExecutor(2, mp_context=context) as pool:
         items = list(server.client().execute_batch(numbered(30), executor=pool, max_workers=4))
@@ -396,7 +396,7 @@ def test_batch_with_process_pool(method):
 
 
 def test_batch_sends_files_through_process_pool(server, tmp_path):
-    """A file is read when its item is drawn, so that the source may close it at once, and the work be done in another process."""
+    """A file is read when its item is taken, so that the source may close it, also with another process."""
     (tmp_path / "a.txt").write_text("hello", "utf-8")
 
     def source():
@@ -424,7 +424,7 @@ def test_batch_with_client_that_does_not_pickle(server):
 
 @pytest.mark.parametrize("with_executor", [False, True])
 def test_batch_survives_failing_hook(with_executor, server):
-    """What a hook of the user's session raises once the answer is there is not treated as a call that was never made."""
+    """An error of a hook after the answer is not treated as a call that was not sent."""
 
     def hook(response, **_):
         raise TypeError("not a number")
@@ -442,7 +442,7 @@ def test_batch_survives_failing_hook(with_executor, server):
 
 
 class Refusing(Executor):
-    """An executor whose futures fail, as where a call does not pickle."""
+    """An executor whose futures fail, as if a call could not be pickled."""
 
     def submit(self, function, *args):
         future = Future()
@@ -461,7 +461,7 @@ def test_batch_call_that_does_not_pickle_was_not_sent(server):
 
 
 def die(*_):
-    """End this process without a word."""
+    """End this process at once."""
     os._exit(1)
 
 
@@ -476,7 +476,7 @@ def test_batch_survives_dead_worker_process(server):
 
 
 def test_batch_with_cancelled_future(server):
-    """A cancelled future is an error of its item, and closing cancels what has not begun."""
+    """A cancelled future becomes an error of its item, and closing cancels what has not begun."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(release.wait, PATIENCE)
@@ -491,7 +491,7 @@ def test_batch_with_cancelled_future(server):
 
 
 class OneAtOnce(Executor):
-    """Does what it is first given at once, and has not begun with the rest yet."""
+    """Runs the first call at once, and does not begin the others."""
 
     def __init__(self):
         self.futures = []
@@ -504,7 +504,7 @@ class OneAtOnce(Executor):
 
 
 def test_batch_close_cancels_futures(server):
-    """What an executor still has in its queue when the batch is closed is cancelled there."""
+    """Closing the batch cancels what the executor has queued."""
     executor = OneAtOnce()
     items = server.client().execute_batch(itertools.repeat(("echo", {})), executor=executor, max_workers=3)
     next(items)
@@ -554,7 +554,7 @@ def test_batch_without_any_thread_for_its_work(server, monkeypatch):
 
 
 def test_batch_reset_by_the_servers_clock(serve, connect):
-    """A reset is waited for by the clock of the server that names it, and not for a minute because this machine's is slow."""
+    """A reset is read by the server's clock, even if this machine's clock is wrong."""
     ahead = time.time() + 600
     headers = ("X-RateLimit-Limit: 10", "X-RateLimit-Remaining: 0", f"X-RateLimit-Reset: {ahead + 4:.0f}")
     client = connect(serve(answers(http(envelope(), f"Date: {formatdate(ahead, usegmt=True)}", *headers), http(envelope()))))

@@ -1,4 +1,4 @@
-"""A batch on a cluster of worker processes, as Dask runs it."""
+"""A batch on a Dask cluster of worker processes."""
 
 import pytest
 

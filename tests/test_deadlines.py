@@ -1,4 +1,4 @@
-"""A timeout is seconds of wall clock for the whole call, in every phase, however slowly bytes drip."""
+"""A timeout bounds the whole call in wall-clock time, in every phase, however slowly bytes arrive."""
 
 import gzip
 import socket
@@ -16,10 +16,10 @@ from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, env
 from recall_sdk import RecallConnectionError, RecallError, RecallTimeoutError
 
 TIMEOUT = 0.2
-"""Seconds. Every server here would take more than ten times that."""
+"""Seconds. Every server here would take more than ten times as long."""
 
 SLACK = 1.0
-"""Seconds beyond it that a busy machine may need."""
+"""Seconds that a busy machine may need in addition."""
 
 JSON = b'{"success": true, "output": "' + b"o" * 400 + b'"}'
 GZIPPED = gzip.compress(JSON)
@@ -42,7 +42,7 @@ QUESTIONS = {
 
 @contextmanager
 def times_out(timeout=TIMEOUT, *, may_have_executed=True):
-    """Check that what stands inside ends with the right error at the right time."""
+    """Check that the block ends with the right error at the right time."""
     start = time.monotonic()
     with pytest.raises(RecallTimeoutError) as caught:
         yield caught
@@ -65,7 +65,7 @@ def drips(start, rest):
 
 
 def stalls(start):
-    """Make a handler that sends the start of an answer, and then nothing more."""
+    """Make a handler that sends the start of an answer, and then nothing."""
 
     def handler(connection):
         connection.request()
@@ -76,7 +76,7 @@ def stalls(start):
 
 
 def never_reads(connection):
-    """Accept, and do nothing at all."""
+    """Accept a connection, and do nothing."""
     connection.server.ended.wait()
 
 
@@ -110,7 +110,7 @@ HEADS = {
 
 @pytest.mark.parametrize("phase", HEADS)
 def test_deadline_covers_dripped_head(phase, serve, connect):
-    """A head that comes a byte at a time does not stretch the call."""
+    """A head that arrives byte by byte does not extend the call."""
     client = connect(serve(drips(*HEADS[phase])))
     with times_out():
         client.execute_workflow("w", timeout=TIMEOUT)
@@ -118,7 +118,7 @@ def test_deadline_covers_dripped_head(phase, serve, connect):
 
 @pytest.mark.parametrize("phase", HEADS)
 def test_deadline_covers_stalled_head(phase, serve, connect):
-    """A server that falls silent before its head is complete does not stretch the call."""
+    """A server that goes silent within its head does not extend the call."""
     client = connect(serve(stalls(HEADS[phase][0])))
     with times_out():
         client.execute_workflow("w", timeout=TIMEOUT)
@@ -138,7 +138,7 @@ def test_deadline_covers_dripped_body(framing, own_session, serve, connect):
 
 @pytest.mark.parametrize(("framing", "own_session"), EVERY_BODY)
 def test_deadline_covers_silence_within_body(framing, own_session, serve, connect):
-    """A body that stops half way does not stretch the call."""
+    """A body that stops halfway does not extend the call."""
     start, rest = BODIES[framing]
     with requests.Session() as session:
         client = connect(serve(stalls(start + rest[: len(rest) // 2])), session=session if own_session else None)
@@ -149,7 +149,7 @@ def test_deadline_covers_silence_within_body(framing, own_session, serve, connec
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("call", CALLS)
 def test_deadline_of_each_execution_with_silent_server(call, own_session, serve, connect):
-    """Each way to execute ends when its own timeout is over, and says that the workflow may have run."""
+    """Each kind of execution ends at its timeout, and says that the workflow may have run."""
     with requests.Session() as session:
         client = connect(serve(stalls(b"")), session=session if own_session else None)
         with times_out():
@@ -158,7 +158,7 @@ def test_deadline_of_each_execution_with_silent_server(call, own_session, serve,
 
 @pytest.mark.parametrize("call", CALLS)
 def test_deadline_of_each_execution_with_dripping_server(call, serve, connect):
-    """Each way to execute ends in time while a body arrives byte by byte that is no stream."""
+    """Each kind of execution ends at its timeout if a body that is not a stream arrives byte by byte."""
     client = connect(serve(drips(LENGTH, JSON)))
     with times_out():
         CALLS[call](client, timeout=TIMEOUT)
@@ -167,21 +167,21 @@ def test_deadline_of_each_execution_with_dripping_server(call, serve, connect):
 @pytest.mark.parametrize("phase", ["silent", "dripping"])
 @pytest.mark.parametrize("call", QUESTIONS)
 def test_read_calls_use_client_timeout(call, phase, serve, connect):
-    """Calls without a timeout of their own end with the client's, and have executed nothing."""
+    """Calls without their own timeout end at the client's, and have executed nothing."""
     client = connect(serve(stalls(b"") if phase == "silent" else drips(LENGTH, JSON)), timeout=TIMEOUT)
     with times_out(may_have_executed=False):
         QUESTIONS[call](client)
 
 
 def test_execution_uses_client_timeout(serve, connect):
-    """What is not said with the call is taken from the client."""
+    """A call without a timeout uses the client's."""
     client = connect(serve(stalls(b"")), timeout=TIMEOUT)
     with times_out():
         client.execute_workflow("w")
 
 
 def test_deadline_of_wait_covers_poll(serve, connect):
-    """wait_for_job ends in time although its poll is never answered."""
+    """wait_for_job ends in time although its poll is not answered."""
     client = connect(serve(stalls(b"")))
     with times_out(TIMEOUT):
         client.wait_for_job("t", timeout=TIMEOUT)
@@ -189,7 +189,7 @@ def test_deadline_of_wait_covers_poll(serve, connect):
 
 @contextmanager
 def full_backlog(host="127.0.0.1", port=0):
-    """Return a port of loopback that swallows all that is sent to it, as a firewall does."""
+    """Return a loopback port that drops all packets, like a firewall."""
     with socket.socket() as listener:
         listener.bind((host, port))
         listener.listen(0)
@@ -207,7 +207,7 @@ def full_backlog(host="127.0.0.1", port=0):
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_deadline_covers_connect(own_session, connect):
-    """An address that swallows packets does not stretch the call, and nothing can have been executed."""
+    """An unreachable address does not extend the call, and nothing was executed."""
     with full_backlog() as port, requests.Session() as session:
         client = connect(f"http://127.0.0.1:{port}", session=session if own_session else None)
         with times_out(may_have_executed=False) as caught:
@@ -217,7 +217,7 @@ def test_deadline_covers_connect(own_session, connect):
 
 @pytest.fixture
 def two_addresses(monkeypatch):
-    """Have the host "twofold" be known under two addresses of loopback."""
+    """Resolve the host "twofold" to two loopback addresses."""
     look_up = socket.getaddrinfo
 
     def both(host, *args):
@@ -229,7 +229,7 @@ def two_addresses(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 def test_host_name_is_connected_by_name(serve, connect, monkeypatch):
-    """Tools that replace urllib3's way to connect, to override names, see the name."""
+    """Tools that replace urllib3's way to connect get the host name."""
     seen = []
 
     def connects(address, *args, **kwargs):
@@ -295,11 +295,11 @@ def test_deadline_covers_dripping_proxy(serve, connect, monkeypatch):
 
 
 LONG = 1.5
-"""Seconds. What takes a phase after another that long would take twice as much if each phase had all of it."""
+"""Seconds of the slow phase: if the next phase had the whole timeout, the call would take twice as long."""
 
 
 def test_deadline_covers_slow_proxy_and_silent_server(serve, connect, monkeypatch):
-    """What the tunnel took is not there for TLS any more."""
+    """The time for the tunnel counts against that for TLS."""
 
     def consents_late(connection):
         connection.request()
@@ -317,7 +317,7 @@ def test_deadline_covers_slow_proxy_and_silent_server(serve, connect, monkeypatc
 
 
 def look_ups_take(seconds, monkeypatch):
-    """Have the first look-up of a host take that long."""
+    """Delay the first look-up of a host."""
     look_up = socket.getaddrinfo
     left = [seconds]
 
@@ -329,7 +329,7 @@ def look_ups_take(seconds, monkeypatch):
 
 
 def test_deadline_covers_slow_lookup_and_silent_server(serve, connect, monkeypatch):
-    """What the connection took is not there for TLS any more."""
+    """The time for connecting counts against that for TLS."""
     client = connect(f"https://{serve(never_reads).origin}")
     look_ups_take(0.8 * LONG, monkeypatch)
     start = time.monotonic()
@@ -340,7 +340,7 @@ def test_deadline_covers_slow_lookup_and_silent_server(serve, connect, monkeypat
 
 @pytest.fixture
 def agrees_late(monkeypatch, tmp_path):
-    """A handler that takes its time for the TLS handshake, and then reads nothing."""
+    """A handler with a slow TLS handshake that then reads nothing."""
     authority, context = new_authority(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -355,7 +355,7 @@ def agrees_late(monkeypatch, tmp_path):
 
 
 def test_connect_time_counts_against_deadline(agrees_late, serve, connect, monkeypatch):
-    """An address that answers at once leaves TLS all the rest, and not the part that was its own among several addresses."""
+    """After a quick connect, TLS gets all of the remaining time, not only the share of one address."""
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args: look_up(host, *args) + look_up("127.0.0.2", *args))
     client = connect(f"https://{serve(agrees_late).origin}")
@@ -364,7 +364,7 @@ def test_connect_time_counts_against_deadline(agrees_late, serve, connect, monke
 
 
 def test_deadline_covers_slow_handshake_and_unread_request(agrees_late, serve, connect):
-    """What TLS took is not there for the sending any more."""
+    """The time for TLS counts against that for sending."""
     client = connect(f"https://{serve(agrees_late).origin}")
     start = time.monotonic()
     with times_out(LONG):
@@ -374,7 +374,7 @@ def test_deadline_covers_slow_handshake_and_unread_request(agrees_late, serve, c
 
 @pytest.mark.parametrize("timeout", [TIMEOUT, 1.5 * TIMEOUT])
 def test_slow_lookup_raises_timeout(timeout, serve, connect, monkeypatch):
-    """The look-up is the system's, and can't be cut short; but once the time is over, nothing is sent any more."""
+    """A look-up can't be interrupted, but nothing is sent after the timeout."""
     server = serve(answers(http(envelope())))
     look_ups_take(2 * TIMEOUT, monkeypatch)
     with times_out(timeout, may_have_executed=False):
@@ -384,7 +384,7 @@ def test_slow_lookup_raises_timeout(timeout, serve, connect, monkeypatch):
 
 @pytest.mark.parametrize("call", ["execute_workflow", "execute_with_retry"])
 def test_deadline_covers_unrequested_stream(call, serve, connect):
-    """A server that answers with a stream, and keeps it alive, does not stretch a call that asked for none."""
+    """A server that answers with a stream does not extend a call that did not request one."""
 
     def handler(connection):
         connection.request()
@@ -401,7 +401,7 @@ def test_deadline_covers_unrequested_stream(call, serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_deadline_covers_unread_request(own_session, serve, connect):
-    """A body larger than all buffers that the server never reads does not stretch the call."""
+    """A large body that the server does not read does not extend the call."""
     with requests.Session() as session:
         client = connect(serve(never_reads), session=session if own_session else None)
         with times_out():
@@ -409,7 +409,7 @@ def test_deadline_covers_unread_request(own_session, serve, connect):
 
 
 def test_deadline_covers_slowly_read_request(serve, connect):
-    """A server that reads the request in small sips does not stretch the call."""
+    """A server that reads the request slowly does not extend the call."""
 
     def sips(connection):
         while True:
@@ -438,7 +438,7 @@ def test_deadline_covers_unread_request_on_reused_connection(serve, connect):
 
 
 def test_deadline_is_not_inherited_by_next_call(serve, connect):
-    """A large body on a kept connection has all of its time, although the call before nearly ran out of its own."""
+    """A large body on a reused connection has its whole timeout, although the previous call nearly timed out."""
 
     def handler(connection):
         connection.request()
@@ -457,7 +457,7 @@ def test_deadline_is_not_inherited_by_next_call(serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_deadline_covers_slow_redirects(own_session, serve, connect):
-    """Each redirect is in time, all of them are not: the call ends."""
+    """If all redirects together take too long, the call ends."""
 
     def handler(connection):
         while True:
@@ -488,7 +488,7 @@ def test_no_timeout_waits(own_session, serve, connect):
 
 
 def test_slow_answer_before_deadline_is_returned(serve, connect):
-    """What arrives byte by byte to its end within the timeout is no error."""
+    """A slow answer that is complete before the timeout is returned."""
     client = connect(serve(drips(LENGTH + JSON[:-9], JSON[-9:])))
     assert client.execute_workflow("w", timeout=PATIENCE).output == "o" * 400
 
@@ -496,7 +496,7 @@ def test_slow_answer_before_deadline_is_returned(serve, connect):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("start", [b"", LENGTH[:-2], LENGTH + JSON[:9], CHUNKED + chunk(JSON)])
 def test_timed_out_connection_is_closed(start, own_session, serve, connect):
-    """The server sees the end at once, and the next call has a connection and an answer of its own."""
+    """The server sees the close at once, and the next call has its own connection and answer."""
 
     def handler(connection):
         connection.request()
@@ -517,7 +517,7 @@ def test_timed_out_connection_is_closed(start, own_session, serve, connect):
 
 
 def test_timed_out_call_is_not_retried(serve, connect):
-    """A call that ran out of time is not repeated, not even by execute_with_retry."""
+    """A call that timed out is not retried, not even by execute_with_retry."""
     server = serve(stalls(b""))
     client = connect(server)
     with times_out():
@@ -540,7 +540,7 @@ def test_each_attempt_has_whole_timeout(serve, connect):
 
 
 def test_concurrent_timeouts_are_independent(serve, connect):
-    """Calls of many threads end each at its own time."""
+    """Calls in many threads each end at their own timeout."""
     client = connect(serve(drips(LENGTH, JSON)))
     took = []
 
@@ -561,7 +561,7 @@ def test_concurrent_timeouts_are_independent(serve, connect):
 
 
 def test_timeout_within_gzip_body_leaks_nothing(serve, connect):
-    """The next call after a broken one on a kept connection is answered by its own answer."""
+    """The call after a failed one on a reused connection gets its own answer."""
 
     def handler(connection):
         connection.request()

@@ -53,13 +53,13 @@ MODELS = (WorkflowExecutionResult, AsyncExecutionResult, WorkflowStatus, UsageLi
 
 
 def answer(body=b"", status=200, call=RUN, headers=(), retry_after=None):
-    """Make an answer; a body that is no bytes is sent as JSON."""
+    """Make an answer; a body that is not bytes is encoded as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return decoding.Answer(call, status, CaseInsensitiveDict(headers), data, NOW, retry_after)
 
 
 def error_of(*args, **kwargs):
-    """Return the error that an answer stands for."""
+    """Return the error for an answer."""
     with pytest.raises(RecallError) as caught:
         decoding.check(answer(*args, **kwargs))
     return caught.value
@@ -69,7 +69,7 @@ def error_of(*args, **kwargs):
 
 
 def test_envelope_documented():
-    """Every field of the documented envelope reaches the user."""
+    """Every field of the documented envelope is in the result."""
     body = {
         "success": True,
         "output": {"a": 1},
@@ -84,7 +84,7 @@ def test_envelope_documented():
 
 @pytest.mark.parametrize("metadata", [{}, {"metadata": {"duration": 1}}, {"metadata": None}, {"metadata": "odd"}])
 def test_envelope_keeps_execution_id(metadata):
-    """A top-level ``executionId`` is kept in the metadata, beside what is there."""
+    """A top-level ``executionId`` is added to the metadata."""
     result = decoding.execution(answer({"success": True, "output": 1, "executionId": "e-1", **metadata}))
     known = metadata.get("metadata")
     assert result.metadata == {**(known if isinstance(known, dict) else {}), "executionId": "e-1"}
@@ -112,7 +112,7 @@ def test_envelope_keeps_execution_id(metadata):
 )
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
 def test_response_block_is_output(body, status):
-    """What is no envelope is the workflow's own response: the whole body is the output, nothing is lost, at any 2xx."""
+    """A body that is not an envelope is the output as a whole, for any 2xx."""
     assert decoding.execution(answer(body, status)) == WorkflowExecutionResult(success=True, output=body)
 
 
@@ -158,7 +158,7 @@ def test_queued_run_documented(call):
     ],
 )
 def test_queued_run_observed(body, ticket):
-    """``jobId`` and ``statusUrl`` are read too; what a server does not say is filled in."""
+    """``jobId`` and ``statusUrl`` are read, too; missing fields get defaults."""
     assert decoding.execution(answer(body, 202, QUEUE)) == ticket
 
 
@@ -193,7 +193,7 @@ def test_stream_answered_with_queued_run():
     ],
 )
 def test_workflow_status(body, status):
-    """The status of a workflow comes as documented."""
+    """The status of a workflow is as documented."""
     assert decoding.workflow_status(answer(body, call=STATUS)) == status
 
 
@@ -220,14 +220,14 @@ def test_job_states(said, state):
 
 
 def test_job_has_documented_keys():
-    """Documented code never meets a KeyError, however little the server sends."""
+    """A job has all documented keys, however little the server sends."""
     metadata = {"startedAt": None, "completedAt": None, "duration": None}
     wanted = {"success": True, "taskId": "job-1", "status": "queued", "metadata": metadata, "output": None, "error": None}
     assert decoding.job_status(answer({"status": "queued"}, call=JOB)) == wanted
 
 
 def test_job_keeps_other_fields():
-    """Other keys, and other keys of the metadata, are passed through; ``jobId`` serves as ``taskId``."""
+    """Other keys, also of the metadata, are kept; ``jobId`` becomes ``taskId``."""
     body = {"status": "queued", "jobId": "j", "metadata": {"x": 1, "duration": 2}, "estimatedDuration": 3}
     job = decoding.job_status(answer(body, call=JOB))
     assert (job["taskId"], job["estimatedDuration"], job["metadata"]["x"], job["metadata"]["duration"]) == ("j", 3, 1, 2)
@@ -286,7 +286,7 @@ def test_remaining_requests(limits, expected):
 
 
 def test_usage_limits():
-    """The documented limits come as they are; ``maxBurst``, else ``requestsPerMinute``, fills in a missing ``limit``."""
+    """Documented limits are unchanged; ``maxBurst``, else ``requestsPerMinute``, replaces a missing ``limit``."""
     limits = {
         "sync": {"limit": 5, "maxBurst": 9},
         "async": {"maxBurst": 9, "requestsPerMinute": 3, "remaining": -1},
@@ -316,7 +316,7 @@ def test_usage_limits():
     ],
 )
 def test_answer_of_wrong_shape(call, read, body):
-    """An answer of the wrong shape is unreadable; nothing was executed by asking."""
+    """An answer of the wrong shape is unreadable; a read call executes nothing."""
     with pytest.raises(InvalidResponseError, match=r"the answer (has|is) no") as caught:
         read(answer(body, call=call))
     assert (caught.value.body, caught.value.may_have_executed, caught.value.status) == (body, False, 200)
@@ -337,7 +337,7 @@ def test_answer_of_wrong_shape(call, read, body):
     ],
 )
 def test_answer_that_is_not_json(body, headers, said):
-    """What is not JSON is unreadable, says what it is instead, and the workflow may have run."""
+    """An answer that is not JSON is unreadable; the error says what it is, and that the workflow may have run."""
     with pytest.raises(InvalidResponseError, match=said) as caught:
         decoding.execution(answer(body, headers=headers))
     assert caught.value.may_have_executed
@@ -458,7 +458,7 @@ FAILED_RUN = {"success": False, "output": {"a": 1}, "error": "Second: field not 
 @pytest.mark.parametrize("call", [RUN, STREAM, QUEUE])
 @pytest.mark.parametrize("status", [302, 400, 401, 402, 403, 404, 409, 413, 423, 429, 499, 500, 502, 503, 504, 524])
 def test_failed_run_with_any_status(status, call):
-    """A body that holds something of a failed run is an ExecutionError with its result, and the run has taken place."""
+    """A body with data of a failed run is an ExecutionError with its result, and the workflow may have run."""
     error = error_of(FAILED_RUN, status, call=call)
     assert type(error) is ExecutionError
     assert (error.code, error.may_have_executed) == ("EXECUTION_ERROR", True)
@@ -468,7 +468,7 @@ def test_failed_run_with_any_status(status, call):
 
 @pytest.mark.parametrize("status", [400, 413, 423, 500, 503])
 def test_failed_run_without_output(status):
-    """With a status that rejects no run, success and an error are enough."""
+    """With any other status, success: false and an error are enough."""
     assert type(error_of({"success": False, "error": "no"}, status)) is ExecutionError
 
 
@@ -496,13 +496,13 @@ def test_failed_run_of_the_servers_time_limit():
 
 
 def test_failed_run_only_for_executions():
-    """To a call that executes nothing, such a body is an ordinary error."""
+    """For a call that executes nothing, such a body is an ordinary error."""
     assert type(error_of(FAILED_RUN, 400, call=STATUS)) is InvalidRequestError
 
 
 @pytest.mark.parametrize(("headers", "body"), [({"X-Request-Id": "r-1"}, {"requestId": "other"}), ({}, {"requestId": "r-1"})])
 def test_request_id_of_errors(headers, body):
-    """The server's id of an answer is on its error, from the header or the body, also where the answer can't be read."""
+    """An error has the server's request id, from the header or the body, also if the answer can't be read."""
     with pytest.raises(RecallError) as caught:
         decoding.check(answer({"error": "no", **body}, 500, headers=headers))
     assert caught.value.request_id == "r-1"
@@ -520,7 +520,7 @@ def test_rate_limit_reset_by_the_servers_clock(reset, offset, seconds):
 
 
 def test_rate_limit_reset_in_seconds_from_now():
-    """A reset that is a wait needs no clock of the server's."""
+    """A reset in seconds from now does not depend on the server's clock."""
     message = answer(headers={"X-RateLimit-Reset": "30"})._replace(clock_offset=600.0)
     assert decoding.rate_limit(message).reset == NOW + 30
 
@@ -566,7 +566,7 @@ def test_failed_run_has_result(status, body):
 
 
 def test_deeply_nested_reason():
-    """A reason that is nested more deeply than can be shown still gives an error."""
+    """A reason that is nested too deeply to show still leads to an error."""
     deep = json.loads("[" * 900 + "]" * 900)
     assert decoding.message_of(deep).startswith(("[[", "a reason nested"))
     assert error_of(b'{"error": "x", "details": ' + b"[" * 100_000, 400).code == "INVALID_REQUEST"
@@ -606,13 +606,13 @@ def test_reset_forms(reset, epoch):
 
 
 def test_rate_limit_headers():
-    """The headers are read by name in any case; odd numbers count as 0."""
+    """The headers are read by name in any case; unreadable numbers count as 0."""
     headers = {"x-ratelimit-limit": "50, 50;w=60", "x-ratelimit-remaining": "-1", "x-ratelimit-reset": "5"}
     assert decoding.rate_limit(answer(headers=headers)) == RateLimitInfo(50, 0, int(NOW) + 5)
 
 
 def test_no_rate_limit_reported():
-    """Without headers nothing is known, unless a 429 orders a pause."""
+    """Without headers there is no rate limit, unless a 429 has a Retry-After."""
     assert decoding.rate_limit(answer()) is None
     assert decoding.rate_limit(answer(status=503, retry_after=5.0)) is None
     assert decoding.rate_limit(answer(status=429)) is None
@@ -629,7 +629,7 @@ def test_rate_limit_from_retry_after():
     [(None, 5, 5.0), (3.0, 5, 3.0), (0.0, 5, 0.0), (None, -1, None), (None, "5", None), (None, 1e300, None), (None, True, None)],
 )
 def test_retry_after_sources(header, body, seconds):
-    """A retry-after in the header wins over ``retryAfterSeconds`` in the body; one that is no time is none."""
+    """A Retry-After header takes precedence over ``retryAfterSeconds`` in the body; an invalid one is ignored."""
     error = error_of({"error": "x", "retryAfterSeconds": body}, 429, retry_after=header)
     assert error.retry_after == seconds
     assert (error.rate_limit is None) == (seconds is None)
@@ -673,7 +673,7 @@ def test_stream_event_payloads(data, event):
 
 @pytest.mark.parametrize("data", ["[DONE]", '"[DONE]"', " [DONE]", ' "[DONE]" '])
 def test_stream_event_end_marks(data):
-    """``[DONE]``, bare or as a JSON string, is no event."""
+    """``[DONE]``, bare or as a JSON string, is not an event."""
     assert decoding.stream_event("message", data) is None
 
 

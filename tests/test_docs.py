@@ -71,18 +71,18 @@ def blocks_of(text: str) -> List[Block]:
 
 
 def unindented(fence: "re.Match[str]") -> str:
-    """Return the lines of a block without what its fence is indented by."""
+    """Return the lines of a block without the indentation of its fence."""
     return re.sub("^" + fence["indent"], "", fence["code"], flags=re.MULTILINE)
 
 
 def same(shown: str, printed: str) -> bool:
-    """Return whether this was printed, where ``...`` stands for anything, and spaces at the end of a line for nothing."""
+    """Compare shown and printed output; ``...`` matches anything, and trailing spaces are ignored."""
     printed = re.sub(r" +$", "", printed, flags=re.MULTILINE)
     return shown == printed or doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS)
 
 
 def serve(text: str) -> RecallServer:
-    """Make the server that a page's reader is command to start."""
+    """Make the server that the page tells its reader to start."""
     command = re.search(r"^\$? ?python -m recall_sdk\.testing(.*)$", text, re.MULTILINE)
     settings = vars(__main__._parser().parse_args(shlex.split(command[1]) if command else []))
     server = RecallServer(**{**settings, "port": 0})
@@ -98,7 +98,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_logging() -> Iterator[None]:
-    """Logging as a new process has it, but for the server's log, which for the reader is in another process."""
+    """Logging as in a new process, without the log of the server, which is in another process for the reader."""
     loggers = [logging.getLogger(name) for name in ("", "recall_sdk", "recall_sdk.testing")]
     root, _, server = loggers
     handlers, levels = root.handlers[:], [logger.level for logger in loggers]
@@ -113,7 +113,7 @@ def fresh_logging() -> Iterator[None]:
 
 
 class ThreadsForRay:
-    """The few names of Ray that the documentation uses, on threads. What is called with what is pickled, as Ray does it."""
+    """The names of Ray that the documentation uses, on threads. Calls are pickled, as by Ray."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(4)
@@ -135,7 +135,7 @@ class ThreadsForRay:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads in place of the engines that are not installed."""
+    """Threads instead of the systems that are not installed."""
     absent: Dict[str, Dict[str, Any]] = {
         "ray": {name: getattr(ThreadsForRay(), name) for name in ("init", "remote")},
         "mpi4py": {},
@@ -151,7 +151,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def as_script(code: str, folder: Path) -> str:
-    """Run a block as a file of its own, and give what it prints."""
+    """Run a block as a script, and return what it prints."""
     (folder / "block.py").write_text(code, "utf-8")
     done = subprocess.run([sys.executable, "block.py"], cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def as_script(code: str, folder: Path) -> str:
 
 
 def under_pytest(blocks: List[str], folder: Path) -> None:
-    """Run blocks of tests, each a module of its own."""
+    """Run blocks of tests, each as a module."""
     for number, code in enumerate(blocks):
         (folder / f"test_block_{number}.py").write_text(code, "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
@@ -178,7 +178,7 @@ def check_without_running(block: Block, where: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
-    """From top to bottom, each block of the page runs and prints what is shown."""
+    """Each block of the page runs, from top to bottom, and prints what is shown."""
     text = PAGES[page].read_text("utf-8")
     if "distributed" in text:
         pytest.importorskip("distributed", reason="Dask is not installed")
@@ -217,20 +217,20 @@ def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_links_exist(page: str):
-    """Each link to a file of this project leads to one."""
+    """Each link to a file of this project leads to an existing file."""
     text = FENCE.sub("", PAGES[page].read_text("utf-8"))
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", target)]
     assert [target for target in targets if not (PAGES[page].parent / target).exists()] == []
 
 
 def test_examples_page_shows_each_example():
-    """The page of examples holds each script of the folder."""
+    """The page of examples shows each script of the folder."""
     shown = re.findall(r"literalinclude\} \.\./examples/(.+)", PAGES["docs/examples.md"].read_text("utf-8"))
     assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 def test_diagram_matches_module_levels():
-    """Read from the bottom up, and from left to right, the diagram of the modules names them in the order that their imports keep."""
+    """The diagram lists the modules, from the bottom up and from left to right, in the order of their imports."""
     rows: Dict[int, List[str]] = {}
     for y, names in re.findall(r' y="(\d+)"[^>]* font-weight="bold">([^<]+)<', (ROOT / "docs/_static/modules.html").read_text("utf-8")):
         rows.setdefault(int(y), []).extend(names.split(", "))
@@ -239,7 +239,7 @@ def test_diagram_matches_module_levels():
 
 
 def test_wire_page_answers_are_decoded():
-    """Each answer that the page on the wire format shows, and the stream on the page about streams, gives what it stands for."""
+    """Each answer on the page about the wire format, and the stream on the page about streams, is decoded as documented."""
     wire, streams = (blocks_of(PAGES[f"docs/{page}.md"].read_text("utf-8")) for page in ("reference/wire", "explanation/streams"))
     execution, ticket, job, status, limits, error = (json.loads(block.code) for block in wire if block.language == "json")
     with RecallServer() as server:
@@ -267,11 +267,11 @@ def test_wire_page_answers_are_decoded():
 
 
 SENT_BY_SERVERS = {"WORKFLOW_NOT_DEPLOYED", "WORKFLOW_NOT_FOUND", "TASK_NOT_FOUND", "EXECUTION_ID_CONFLICT"}
-"""Codes that are the servers' own."""
+"""Codes that servers send."""
 
 
 def codes_by_class() -> Dict[str, Set[str]]:
-    """The codes of each error, as its docstring has them."""
+    """The codes of each error, from its docstring."""
     names = [name for name in recall_sdk.__all__ if name.endswith("Error") and name != "RecallError"]
     return {name: set(re.findall("``([A-Z_]+)``", getattr(recall_sdk, name).__doc__)) for name in names}
 
@@ -288,7 +288,7 @@ def test_error_table_matches_classes(page: str):
 
 
 def test_code_table_matches_codes():
-    """The how-to on errors says what to do about each code that there is, and about no other."""
+    """The how-to on errors has each existing code, and no other."""
     rows = re.findall(r"^\| (`[A-Z].+?) \|", PAGES["docs/howto/errors.md"].read_text("utf-8"), re.MULTILINE)
     known = set().union(*codes_by_class().values())
     assert set(re.findall("`([A-Z_]+)`", " ".join(rows))) == known | SENT_BY_SERVERS
@@ -297,7 +297,7 @@ def test_code_table_matches_codes():
 
 
 def test_command_options_are_documented():
-    """The reference names each option of ``python -m recall_sdk.testing`` and each demonstration workflow, and no other."""
+    """The reference has each option of ``python -m recall_sdk.testing`` and each demonstration workflow, and no other."""
     text = PAGES["docs/reference/testing.md"].read_text("utf-8")
     options = {option for action in __main__._parser()._actions for option in action.option_strings} - {"-h", "--help"}
     with serve("") as server:
@@ -310,7 +310,7 @@ def test_command_options_are_documented():
 
 
 def public_objects() -> Dict[str, Any]:
-    """What has a docstring that users read: the public names and, of the classes, the public members."""
+    """Objects with docstrings for users: the public names, and the public members of classes."""
     modules = ["recall_sdk", "recall_sdk.errors", "recall_sdk.sse", "recall_sdk.retry", "recall_sdk.testing", "recall_sdk.testing.plugin"]
     found: Dict[str, Any] = {}
     for module in map(importlib.import_module, modules):
@@ -332,7 +332,7 @@ def docstring(value: Any) -> str:
 
 @pytest.fixture
 def docstring_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict[str, Any]]:
-    """What the examples of docstrings take for granted."""
+    """The names that the examples in docstrings use."""
     with RecallServer() as server:
         add_workflows(server)
 
@@ -351,7 +351,7 @@ def docstring_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict[str, Any]]
 
 @pytest.mark.parametrize("name", [name for name, value in public_objects().items() if ">>>" in docstring(value)])
 def test_docstring_example_runs(name: str, docstring_names: Dict[str, Any]):
-    """The example gives what is shown."""
+    """The example prints what is shown."""
     example = doctest.DocTestParser().get_doctest(docstring(public_objects()[name]), docstring_names, name, None, 0)
     report: List[str] = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(example, out=report.append)

@@ -48,7 +48,7 @@ def filled(kind):
 
 
 def test_errors_docstring_tree_matches_classes():
-    """The family drawn at the top of the module shows each class below its parent, and none else."""
+    """The tree at the top of the module shows each class below its parent, and no other."""
     drawn, path = {}, []
     for line in errors.__doc__.splitlines():
         match = re.match(r"( *(?:│   |    )*(?:[├└]── )?)(\w*(?:Error|Exception)) *", line)
@@ -73,14 +73,14 @@ def test_errors_share_constructor(kind):
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_errors_derive_from_recall_error(kind):
-    """``except RecallError`` catches the whole family, and each is public and described."""
+    """``except RecallError`` catches all of them, and each is public and documented."""
     assert issubclass(kind, RecallError)
     assert getattr(recall_sdk, kind.__name__) is kind
     assert kind.__doc__
 
 
 def test_invalid_request_error_is_value_error():
-    """A request that is wrong is a ValueError too; a stream that broke off is a connection error."""
+    """InvalidRequestError is also a ValueError; StreamInterruptedError is a connection error."""
     assert issubclass(InvalidRequestError, ValueError)
     assert issubclass(StreamInterruptedError, RecallConnectionError)
     assert [kind.__name__ for kind in FAMILY if issubclass(kind, (ValueError, OSError))] == ["InvalidRequestError"]
@@ -99,13 +99,13 @@ def test_errors_pickle_and_copy_with_attributes(kind, travel):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_errors_pickle_with_every_protocol(protocol):
-    """Also the oldest protocol, which some queues still use."""
+    """Every protocol works, also the oldest one, which some queues use."""
     error, facts = filled(ExecutionError)
     assert vars(pickle.loads(pickle.dumps(error, protocol))) == facts
 
 
 def test_errors_do_not_share_attributes():
-    """What is set on one error does not show on another."""
+    """Attributes of one error do not affect another."""
     filled(RateLimitError)
     assert RateLimitError("another").rate_limit is None
 
@@ -116,7 +116,7 @@ JOB = {"taskId": "t-1", "status": "failed", "output": {"a": 1}, "error": "Boom:\
 
 
 def test_job_failure_of_failed_job():
-    """The error holds the reason as text, what the server sent of the run, and the whole status."""
+    """The error has the reason as text, the server's data about the run, and the whole status."""
     error = decoding.job_failure(JOB)
     assert type(error) is ExecutionError
     assert str(error) == "job t-1 failed: Boom: line 1"
@@ -125,7 +125,7 @@ def test_job_failure_of_failed_job():
 
 
 def test_job_failure_of_cancelled_job():
-    """A cancelled job has a code of its own."""
+    """A cancelled job has its own code."""
     error = decoding.job_failure({**JOB, "status": "cancelled", "error": None})
     assert str(error) == "job t-1 was cancelled: the server does not say why"
     assert error.code == "JOB_CANCELLED"
@@ -144,7 +144,7 @@ def test_job_failure_of_cancelled_job():
     ],
 )
 def test_job_failure_shows_any_reason_as_text(reason, text):
-    """The documented ``error (any)`` of a job, and that of a stream, become text that a person reads."""
+    """The documented ``error (any)`` of a job or a stream becomes readable text."""
     assert decoding.job_failure({**JOB, "error": reason}).result.error == text
     event = StreamEvent("error", None, "", {"event": "error", "error": reason})
     error = decoding.stream_failure(event, StreamedExecutionResult(False, text="so far"))
@@ -153,7 +153,7 @@ def test_job_failure_shows_any_reason_as_text(reason, text):
 
 
 def test_stream_failure_keeps_text_payload_and_code():
-    """The error of a stream keeps the text that had arrived, the payload, and the server's code."""
+    """The error of a stream keeps the text that arrived, the payload, and the server's code."""
     payload = {"event": "error", "error": "boom", "code": "MODEL_DOWN"}
     error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
     assert (error.code, error.server_code, error.body, error.may_have_executed) == ("EXECUTION_ERROR", "MODEL_DOWN", payload, True)
@@ -161,7 +161,7 @@ def test_stream_failure_keeps_text_payload_and_code():
 
 
 def test_message_of_deeply_nested_reason():
-    """A reason that Python can't walk through is reported of, and does not end in a RecursionError."""
+    """A reason that is nested too deeply for Python is reported without a RecursionError."""
     reason = []
     for _ in range(200_000):
         reason = [reason]

@@ -75,11 +75,11 @@ PRINTS: Dict[str, List[str]] = {
     ],
     "dask_batch": [r"8 greetings, the last: \{'content': 'Hello guest 8'\}"],
 }
-"""Lines that each example prints, in this order; others may stand between them."""
+"""Lines that each example prints, in this order, with others between them."""
 
 
 def environment(**variables: str) -> Dict[str, str]:
-    """This process's variables, in which nothing points at a server or a proxy (``conftest.py``), and these."""
+    """The environment of this process, without servers and proxies (``conftest.py``), and these variables."""
     return {**os.environ, **variables}
 
 
@@ -91,7 +91,7 @@ def run(name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture
 def account() -> Iterator[RecallServer]:
-    """A server with a key of its own, which stands for the reader's account."""
+    """A server with its own key, in place of the reader's account."""
     with RecallServer(api_key="a-key-of-my-own", usage_limit=0.1) as server:
         add_workflows(server)
         yield server
@@ -117,7 +117,7 @@ def test_example_without_key_uses_test_server(name: str):
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_example_has_header(name: str):
-    """The example begins with a comment that says what it shows and how to run it, and holds the one shared line."""
+    """The example begins with a docstring that says what it shows and how to run it, and has the shared line."""
     text = (EXAMPLES / f"{name}.py").read_text("utf-8")
     header = ast.get_docstring(ast.parse(text)) or ""
     assert re.match(r"[A-Z].*: ", header)
@@ -154,7 +154,7 @@ def test_usage_report_warns_near_limit(account: RecallServer):
 
 
 def test_retry_example_prints_each_call():
-    """On a server that tells no limit, the example prints a line for each call anyway."""
+    """If the server reports no limit, the example still prints a line for each call."""
     with RecallServer() as server:
         add_workflows(server)
         done = run("retry", RECALL_API_KEY=server.api_key, RECALL_BASE_URL=server.base_url)
@@ -162,7 +162,7 @@ def test_retry_example_prints_each_call():
 
 
 def test_streaming_example_keeps_partial_text(account: RecallServer):
-    """A stream that breaks off ends the script with what had come."""
+    """If the stream is cut, the script prints what arrived."""
     account.respond_next(events=[{"blockId": "b", "chunk": "Once upon"}], cut=True)
     done = run("streaming", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
     assert done.returncode == 1
@@ -171,7 +171,7 @@ def test_streaming_example_keeps_partial_text(account: RecallServer):
 
 @contextlib.contextmanager
 def served(example: str, **variables: str) -> Iterator[str]:
-    """Serve an example by Flask's own command, and give its address."""
+    """Serve an example with Flask's command, and return its address."""
     command = [sys.executable, "-m", "flask", "--app", str(EXAMPLES / example), "run", "--port", "0"]
     with subprocess.Popen(command, env=environment(**variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -183,7 +183,7 @@ def served(example: str, **variables: str) -> Iterator[str]:
 
 
 def test_flask_relay_serves_browser(account: RecallServer):
-    """Served by Flask, the relay passes the stream on, tells a run that failed at its end, and answers 502 with the code for no stream."""
+    """The relay forwards the stream, reports a failed run at its end, and answers 502 with the code if there is no stream."""
     variables = {"RECALL_API_KEY": account.api_key, "RECALL_BASE_URL": account.base_url}
     with served("flask_relay", **variables) as address:
         good = requests.get(f"{address}/count?to=5", timeout=20)
@@ -203,7 +203,7 @@ def test_flask_relay_serves_browser(account: RecallServer):
 
 @pytest.fixture
 def demo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import the module anew, with this key in the environment, and leave the environment and the log as they were."""
+    """Import the module again with this key in the environment, and restore the environment and the log."""
     logger = logging.getLogger("recall_sdk.testing")
     level = logger.level
     servers = []
@@ -233,7 +233,7 @@ def test_demo_starts_server(demo: Callable[[str], ModuleType], capsys: pytest.Ca
 
 
 def test_demo_does_nothing_with_key(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
-    """With a key, nothing is started and nothing changed."""
+    """With a key, the import starts and changes nothing."""
     assert demo("a-key-of-my-own").server is None
     assert (os.environ["RECALL_API_KEY"], os.environ["RECALL_BASE_URL"]) == ("a-key-of-my-own", "http://elsewhere.example.com")
     assert capsys.readouterr().err == ""

@@ -164,7 +164,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
 
 
 def of_this_system(text: str) -> str:
-    """Put this system's words in the place of those that the how-to shows."""
+    """Replace the system's messages in the how-to by those of this system."""
     text = text.replace("[Errno 111] Connection refused", f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}")
     if "Name or service not known" in text:
         with pytest.raises(socket.gaierror) as caught:
@@ -175,7 +175,7 @@ def of_this_system(text: str) -> str:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_message_of_common_mistake(mistake: str, server: RecallServer):
-    """The message is the one that is written here, word for word."""
+    """The message is exactly this one."""
     make, kind, text = MISTAKES[mistake]
     base_url = server.base_url
     with pytest.raises(kind) as caught:
@@ -186,11 +186,11 @@ def test_message_of_common_mistake(mistake: str, server: RecallServer):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_howto_shows_message(mistake: str):
-    """Who meets a message finds it in the how-to on errors."""
+    """Each message is in the how-to on errors."""
     assert f"\n> `{MISTAKES[mistake][2]}`\n" in HOW_TO.read_text("utf-8")
 
 
 def test_howto_shows_no_other_messages():
-    """No message of the how-to has gone out of use."""
+    """The how-to has no obsolete message."""
     quoted = [line[3:-1] for line in HOW_TO.read_text("utf-8").splitlines() if line.startswith("> `")]
     assert sorted(quoted) == sorted(text for _, _, text in MISTAKES.values())

@@ -78,7 +78,7 @@ def parrot():
 
 @pytest.fixture(scope="module")
 def check(parrot):
-    """Make a call that is answered by some bytes, and see what comes of it."""
+    """Make a call that is answered with these bytes, and check the outcome."""
 
     def make_one(call, answer):
         parrot.answer = answer
@@ -204,7 +204,7 @@ DEEP = [b"[" * depth + b"]" * depth for depth in (400, 900, 3_000, 100_000)]
 @pytest.mark.parametrize("deep", DEEP, ids=len)
 @pytest.mark.parametrize("status", [200, 202, 400, 500])
 def test_deeply_nested_json(status, deep, form, check):
-    """However deep an answer is nested, it ends in a model or an error of ours."""
+    """However deeply an answer is nested, the call returns a model or raises a RecallError."""
     for call in ("execute", "job"):
         check(call, http(form % deep, "Content-Type: application/json", status=f"{status} Odd"))
 
@@ -220,7 +220,7 @@ def test_deeply_nested_events(deep, form, check):
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "1" * 4000, "1" * 5000, "-" + "9" * 400])
 def test_numbers_beyond_float(number, check):
-    """Numbers beyond all bounds break nothing, in the body or in a header."""
+    """Huge numbers in a body or a header break nothing."""
     fields = {"success": "true", "error": '"x"', "status": '"x"', "output": number, "totalDuration": number, "retryAfterSeconds": number}
     body = "{{{}}}".format(", ".join(f'"{name}": {value}' for name, value in fields.items())).encode()
     for status in (200, 429):

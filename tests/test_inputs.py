@@ -1,4 +1,4 @@
-"""The caller's input on its way to JSON."""
+"""Encode the caller's input as JSON."""
 
 import array
 import copy
@@ -55,7 +55,7 @@ good_values = nested(good_leaves, texts)
 
 
 def encoded(value, control=None):
-    """Encode, and read as a strict parser does."""
+    """Encode, and parse strictly."""
 
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
@@ -83,12 +83,12 @@ def test_dict_keys_are_at_root():
 
 @pytest.mark.parametrize("value", ["hi", 1, 1.5, True, False, 0, "", [1, 2], []])
 def test_other_value_becomes_input(value):
-    """What is no dict is sent under the name input, falsy values too."""
+    """A value that is not a dict is sent as ``input``, also a falsy one."""
     assert encoded(value) == {"input": value}
 
 
 def test_no_input_is_empty_object():
-    """None is no input."""
+    """None means no input."""
     assert encode_body(None, {}) == b"{}"
 
 
@@ -100,7 +100,7 @@ def test_control_fields_replace_input_fields():
 
 
 def test_control_fields_beside_other_value():
-    """No input, or one that is no dict, is sent with the control fields beside it."""
+    """Control fields are sent next to ``input``, or alone."""
     assert encoded(None, {"stream": True}) == {"stream": True}
     assert encoded([1], {"stream": True}) == {"input": [1], "stream": True}
 
@@ -130,7 +130,7 @@ def test_accepts_subclasses_of_json_types():
 
 
 def test_same_list_in_two_places_is_no_cycle():
-    """What appears twice is no cycle."""
+    """A value that appears twice is not a cycle."""
     shared = [1]
     assert encoded({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
 
@@ -174,19 +174,19 @@ def test_key_of_wrong_type_is_rejected(key):
 
 @pytest.mark.parametrize("key", [math.nan, math.inf])
 def test_nan_key_is_rejected(key):
-    """NaN is no name either."""
+    """NaN is rejected as a key."""
     assert refusal({key: 1}).startswith(f"input: the key {key} (float) is not JSON serializable")
 
 
 def test_cycle_is_rejected_with_place():
-    """A list or dict inside itself is rejected where it closes the circle."""
+    """A list or dict inside itself is rejected where the cycle closes."""
     value = {"a": [1, {}]}
     value["a"][1]["back"] = value["a"]
     assert refusal(value) == "input.a[1].back: contains itself; JSON has no form for a cycle"
 
 
 def test_deeply_nested_value_is_rejected():
-    """What Python can't walk through is rejected, not a RecursionError."""
+    """A value that is nested too deeply is rejected without a RecursionError."""
     value = []
     for _ in range(200_000):
         value = [value]
@@ -205,20 +205,20 @@ def test_fault_below_many_levels_is_rejected():
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="this Python writes ints of any length")
 def test_int_of_too_many_digits_is_rejected():
-    """Python itself rejects to write it, as a value and as a key."""
+    """Python refuses to convert such an int, as a value and as a key."""
     assert refusal({"a": [10**5000]}).startswith("input.a[0]: Exceeds the limit")
     assert refusal({10**5000: 1}).startswith("input: Exceeds the limit")
 
 
 class Unbound:
-    """Raises when anything is asked of it, as a Flask proxy does outside a request."""
+    """Raises on any access, like a Flask proxy outside a request."""
 
     def __getattr__(self, name):
         raise RuntimeError("working outside of request context")
 
 
 class Unreadable(dict):
-    """A dict that can't be looked through."""
+    """A dict that can't be iterated over."""
 
     def items(self):
         raise RuntimeError
@@ -240,13 +240,13 @@ def test_dict_that_raises_on_iteration_is_refused():
 
 
 def test_long_key_is_shortened_in_message():
-    """A message stays one that a person reads, however long a key is."""
+    """A message stays short, however long a key is."""
     assert len(refusal({"k" * 5000: [{1}]})) < 200
     assert len(refusal({(1,) * 5000: 1})) < 200
 
 
 def test_place_is_written_as_python_expression():
-    """Names stand behind a dot, other keys and positions in brackets."""
+    """Names follow a dot, other keys and positions are in brackets."""
     assert refusal({"a b": {"x": {1: [set()]}}}).startswith("input['a b'].x[1][0]: set")
     assert refusal([{"line\nbreak": set()}]).startswith("input[0]['line\\nbreak']: set")
 
@@ -260,7 +260,7 @@ bad_values = st.one_of(
 
 @given(steps, bad_values, st.lists(good_values, min_size=3, max_size=3))
 def test_planted_fault_is_reported_with_exact_place(path, bad, siblings):
-    """Wherever one bad value is planted among good ones, the message names that place, and the input stays as it was."""
+    """The message has the exact place of a single bad value, and the input is unchanged."""
     value, place = bad, ""
     for step in reversed(path):
         if isinstance(step, int):
@@ -274,7 +274,7 @@ def test_planted_fault_is_reported_with_exact_place(path, bad, siblings):
 
 @given(good_values)
 def test_input_is_not_modified(value):
-    """Encoding, with control fields too, leaves the caller's input as it was."""
+    """Encoding does not change the caller's input, also with control fields."""
     before = copy.deepcopy(value)
     encode_body(value, {"stream": True, "selectedOutputs": ["a.b"]})
     assert value == before
@@ -309,7 +309,7 @@ def test_file_is_encoded_anywhere(tmp_path):
     [("a.png", "image/png"), ("A.PDF", "application/pdf"), ("a", "application/octet-stream"), ("a.tar.gz", "application/octet-stream")],
 )
 def test_file_type_is_guessed_from_name(tmp_path, name, mime):
-    """A name without a known ending, or of something compressed, means plain bytes."""
+    """A name without a known extension, or of a compressed file, means plain bytes."""
     (tmp_path / name).write_bytes(b"\0\xff")
     with (tmp_path / name).open("rb") as file:
         assert content(encoded(file)["input"]) == (name, mime, b"\0\xff")
@@ -333,7 +333,7 @@ def test_spooled_file_is_encoded():
 
 
 def test_pipe_is_encoded():
-    """What can't be wound back is read to its end."""
+    """A file that can't be rewound is read to its end."""
     end, start = os.pipe()
     os.write(start, b"through")
     os.close(start)
@@ -351,14 +351,14 @@ def test_file_name_of_any_type(tmp_path, convert):
 
 @pytest.mark.parametrize("name", [3, None, "", object()])
 def test_file_without_name_is_called_file(name):
-    """A number, as of a file made from a descriptor, is no name."""
+    """A number, as the name of a file opened from a descriptor, is ignored."""
     file = io.BytesIO(b"x")
     file.name = name
     assert content(encoded(file)["input"])[0] == "file"
 
 
 def test_file_in_text_mode_is_rejected_unread(tmp_path):
-    """The message says how to open it; its bytes, which may be no text at all, are not looked at."""
+    """The message says how to open it; its content is not read."""
     path = tmp_path / "a.bin"
     path.write_bytes(b"\xff\xfe\xff")
     with path.open(encoding="utf-8") as file:
@@ -368,13 +368,13 @@ def test_file_in_text_mode_is_rejected_unread(tmp_path):
 
 
 def test_file_open_for_writing_is_rejected(tmp_path):
-    """It can't be read."""
+    """A file that is open for writing only can't be read."""
     with (tmp_path / "a.bin").open("wb") as file:
         assert refusal({"a": file}) == "input.a: a file open for writing only is not JSON serializable; open it with mode 'rb'"
 
 
 def test_closed_file_is_rejected():
-    """It can't be read any more."""
+    """A closed file can't be read."""
     file = io.BytesIO(b"x")
     file.close()
     assert refusal({"a": [file]}) == "input.a[0]: I/O operation on closed file" + ("." if "." in refusal([file])[-1] else "")
@@ -388,7 +388,7 @@ def test_damaged_file_is_rejected():
 
 
 def test_object_whose_read_returns_other_is_rejected():
-    """Something with a read method that is not one of a file is rejected too."""
+    """An object whose read method is not that of a file is rejected."""
 
     class Sensor:
         def read(self, channel):
@@ -402,7 +402,7 @@ def test_object_whose_read_returns_other_is_rejected():
 
 @given(st.binary(max_size=300), st.integers(0, 300))
 def test_file_content_is_complete(data, position):
-    """Any bytes, read from any position, arrive as they are."""
+    """Any bytes, read from any position, arrive unchanged."""
     file = io.BytesIO(data)
     file.seek(position)
     assert content(encoded({"f": file})["f"])[2] == data[position:]
@@ -413,13 +413,13 @@ def test_file_content_is_complete(data, position):
 
 
 def test_upload_of_werkzeug():
-    """A FileStorage goes out under the name and type of the upload, not under that of the form's field."""
+    """A FileStorage is sent with the name and type of the upload, not with those of the form's field."""
     upload = FileStorage(io.BytesIO(b"x"), filename="report.pdf", name="document", content_type="application/pdf")
     assert content(encoded({"file": upload})["file"]) == ("report.pdf", "application/pdf", b"x")
 
 
 def test_upload_of_django():
-    """An uploaded file of Django goes out under its own name and type."""
+    """An uploaded file of Django is sent with its name and type."""
     upload = SimpleUploadedFile("docs/report.pdf", b"x", content_type="application/x-report")
     assert content(encoded({"file": upload})["file"]) == ("report.pdf", "application/x-report", b"x")
 
@@ -455,6 +455,6 @@ def test_asynchronous_file_is_rejected():
 
 
 def test_type_with_a_builtin_name_is_named_with_its_module():
-    """A type that has the name of a builtin is named with its module, as numpy.bool is."""
+    """A type with the name of a builtin, such as numpy.bool, is shown with its module."""
     misleading = type("bool", (), {"__module__": "numpy"})
     assert refusal({"flag": misleading()}) == "input.flag: numpy.bool is not JSON serializable"

@@ -41,7 +41,7 @@ def failing(kind, retry_after=None):
 
 
 class World:
-    """A clock that only sleeping and polling move; polls give what the story says, and its last word forever.
+    """A clock that only sleeping and polling advance; polls return the given statuses, and the last one forever.
 
     A word is a status, an error, or a pair of a status and the server's retry-after.
     """
@@ -101,14 +101,14 @@ def test_wait_for_job_interval_grows_to_maximum():
 
 
 def test_wait_for_job_uses_callers_intervals():
-    """poll_interval and max_poll_interval bound the waits; equal ones make them all alike."""
+    """poll_interval and max_poll_interval bound the waits; equal values make all waits equal."""
     world = World(*[job("queued")] * 4, job("completed"))
     world.wait(poll_interval=2, max_poll_interval=2)
     assert world.slept == [2.0, 2.0, 2.0, 2.0]
 
 
 def test_wait_for_job_respects_retry_after():
-    """The server's retry-after, on an answer or on an error, is the least that is waited; a shorter one shortens nothing."""
+    """The server's retry-after, on an answer or on an error, is the minimum wait; a shorter one changes nothing."""
     world = World((job("queued"), 30.0), failing(RateLimitError, 20.0), failing(ServerError, 0.5), job("completed"))
     world.wait()
     assert world.slept == [30.0, 20.0, 2.25]
@@ -125,7 +125,7 @@ def test_wait_for_job_survives_temporary_errors(kind):
 @pytest.mark.parametrize("polls", [0, 1])
 @pytest.mark.parametrize("kind", [UsageLimitError, InvalidRequestError])
 def test_wait_for_job_raises_permanent_error(kind, polls):
-    """An error that a later poll can't mend is raised at once, and names the job."""
+    """A permanent error is raised at once, and names the job."""
     error = failing(kind)
     world = World(*[job("queued")] * polls, error)
     with pytest.raises(kind, match="job t-1: not now") as caught:
@@ -148,14 +148,14 @@ def test_wait_for_job_raises_first_refusal(kind):
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_wait_for_job_survives_refusals_for_a_minute(kind):
-    """Once a poll has succeeded, a server that rejects for less than a minute has not ended the wait."""
+    """After a successful poll, rejections for less than a minute do not end the wait."""
     world = World(job("queued"), *[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed"))
     assert world.wait()["status"] == "completed"
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
-    """A server that rejects for more than a minute in a row means it."""
+    """Rejections for more than a minute end the wait."""
     world = World(job("queued"), *[failing(kind)] * 60)
     with pytest.raises(kind, match="job t-1: not now"):
         world.wait()
@@ -170,7 +170,7 @@ def test_wait_for_job_counts_refusals_in_a_row():
 
 
 def test_wait_for_job_survives_too_early():
-    """A 425 asks for another try later (RFC 8470, section 5.2)."""
+    """A 425 asks for a retry later (RFC 8470, section 5.2)."""
     early = failing(InvalidRequestError)
     early.status = 425
     assert World(early, job("completed")).wait()["status"] == "completed"
@@ -186,7 +186,7 @@ def test_wait_for_job_unknown_state(caplog):
 
 
 def test_wait_for_job_survives_html_page(server, client):
-    """A poll that is answered by a page is survived, over a real socket."""
+    """A poll that is answered with an HTML page does not end the wait, over a real socket."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.respond_next(200, body="<html>one moment</html>")
     server.go.set()
@@ -194,13 +194,13 @@ def test_wait_for_job_survives_html_page(server, client):
 
 
 def test_wait_for_job_treats_unknown_state_as_running():
-    """A word that this version does not know is waited on."""
+    """An unknown state counts as running."""
     world = World(job("paused"), job("resuming"), job("completed"))
     assert world.wait()["status"] == "completed"
 
 
 def test_wait_for_job_reports_changed_statuses():
-    """on_update sees no status twice in a row, and the last one too."""
+    """on_update gets each changed status, and the last one."""
     one, half = job("processing", metadata={"progress": 1}), job("processing", metadata={"progress": 50})
     world = World(one, one, failing(ServerError), one, half, half, job("completed"))
     world.wait()
@@ -219,7 +219,7 @@ def test_wait_for_job_raises_error_of_on_update():
 
 @pytest.mark.parametrize(("status", "code"), [("failed", "EXECUTION_ERROR"), ("cancelled", "JOB_CANCELLED")])
 def test_wait_for_job_raises_for_failed_job(status, code):
-    """A failed or cancelled job is an ExecutionError with what the server sent of it, and on_update has seen it."""
+    """A failed or cancelled job raises ExecutionError with the server's data, after on_update."""
     last = job(status, error="boom", output={"a": 1})
     world = World(job("queued"), last)
     with pytest.raises(ExecutionError, match=r"job t-1 .*boom") as caught:
@@ -244,7 +244,7 @@ def test_wait_for_job_times_out():
 
 
 def test_wait_for_job_times_out_without_answer(caplog):
-    """What kept it from answering is reported, and logged each time, and is the cause."""
+    """The last failure is reported, logged each time, and the cause of the error."""
     trouble = failing(RecallConnectionError)
     said = "job t-1 could not be polled within 2.0 s (not now); it may still be running: wait for it again with wait_for_job('t-1')"
     with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallTimeoutError, match=re.escape(said)) as caught:
@@ -271,7 +271,7 @@ def test_wait_for_job_poll_gets_remaining_time():
 
 
 def test_wait_for_job_without_timeout():
-    """None waits forever, and grants each poll all time; a retry-after beyond all reason still is a time to sleep."""
+    """None means no limit for the wait and its polls; a huge retry-after is still a valid sleep."""
     world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
     assert world.wait(timeout=None)["status"] == "completed"
     assert set(world.polls) == {None}
@@ -308,7 +308,7 @@ def test_wait_for_job_never_exceeds_timeout(timeout, interval, factor, retry_aft
     ],
 )
 def test_wait_for_job_rejects_settings_out_of_bounds(settings):
-    """A bad setting is a ValueError that names it, before anything is sent (nothing listens here)."""
+    """An invalid setting raises a ValueError that names it, before anything is sent (nothing listens here)."""
     (name,) = settings
     with pytest.raises(ValueError, match=name):
         RecallClient("a-key", "http://127.0.0.1:1").wait_for_job("t-1", **settings)
@@ -317,7 +317,7 @@ def test_wait_for_job_rejects_settings_out_of_bounds(settings):
 @pytest.mark.parametrize("value", ["1", True])
 @pytest.mark.parametrize("name", ["poll_interval", "max_poll_interval", "timeout"])
 def test_wait_for_job_rejects_settings_of_wrong_type(name, value):
-    """A text or a bool is a TypeError that names the setting."""
+    """A str or a bool raises a TypeError that names the setting."""
     with pytest.raises(TypeError, match=name):
         RecallClient("a-key", "http://127.0.0.1:1").wait_for_job("t-1", **{name: value})
 
@@ -338,7 +338,7 @@ def test_wait_for_job_rejects_other_objects():
 
 @pytest.fixture(params=["documented", "observed"])
 def server(request):
-    """A server of either dialect, with workflows that end when told."""
+    """A server of either dialect, with workflows that end on a signal."""
     with RecallServer(dialect=request.param) as server:
         server.go = threading.Event()
 
@@ -381,14 +381,14 @@ def test_wait_for_job_with_queued_run(server, client):
 
 
 def test_wait_for_job_with_task_id(server, client):
-    """Another client, as in another process, needs the id alone."""
+    """Another client, as in another process, needs only the id."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.go.set()
     assert server.client().wait_for_job(ticket.task_id, poll_interval=0.01)["output"] == {"said": "hi"}
 
 
 def test_wait_for_job_raises_execution_error(client):
-    """A failed run is an ExecutionError with its reason."""
+    """A failed run raises ExecutionError with its reason."""
     ticket = client.execute_workflow("fail", async_execution=True)
     with pytest.raises(ExecutionError, match="no such luck") as caught:
         client.wait_for_job(ticket, poll_interval=0.01)
@@ -424,7 +424,7 @@ def test_wait_for_job_real_timeout(server, client):
 
 
 def test_wait_for_job_real_retry_after(server, client):
-    """A retry-after that comes with a status holds the next poll off."""
+    """A retry-after with a status delays the next poll."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     running = {"taskId": ticket.task_id, "status": "processing"}
     server.respond_next(200, headers={"Retry-After": "1"}, json=running, path="/api/jobs/")

@@ -31,7 +31,7 @@ def test_limiter_counts_down_lump(hint, workers):
 @pytest.mark.parametrize("run", [0.0, 0.5])
 @pytest.mark.parametrize(("limit", "seconds"), [(10, 10.0), (100, 60.0)])
 def test_limiter_counts_down_window(limit, seconds, run):
-    """So many requests in each fixed stretch of time are used in each stretch."""
+    """A fixed window is used fully in each window."""
     taken, refused = simulate(window(limit, seconds), workers=16, run=run, hint="none")
     assert taken < 1.1 * max((math.ceil(200 / limit) - 1) * seconds, 200 / 16 * (LATENCY + run))
     assert refused <= 0.1 * 200
@@ -59,7 +59,7 @@ def test_limiter_without_limit_never_waits():
 
 
 def test_limiter_late_429_measures_nothing():
-    """A 429 of a request that was in flight when the pause began extends the pause if it orders one, and measures nothing."""
+    """A 429 of a request sent before the pause extends the pause if it has a Retry-After, and measures nothing."""
     limiter = Limiter()
     first, second = limiter.sent(0.0), limiter.sent(0.01)
     limiter.refused(first, 0.02, 2.0)
@@ -73,7 +73,7 @@ def test_limiter_late_429_measures_nothing():
 
 
 def test_limiter_asks_twice_and_then_at_each_reset():
-    """After a 429 it asks once, and once more when a token should be there; then again only when all should be refilled."""
+    """After a 429 it asks once, and again when a token should be available; then only at each reset."""
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.1, None)
     assert limiter.ask
@@ -96,7 +96,7 @@ def test_limiter_asks_twice_and_then_at_each_reset():
 
 
 def test_limiter_asks_once_if_one_request_is_missing():
-    """If a single token is missing there is no time for a second question before the reset: it is taken as refilled at once."""
+    """If a single token is missing there is no time for a second question: the limit is treated as refilled at once."""
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.0, None)
     limiter.usage(0.1, (9, 10, 30.0))
@@ -107,7 +107,7 @@ def test_limiter_asks_once_if_one_request_is_missing():
 
 
 def test_limiter_waits_a_minute_at_most_for_a_reset():
-    """A reset that lies further ahead, as with a clock that is wrong, is asked for again after a minute."""
+    """A reset further ahead, as with a wrong clock, is asked for again after a minute."""
     limiter = Limiter()
     limiter.refused(limiter.sent(0.0), 0.0, None)
     for moment in (0.0, 100.0):
@@ -116,7 +116,7 @@ def test_limiter_waits_a_minute_at_most_for_a_reset():
 
 
 def test_limiter_waits_for_reset_in_headers():
-    """When an answer reports that nothing remains until a moment some seconds ahead, it is waited for; a nearer one is mostly rounding."""
+    """If an answer reports that nothing remains until a reset some seconds ahead, the limiter waits; a nearer reset is mostly rounding."""
     limiter = Limiter()
     sent = limiter.sent(0.0)
     limiter.reported(sent, 0.1, 5, 30.0)

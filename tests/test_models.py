@@ -91,6 +91,6 @@ def test_streamed_result_is_subclass_of_result():
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), dataclasses.replace])
 @pytest.mark.parametrize("model", EXAMPLES, ids=lambda model: type(model).__name__)
 def test_models_pickle_and_copy(model, travel):
-    """A model that was copied, pickled or replaced is equal, and no less a dataclass."""
+    """A model that was copied, pickled or replaced is equal, and a dataclass."""
     assert travel(model) == model
     assert dataclasses.asdict(travel(model)) == dataclasses.asdict(model)

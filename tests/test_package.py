@@ -86,7 +86,7 @@ LADDER = (
     "testing.demo",
     "testing.__main__",
 )
-"""The modules from the bottom up: each imports from those before it alone."""
+"""The modules from the bottom up: each imports only from those before it."""
 
 
 MODULES: Dict[str, ast.Module] = {
@@ -128,19 +128,19 @@ def test_version_is_installed_version():
 
 
 def test_top_level_of_repository():
-    """No file or folder joins the top level unnoticed."""
+    """The top level has exactly the designed files and folders."""
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - MADE_BY_TOOLS == TOP_LEVEL
 
 
 def test_every_module_has_a_level():
-    """The ladder names each module once."""
+    """The list of levels has each module once."""
     assert sorted(LADDER) == sorted(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_from_lower_levels(module: str):
-    """A module imports from those below it alone, so the package can be read from the bottom up."""
+    """A module imports only from lower ones."""
     below = LADDER[: LADDER.index(module)]
     needed = {own_module(name) for name in imported_names(MODULES[module]) if name.split(".")[0] == "recall_sdk"}
     assert needed <= set(below)
@@ -184,7 +184,7 @@ def test_only_two_foreign_private_names():
 
 
 def test_no_foreign_object_is_modified():
-    """No class is reassigned, no ``__dict__`` is written, and nothing hooks into forks."""
+    """No class is reassigned, no ``__dict__`` is written, and there are no fork hooks."""
     for tree in MODULES.values():
         attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
         stored = {node.attr for node in attributes if isinstance(node.ctx, ast.Store) and node.attr.startswith("__")}
@@ -193,7 +193,7 @@ def test_no_foreign_object_is_modified():
 
 
 def test_no_module_level_registry_except_revived_clients():
-    """No module keeps a changing collection, or a lock, but the one of the clients that arrive in a worker process."""
+    """No module has a mutable collection or a lock, except for the clients in a worker process."""
     kept = [
         f"{module}.{node.target.id}"
         for module, tree in MODULES.items()

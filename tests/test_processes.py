@@ -1,4 +1,4 @@
-"""Clients across forks, in worker processes, pickled and copied: as the server sees it, and as the user does."""
+"""Clients across forks, in worker processes, pickled and copied, seen from the server and from the user."""
 
 import copy
 import ctypes
@@ -56,7 +56,7 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def server():
-    """A test server whose workflow tells who asked."""
+    """A test server whose workflow returns its caller."""
     with RecallServer(api_key=KEY) as server:
 
         @server.workflow("echo")
@@ -71,7 +71,7 @@ def server():
 
 
 def ask(client, count=3):
-    """Execute a few times, with the number of this process as the input, and give it."""
+    """Execute a few times with the id of this process as the input, and return it."""
     for _ in range(count):
         assert client.execute_workflow("echo", {"pid": os.getpid()}).output == {"pid": os.getpid()}
     return os.getpid()
@@ -79,7 +79,7 @@ def ask(client, count=3):
 
 @pytest.fixture(autouse=True)
 def _no_child_left():
-    """No child outlives its test, whatever became of it."""
+    """No child outlives its test."""
     yield
     while Forked.alive:
         pid = Forked.alive.pop()
@@ -88,7 +88,7 @@ def _no_child_left():
 
 
 class Forked:
-    """A child that does some work and ends. :meth:`result` tells what came of it, also where it hung or printed what Python ignores."""
+    """A child that does some work and ends. :meth:`result` returns its outcome, also if it hung or printed an ignored exception."""
 
     alive: ClassVar[set] = set()
 
@@ -106,7 +106,7 @@ class Forked:
         self.alive.add(self.pid)
 
     def result(self):
-        """Wait for the child, and give what its work returned."""
+        """Wait for the child, and return the result of its work."""
         with self.outcome:
             hangs = not self.outcome.poll(PATIENCE)
             if hangs:
@@ -131,12 +131,12 @@ def _work_and_exit(work, result_pipe, ignored):
 
 
 def in_child(work):
-    """Do some work in a forked child; give its result."""
+    """Do some work in a forked child; return its result."""
     return Forked(work).result()
 
 
 def processes_by_connection(server):
-    """For each connection of the server, the processes that spoke on it."""
+    """For each connection of the server, the processes that used it."""
     seen = defaultdict(set)
     for request in server.requests:
         seen[request.connection].add(request.json["pid"])
@@ -225,7 +225,7 @@ def test_fork_child_closes_batch(server):
 
 
 def two_pieces(connection):
-    """Send half of a stream, and wait for the test's word before the other half."""
+    """Send half of a stream, and wait for the test before the other half."""
     connection.request()
     connection.send(head("Content-Type: text/event-stream", "Transfer-Encoding: chunked") + chunk(b'data: {"chunk": "One"}\n\n'))
     connection.wait_for_go()
@@ -273,7 +273,7 @@ def test_fork_child_closes_stream(leave, session, serve, connect):
 
 
 def test_fork_child_closes_stream_read_by_thread(session, serve, connect):
-    """Closing a stream in the child does not break it for the parent, one of whose threads was waiting for it at the fork."""
+    """Closing a stream in the child does not break it for a waiting thread of the parent."""
     server = serve(two_pieces)
     stream = connect(server, session=session).stream_workflow("w")
     assert next(stream).chunk == "One"
@@ -286,7 +286,7 @@ def test_fork_child_closes_stream_read_by_thread(session, serve, connect):
 
 
 def test_fork_server_sees_end_of_stream(session, serve, connect):
-    """When the parent closes a stream early the server sees it, although a child that was forked meanwhile lives on."""
+    """If the parent closes a stream early, the server sees it, although a child of a fork is alive."""
 
     def answer_and_wait(connection):
         connection.request()
@@ -333,7 +333,7 @@ def test_fork_with_tls(serve, connect, tmp_path, monkeypatch):
 
 
 def test_fork_with_closed_connections(serve, connect):
-    """Connections that broke or were closed before the fork, with an error that still refers to them, hinder no child."""
+    """Connections that were closed before the fork do not affect a child."""
     server = serve(answers(http(envelope()), b"garbage\r\n\r\n"))
     client = connect(server)
     errors = []
@@ -348,7 +348,7 @@ def test_fork_with_closed_connections(serve, connect):
 
 
 def test_fork_before_first_call(server, session):
-    """Children that are forked from a parent which has sent nothing yet do not share either."""
+    """Children of a parent that has sent nothing do not share connections."""
     with RecallClient(KEY, server.base_url, session=session) as client:
         children = [Forked(lambda: ask(client)) for _ in range(4)]
         pids = {child.result() for child in children}
@@ -435,7 +435,7 @@ METHODS = ["fork", "forkserver", "spawn"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_client_as_process_argument(server, method):
-    """A client that is given to a process works there, on connections of that process."""
+    """A client passed to a process works there, on connections of that process."""
     context = multiprocessing.get_context(method)
     with RecallClient(KEY, server.base_url) as client:
         parent = ask(client)
@@ -453,7 +453,7 @@ def test_client_as_process_argument(server, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_worker_process_keeps_one_client(server, method):
-    """A client that is sent to worker processes again and again is one client in each, which keeps its connection."""
+    """A client sent repeatedly to worker processes is one client in each, which reuses its connection."""
     context = multiprocessing.get_context(method)
     with RecallClient(KEY, server.base_url) as client, ProcessPoolExecutor(2, mp_context=context) as pool:
         ask(client)
@@ -503,7 +503,7 @@ def test_gunicorn_preload(server, tmp_path):
 
 
 def by_cloudpickle(client):
-    """Send a client as Ray and loky send it, as a part of the call that it is for."""
+    """Send a client like Ray and loky, as a part of its call."""
     return pickle.loads(cloudpickle().dumps(client.execute_workflow)).__self__
 
 
@@ -529,7 +529,7 @@ def test_copy_has_own_connections(server, duplicate):
 
 
 def test_copy_keeps_settings(server):
-    """What was set on a client goes along with it, and what is set on its copy stays there."""
+    """Attributes of a client are copied, and those of its copy are separate."""
     with RecallClient("first-key", "http://first", timeout=None) as client:
         client.set_api_key(KEY)
         client.set_base_url(server.base_url)
@@ -541,11 +541,11 @@ def test_copy_keeps_settings(server):
 
 
 class Subclass(RecallClient):
-    """A client of the user's own kind."""
+    """A subclass of the user's."""
 
 
 def test_copy_keeps_class():
-    """A copy of a subclass is one of that subclass, at home and in a worker process."""
+    """A copy of a subclass is of that subclass, also in a worker process."""
     client = Subclass(KEY)
     assert type(copy.copy(client)) is Subclass
     pickled = pickle.dumps(client)
@@ -554,7 +554,7 @@ def test_copy_keeps_class():
 
 
 class TenantClient(RecallClient):
-    """A client with a constructor of its own."""
+    """A client with its own constructor."""
 
     def __init__(self, tenant):
         super().__init__(KEY, "http://127.0.0.1:1", timeout=7.0)
@@ -573,7 +573,7 @@ def test_copy_of_subclass_with_its_own_constructor(duplicate):
 
 
 def test_revived_subclass_keeps_its_attributes():
-    """In a worker process, two clients that differ in an attribute alone stay two, and equal ones are one."""
+    """In a worker process, clients that differ only in an attribute are separate, and equal ones are the same."""
     acme, initech = (pickle.dumps(TenantClient(name)) for name in ("acme", "initech"))
 
     def work():
@@ -626,7 +626,7 @@ def test_client_with_own_session_does_not_pickle(duplicate):
 
 
 def test_worker_revives_client_with_settings():
-    """In another process what arrives with the same settings is one client, and what arrives with others is another."""
+    """In another process, clients with the same settings are one client, and others are separate."""
     clients = [RecallClient(KEY), RecallClient("another-key"), RecallClient(KEY, "http://host"), RecallClient(KEY, timeout=1.0)]
     pickled = [pickle.dumps(each) for each in clients * 2]
 
@@ -669,7 +669,7 @@ def test_worker_threads_revive_same_client():
 
 
 def test_worker_does_not_reuse_changed_client():
-    """In a worker a client that was changed there does not serve for others that arrive with the old settings, or with the new."""
+    """A client that was changed in a worker is not reused for others with the old or the new settings."""
     pickled, pickled_changed = pickle.dumps(RecallClient(KEY)), pickle.dumps(RecallClient("changed-key"))
 
     def work():
@@ -698,7 +698,7 @@ def workers():
 
 
 def facts(error):
-    """All that an error tells."""
+    """All attributes of an error."""
     return type(error), error.args, vars(error)
 
 
@@ -766,7 +766,7 @@ def test_worker_error_keeps_attributes(server):
     ids=lambda model: type(model).__name__,
 )
 def test_worker_model_pickles(model):
-    """Every model pickles and copies, with all that it holds."""
+    """Every model can be pickled and copied."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(model, protocol)) == model
     assert copy.copy(model) == copy.deepcopy(model) == dataclasses.replace(model) == model

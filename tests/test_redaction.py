@@ -57,7 +57,7 @@ def test_key_is_masked_in_every_encoding(form):
 
 
 def test_key_is_masked_in_every_attribute():
-    """Body, codes and results are searched to their depths, names of fields too; other values stay as they are."""
+    """Bodies, codes and results are masked at any depth, also field names; other values are unchanged."""
     error = RateLimitError("slow down", "CODE", 429)
     error.body = {KEY: [f"<{KEY}>", [KEY, 1, None, True, 1.5]], "n": 5}
     error.server_code = KEY
@@ -69,7 +69,7 @@ def test_key_is_masked_in_every_attribute():
 
 
 def test_key_is_masked_in_results():
-    """What the server sent of a run, and what arrived of a stream, are masked, and are models still."""
+    """The result of a run and the partial text of a stream are masked, and stay models."""
     error = StreamInterruptedError("broken")
     error.partial = StreamedExecutionResult(False, {"echo": KEY}, KEY, text=f"a{KEY}b", text_by_block={"b": KEY})
     without_key(error, KEY)
@@ -99,7 +99,7 @@ def test_cause_without_the_key_is_kept():
 
 @pytest.mark.parametrize("place", ["cause", "context", "reason", "argument"])
 def test_key_is_found_wherever_a_cause_shows_it(place):
-    """Causes, contexts, reasons and errors among arguments are all shown by a traceback; none of them is changed."""
+    """Causes, contexts, reasons and errors in arguments are searched; none of them is changed."""
     leak = ValueError(f"bad {KEY}")
     cause = OSError("outer", *[leak] * (place == "argument"))
     if place == "reason":
@@ -115,14 +115,14 @@ def test_key_is_found_wherever_a_cause_shows_it(place):
 
 
 class OddError(Exception):
-    """An error of the caller's that can't even be shown."""
+    """An error of the caller's whose repr raises."""
 
     def __str__(self):
         raise RuntimeError("working outside of request context")
 
 
 def test_foreign_exception_that_raises_is_ignored():
-    """A call within an ``except`` of the caller's has that error for a context."""
+    """A call within an ``except`` has that error as its context."""
     error = RecallError(f"no {KEY}")
     error.__context__ = OddError()
     assert str(without_key(error, KEY)) == "no [API key]"
@@ -130,7 +130,7 @@ def test_foreign_exception_that_raises_is_ignored():
 
 
 def test_deeply_nested_body_is_dropped():
-    """What can't be searched might hold the key, and could be neither pickled nor copied: the error comes without it."""
+    """A body that can't be searched might contain the key, so it is dropped."""
     error = ExecutionError("failed")
     error.body = []
     for _ in range(5000):
@@ -182,7 +182,7 @@ def test_rejected_input_with_key_is_masked():
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_key_echoed_in_deep_json_is_masked(status):
-    """A call meets an answer that is nested more deeply than Python walks, and raises an error of ours."""
+    """An answer that is nested too deeply for Python raises a RecallError."""
     deep = b'{"error": "no ' + KEY.replace('"', '\\"').encode() + b'", "x": ' + b"[" * 900 + b"]" * 900 + b"}"
     with RecallServer() as server, RecallClient(KEY, server.base_url) as client:
         server.respond_next(status, body=deep)

@@ -1,4 +1,4 @@
-"""Retries: the arithmetic, and the loop with a fake clock and loaded dice."""
+"""Retries: the delays, and the loop with a fake clock and fixed random numbers."""
 
 import inspect
 import logging
@@ -54,14 +54,14 @@ class Story:
 
 
 def test_backoff_doubles_up_to_maximum():
-    """In the middle of the jitter, the documented settings give 1, 2, 4, 8, 16 seconds; then the max_delay is shortened alone."""
+    """Without jitter, the documented settings give 1, 2, 4, 8, 16 seconds, and then max_delay."""
     backoff = Backoff(9, initial_delay=1.0, max_delay=30.0, multiplier=2.0)
     assert [backoff.delay(retry, lambda: 0.5) for retry in range(6)] == [1.0, 2.0, 4.0, 8.0, 16.0, 26.25]
 
 
 @pytest.mark.parametrize(("random_number", "delay"), [(0.0, 3.0), (0.5, 4.0), (HIGHEST_ROLL, 5.0)])
 def test_backoff_jitter_is_a_quarter(random_number, delay):
-    """The dice move a delay of 4 seconds between 3 and 5."""
+    """The jitter changes a delay of 4 seconds to between 3 and 5."""
     assert Backoff(3, 1.0, 30.0, 2.0).delay(2, lambda: random_number) == pytest.approx(delay)
 
 
@@ -86,7 +86,7 @@ def test_backoff_never_exceeds_maximum(initial, max_delay, multiplier, retry, ra
 
 @given(retries, rolls)
 def test_backoff_without_initial_delay_is_zero(retry, random_number):
-    """An initial delay of 0 grows to nothing else, however often it is multiplied."""
+    """An initial delay of 0 stays 0."""
     assert Backoff(1, 0.0, 30.0, 1e300).delay(retry, lambda: random_number) == 0.0
 
 
@@ -128,13 +128,13 @@ NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
     ],
 )
 def test_parse_retry_after_forms(value, seconds):
-    """Seconds, with a fraction too, and the three forms of an HTTP date (RFC 9110, section 5.6.7); what is neither is none."""
+    """Seconds, also with a fraction, and the three forms of an HTTP date (RFC 9110, section 5.6.7); others are None."""
     assert parse_retry_after(value, NOW) == seconds
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(f"{NOW + 2:.0f}", 2.0), (f"{NOW - 5:.0f}", 0.0), ("999999999", 999999999.0)])
 def test_parse_retry_after_moment(value, seconds):
-    """A number of 1e9 or more is a moment in seconds since the epoch."""
+    """A number of 1e9 or more is a time in seconds since the epoch."""
     assert parse_retry_after(value, NOW) == seconds
 
 
@@ -148,7 +148,7 @@ def test_clock_offset(date, offset):
 
 
 def test_parse_retry_after_date_is_not_rounded_down():
-    """What is left until a date is kept to the fraction of a second."""
+    """The time until a date keeps its fraction of a second."""
     assert parse_retry_after("Fri, 15 Jan 2027 08:01:00 GMT", NOW + 0.25) == 59.75
 
 
@@ -163,14 +163,14 @@ def test_parse_retry_after_accepts_any_string(value):
 
 
 def test_call_with_retry_until_success():
-    """Each 429 is followed by a wait and another try."""
+    """Each 429 is followed by a wait and a retry."""
     story = Story(limited(), limited(7.0), limited())
     assert story.run() == "done"
     assert (story.calls, story.slept) == (4, [1.0, 7.0, 4.0])
 
 
 def test_call_with_retry_raises_after_last_retry():
-    """After max_retries, the last RateLimitError is raised, and nothing is waited for."""
+    """After max_retries, the last RateLimitError is raised without a wait."""
     failures = [limited() for _ in range(5)]
     story = Story(*failures)
     with pytest.raises(RateLimitError) as caught:
@@ -180,7 +180,7 @@ def test_call_with_retry_raises_after_last_retry():
 
 
 def test_call_with_retry_without_retries_calls_once():
-    """max_retries=0 is one try."""
+    """max_retries=0 means one attempt."""
     story = Story(limited())
     with pytest.raises(RateLimitError):
         story.run(Backoff(0, 1.0, 30.0, 2.0))
@@ -188,7 +188,7 @@ def test_call_with_retry_without_retries_calls_once():
 
 
 def test_call_with_retry_does_not_wait_more_than_an_hour():
-    """A server that asks for more than an hour gets no second try."""
+    """If the server asks for more than an hour, there is no retry."""
     story = Story(limited(3601.0))
     with pytest.raises(RateLimitError):
         story.run()
@@ -228,7 +228,7 @@ SETTINGS = {"max_retries": 3, "initial_delay": 1.0, "max_delay": 30.0, "backoff_
     ],
 )
 def test_backoff_rejects_setting_out_of_bounds(name, value):
-    """A bad retry setting is rejected, by its name and value, before anything is sent (nothing listens here)."""
+    """An invalid retry setting is rejected with its name and value, before anything is sent (nothing listens here)."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match=f"{name} must be .*not {str(value)[:30]}"):
         client.execute_with_retry("workflow", **{**SETTINGS, name: value})
@@ -239,7 +239,7 @@ def test_backoff_rejects_setting_out_of_bounds(name, value):
     [("max_retries", True), ("max_retries", 1.0), ("max_retries", None), ("initial_delay", "1"), ("max_delay", None), ("max_delay", True)],
 )
 def test_backoff_rejects_setting_of_wrong_type(name, value):
-    """A bool, a text or None is no number."""
+    """A bool, a str or None is rejected."""
     client = RecallClient("a-key", "http://127.0.0.1:1")
     with pytest.raises(TypeError, match=f"{name} must be an? .*not {type(value).__name__}"):
         client.execute_with_retry("workflow", **{**SETTINGS, name: value})
@@ -252,7 +252,7 @@ def test_retry_defaults_are_documented():
 
 
 def test_backoff_accepts_ints():
-    """An int is as good as a float."""
+    """An int is accepted like a float."""
     assert Backoff(1, 1, 30, 2).delay(1, lambda: 0.5) == 2.0
 
 
@@ -286,7 +286,7 @@ def test_failed_run_is_never_sent_again(server, client):
 
 @pytest.mark.parametrize("minutes", [-10, 0, 10])
 def test_retry_after_by_the_servers_clock(minutes, serve, connect):
-    """A date is read by the clock of the server that names it, however wrong this machine's is."""
+    """A date is read by the server's clock, however wrong this machine's is."""
     now = time.time() + 60 * minutes
     headers = [f"Date: {formatdate(now, usegmt=True)}", f"Retry-After: {formatdate(now + 2, usegmt=True)}"]
     client = connect(serve(answers(http({"error": "slow down"}, *headers, status="429 Too Many Requests"))))
@@ -297,7 +297,7 @@ def test_retry_after_by_the_servers_clock(minutes, serve, connect):
 
 
 def test_retry_after_moment(server, client):
-    """A Retry-After in seconds since the epoch is such a moment."""
+    """A Retry-After in seconds since the epoch is a time."""
     server.respond_next(429, headers={"Retry-After": f"{time.time() + 2:.0f}"})
     with pytest.raises(RateLimitError) as caught:
         client.execute_workflow("echo")
@@ -305,7 +305,7 @@ def test_retry_after_moment(server, client):
 
 
 def test_request_id_in_the_log(server, client, caplog):
-    """The line of a request names the server's id of the answer."""
+    """The log line of a request has the server's request id."""
     server.respond_next(200, headers={"X-Request-Id": "r-1"}, json={"success": True, "output": 1})
     with caplog.at_level(logging.DEBUG, "recall_sdk"):
         client.execute_workflow("echo")

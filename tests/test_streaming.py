@@ -33,7 +33,7 @@ SILENCE = 0.2
 """Seconds that a stream may be silent where a test waits for the error."""
 
 SLACK = 1.0
-"""Seconds beyond it that a busy machine may need."""
+"""Seconds that a busy machine may need in addition."""
 
 STREAM = "Content-Type: text/event-stream"
 CHUNKED = head("Transfer-Encoding: chunked", STREAM)

@@ -1384,7 +1384,7 @@ def test_wrapped_create_connection(session, serve, connect, monkeypatch):
 
 
 def test_session_is_plain_if_urllib3_does_not_build_on_http_client(serve, connect, monkeypatch):
-    """With urllib3-future in the place of urllib3, whose connections are of another kind, calls work as with requests, and end in time."""
+    """With urllib3-future in the place of urllib3, whose connections are of another kind, calls work as with requests."""
     monkeypatch.setattr(_connections, "HTTPConnection", object)
     server = serve(answers(http(envelope()), b""))
     client = connect(server)
