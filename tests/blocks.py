@@ -1,4 +1,4 @@
-"""Running the code blocks of pages."""
+"""Run the code blocks of pages."""
 
 import ast
 import contextlib
@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 
 
 def run(code: str, names: Dict[str, Any], *, source: str = "<block>", line: int = 1, printed: Optional[io.StringIO] = None) -> str:
-    """Run a block among these names, and give all that has been printed.
+    """Run a block with these names, and return what it prints.
 
     Args:
         code: The block.

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures for all tests."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch):
-    """Let no setting of the machine reach a test."""
+    """Keep the settings of the machine out of the tests."""
     ours = [name for name in os.environ if name.startswith("RECALL_")]
     for name in (*ours, *PROXIES, *map(str.lower, PROXIES), *CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
@@ -38,7 +38,7 @@ def _bare_environment(monkeypatch):
 
 @pytest.fixture
 def ctrl_c():
-    """Have Ctrl-C interrupt, also where the tests run in the background of a shell, which has it ignored."""
+    """Let Ctrl-C interrupt, also if the tests run in the background of a shell, which ignores it."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, usual)

@@ -1,4 +1,4 @@
-"""A server of raw sockets, where each fault is a handler of a few lines.
+"""A server on raw sockets, where each fault is a handler of a few lines.
 
 A handler is a function of a :class:`Connection`, run in a thread of its own for each connection that a client opens. It reads requests and
 sends whatever bytes it likes; when it returns, the connection is closed. Nothing here sleeps: a handler that has to wait does so
@@ -23,11 +23,11 @@ from recall_sdk import RecallClient
 
 KEY = "key-0123456789-secret"
 PATIENCE = 10.0
-"""Seconds until a test that waits in vain fails."""
+"""Seconds until a waiting test fails."""
 
 
 def collect_quietly():
-    """Free what others leave open, such as Python 3.8's own ``_tunnel`` when a proxy rejects it."""
+    """Collect what libraries leave open, such as Python 3.8's ``_tunnel`` when a proxy rejects it."""
     usual, sys.unraisablehook = sys.unraisablehook, lambda _: None  # http.client flushes an answer whose file was collected before it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -36,11 +36,11 @@ def collect_quietly():
 
 
 class Ended(Exception):  # noqa: N818 -- no fault, only the server's end
-    """The server ends, or the client has hung up."""
+    """The server ends, or the client has closed the connection."""
 
 
 class Request:
-    """One request, as its bytes came."""
+    """One request, as received."""
 
     def __init__(self, head, body):
         self.head = head
@@ -75,7 +75,7 @@ class Connection:
         self.buffer += data
 
     def request(self):
-        """Read one request, body and all, and note it."""
+        """Read one request with its body, and record it."""
         while b"\r\n\r\n" not in self.buffer:
             self.receive()
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
@@ -106,12 +106,12 @@ class Connection:
             raise Ended
 
     def idle(self):
-        """Send nothing until the client hangs up or the server ends."""
+        """Send nothing until the client closes the connection or the server ends."""
         while True:
             self.receive()
 
     def wait_for_go(self):
-        """Wait for the test's word."""
+        """Wait for the test."""
         assert self.server.go_signals.acquire(timeout=PATIENCE), "the test never said go"
         if self.server.ended.is_set():
             raise Ended
@@ -125,7 +125,7 @@ class Connection:
             raise
 
     def reset(self):
-        """Break the connection without a word of goodbye."""
+        """Reset the connection."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise Ended
 
@@ -156,15 +156,15 @@ class RawServer:
         self._start(self._accept)
 
     def go(self):
-        """Let a handler that waits for the test's word go on."""
+        """Let a waiting handler continue."""
         self.go_signals.release()
 
     def wait_for_hang_up(self):
-        """Wait until a handler has seen its client hang up."""
+        """Wait until a handler has seen its client close the connection."""
         assert self.client_closed.acquire(timeout=PATIENCE), "the client kept the connection"
 
     def close(self):
-        """End: nothing of it is left running. A fault of a handler shows here."""
+        """Stop everything, and raise the error of a handler, if any."""
         self.ended.set()
         for _ in range(100):
             self.go_signals.release()
@@ -237,7 +237,7 @@ def head(*headers, status="200 OK", version="1.1"):
 
 
 def http(body=b"", *headers, status="200 OK"):
-    """Make a whole answer; a body that is no bytes goes as JSON."""
+    """Make a whole answer; a body that is not bytes is encoded as JSON."""
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
         headers = ("Content-Type: application/json", *headers)
@@ -253,7 +253,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def envelope(output="hello"):
-    """Make the envelope of a good run."""
+    """Make the envelope of a successful run."""
     return {"success": True, "output": output}
 
 
@@ -261,7 +261,7 @@ def envelope(output="hello"):
 
 
 def answers(*messages):
-    """Make a handler that answers each request of a connection with the next of these messages, and the last one over and over."""
+    """Make a handler that answers each request of a connection with the next of these messages, and then repeats the last one."""
 
     def handler(connection):
         left = list(messages)

@@ -21,13 +21,13 @@ CALLS = [
 
 @pytest.fixture
 def client():
-    """A client whose server does not exist: whatever is rejected with a ValueError was refused before sending."""
+    """A client whose server does not exist, so a ValueError means that nothing was sent."""
     with RecallClient("a-key", "http://127.0.0.1:1") as client:
         yield client
 
 
 def test_client_has_documented_defaults():
-    """Without arguments but the key, the client goes to the documented server."""
+    """With only a key, the client uses the documented server."""
     client = RecallClient("a-key")
     assert (client.api_key, client.base_url) == ("a-key", DEFAULT_BASE_URL) == ("a-key", "https://tryrecall.com")
 
@@ -41,13 +41,13 @@ def test_client_reads_environment(monkeypatch):
 
 
 def test_empty_base_url_in_environment_means_default(monkeypatch):
-    """A variable that is set to nothing counts as not set."""
+    """An empty variable counts as not set."""
     monkeypatch.setenv("RECALL_BASE_URL", "")
     assert RecallClient("a-key").base_url == DEFAULT_BASE_URL
 
 
 def test_swapped_arguments_are_rejected_without_showing_key():
-    """A key in the place of the base URL is not shown."""
+    """A key passed as the base URL is not shown."""
     for swap in (lambda: RecallClient("https://host", "sk-secret"), lambda: RecallClient("a-key").set_base_url("sk-secret")):
         with pytest.raises(ValueError, match=r"base_url lacks http:// or https://") as caught:
             swap()
@@ -55,7 +55,7 @@ def test_swapped_arguments_are_rejected_without_showing_key():
 
 
 def test_arguments_override_environment(monkeypatch):
-    """An explicit argument wins over the environment."""
+    """An explicit argument takes precedence over the environment."""
     monkeypatch.setenv("RECALL_API_KEY", "from-there")
     monkeypatch.setenv("RECALL_BASE_URL", "http://there.test")
     client = RecallClient("from-here", "http://here.test")
@@ -63,14 +63,14 @@ def test_arguments_override_environment(monkeypatch):
 
 
 def test_empty_key_in_environment_is_rejected(monkeypatch):
-    """A variable that is set to nothing is an empty key, and says so."""
+    """An empty variable is reported as an empty key."""
     monkeypatch.setenv("RECALL_API_KEY", "")
     with pytest.raises(ValueError, match=r"empty.*RECALL_API_KEY"):
         RecallClient()
 
 
 def test_missing_key_is_rejected():
-    """Without a key anywhere the error names the argument and the variable."""
+    """Without a key the error names the argument and the variable."""
     with pytest.raises(ValueError, match=r"no API key: pass api_key=\.\.\., or set the environment variable RECALL_API_KEY"):
         RecallClient()
 
@@ -85,7 +85,7 @@ def test_unsendable_key_is_rejected(key):
 
 @pytest.mark.parametrize("key", [b"a-key", 5, ["a-key"]])
 def test_key_of_wrong_type_is_rejected(key):
-    """A key that is no str is a TypeError that names its type."""
+    """A key that is not a str raises a TypeError that names its type."""
     with pytest.raises(TypeError, match=f"api_key must be a str, not {type(key).__name__}"):
         RecallClient(key)
 
@@ -119,19 +119,19 @@ def test_invalid_base_url_is_rejected(url):
 
 
 def test_base_url_of_wrong_type_is_rejected():
-    """A base URL that is no str is a TypeError."""
+    """A base URL that is not a str raises a TypeError."""
     with pytest.raises(TypeError, match="base_url must be a str, not bytes"):
         RecallClient("a-key", b"http://host")
 
 
 @pytest.mark.parametrize("url", ["http://host", "http://host/", "http://host//"])
 def test_base_url_loses_trailing_slashes(url):
-    """The base URL is kept without trailing slashes."""
+    """The base URL loses its trailing slashes."""
     assert RecallClient("a-key", url).base_url == "http://host"
 
 
 def test_setters_check_like_the_constructor(client):
-    """A setter rejects what the constructor rejects, and then changes nothing."""
+    """A setter rejects what the constructor rejects, without a change."""
     with pytest.raises(ValueError, match="white space"):
         client.set_api_key("a key")
     with pytest.raises(TypeError):
@@ -163,14 +163,14 @@ def test_session_of_wrong_type_is_rejected():
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("id", ["", ".", ".."])
 def test_invalid_id_is_rejected(client, call, id):
-    """An empty id and the dot segments, which a server would resolve away (RFC 3986, section 5.2.4), are a ValueError."""
+    """An empty id and dot segments, which a server would resolve (RFC 3986, section 5.2.4), raise a ValueError."""
     with pytest.raises(ValueError, match="must be an id"):
         call(client, id)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_id_of_wrong_type_is_rejected(client, call):
-    """An id that is no str is a TypeError that names it."""
+    """An id that is not a str raises a TypeError that names it."""
     with pytest.raises(TypeError, match=r"must be .*, not int"):
         call(client, 7)
 
@@ -178,7 +178,7 @@ def test_id_of_wrong_type_is_rejected(client, call):
 @pytest.mark.parametrize("flag", ["false", 0, None, [1]])
 @pytest.mark.parametrize("name", ["stream", "async_execution"])
 def test_flag_of_wrong_type_is_rejected(client, name, flag):
-    """A text such as "false" from the environment is no flag: it would count as true."""
+    """A str such as "false" is rejected as a flag: it would count as true."""
     for call in (client.execute_workflow, client.execute_with_retry):
         with pytest.raises(TypeError, match=f"{name} must be a bool, not {type(flag).__name__}"):
             call("w", **{name: flag})
@@ -196,7 +196,7 @@ def test_id_is_quoted_as_one_path_segment(id, segment):
 
 
 def test_async_execution_with_stream_is_rejected(client):
-    """``async_execution=True`` with ``stream=True`` is a ValueError."""
+    """``async_execution=True`` with ``stream=True`` raises a ValueError."""
     for method in (client.execute_workflow, client.execute_with_retry):
         with pytest.raises(ValueError, match="contradict each other"):
             method("id", async_execution=True, stream=True)
@@ -204,7 +204,7 @@ def test_async_execution_with_stream_is_rejected(client):
 
 @pytest.mark.parametrize("outputs", ["agent1.content", {"agent1.content"}, [1], 5])
 def test_selected_outputs_of_wrong_type_are_rejected(client, outputs):
-    """Selected outputs that are no list of strings are a TypeError that shows the form."""
+    """Selected outputs that are not a list of strings raise a TypeError that shows the form."""
     with pytest.raises(TypeError, match=r'list of "blockName\.attribute" strings'):
         client.execute_workflow("id", selected_outputs=outputs)
 
@@ -226,7 +226,7 @@ def test_control_fields_replace_input_fields():
 
 
 def test_headers_of_each_call():
-    """Each call says what it accepts and sends; a queued one asks for it in the header that the server looks for."""
+    """Each call has the headers for what it accepts and sends; a queued one has the header for it."""
     json = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
     assert usage_limits().headers == json
     assert usage_limits().path == "/api/users/me/usage-limits"
@@ -239,7 +239,7 @@ def test_headers_of_each_call():
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.0, math.nan, -math.inf])
 def test_invalid_timeout_is_rejected(client, timeout):
-    """A timeout that is not above 0 is a ValueError, for the client and for each call."""
+    """A timeout that is not above 0 raises a ValueError, for the client and for each call."""
     with pytest.raises(ValueError, match="more than 0 seconds"):
         RecallClient("a-key", timeout=timeout)
     with pytest.raises(ValueError, match="more than 0 seconds"):
@@ -250,20 +250,20 @@ def test_invalid_timeout_is_rejected(client, timeout):
 
 @pytest.mark.parametrize("timeout", [True, "5", (3, 30), [5]])
 def test_timeout_of_wrong_type_is_rejected(client, timeout):
-    """A timeout that is no number, such as the pair that requests takes, is a TypeError that says what it bounds."""
+    """A timeout that is not a number, such as the pair of requests, raises a TypeError that says what it bounds."""
     with pytest.raises(TypeError, match="seconds for the whole call"):
         client.execute_workflow("id", timeout=timeout)
 
 
 def test_very_long_timeout_means_no_limit():
-    """What is longer than a socket can wait counts as forever."""
+    """A timeout longer than a socket can wait means no limit."""
     assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(MAX_TIMEOUT * 2) is None
     assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     assert check_timeout(5) == 5.0
 
 
 def test_default_timeout_has_readable_repr():
-    """The signature of a call shows that its timeout is the client's by default."""
+    """The signature of a call shows that the default timeout is the client's."""
     assert repr(ClientTimeout.DEFAULT) == "<the client's timeout>"
 
 
@@ -280,7 +280,7 @@ def test_default_timeout_has_readable_repr():
     ],
 )
 def test_retry_setting_out_of_bounds_is_rejected(client, settings):
-    """Bad retry settings are a ValueError before anything is sent, for one call and for a batch."""
+    """Invalid retry settings raise a ValueError before anything is sent, for a call and for a batch."""
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
         client.execute_with_retry("id", **settings)
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):

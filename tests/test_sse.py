@@ -1,4 +1,4 @@
-"""The event stream decoder, held against the HTML standard, section 9.2 "Server-sent events"."""
+"""The event stream decoder, compared with the HTML standard, section 9.2 "Server-sent events"."""
 
 import re
 
@@ -29,7 +29,7 @@ def datas(*chunks):
 
 
 def literal(stream):
-    """Follow the standard's section 9.2.6 sentence by sentence, slowly.
+    """Follow the standard's section 9.2.6 sentence by sentence.
 
     Two things are ours: a ``retry`` goes with the event of its block, and one of more than 18 digits is ignored.
     """
@@ -155,7 +155,7 @@ def test_invalid_utf_8_is_replaced():
 
 
 def test_event_is_yielded_with_its_last_byte():
-    """No event waits for the next one, also where a lone CR ends it and an LF may still follow."""
+    """No event waits for the next one, also if a CR ends it and an LF may follow."""
     for end in (b"\n\n", b"\r\r", b"\r\n\r"):
         taken = []
 
@@ -169,12 +169,12 @@ def test_event_is_yielded_with_its_last_byte():
 
 
 def test_crlf_split_across_empty_chunks():
-    """The LF of a CRLF that comes later, after empty reads too, ends no second line."""
+    """The LF of a CRLF that arrives later, also after empty reads, does not end a second line."""
     assert datas(b"data: a\r", b"", b"\ndata: b\r", b"", b"", b"\n\r", b"\n") == ["a\nb"]
 
 
 def test_long_line_in_many_chunks():
-    """A line is put together from any number of reads."""
+    """A line is joined from any number of reads."""
     pieces = [b"data: "] + [b"x" * 1000] * 500 + [b"\n", b"\n"]
     assert datas(*pieces) == ["x" * 500_000]
 
@@ -194,7 +194,7 @@ def test_decoder_matches_literal_standard(stream):
 @given(streams, st.lists(st.integers(0, 200), max_size=20))
 @example(BOM + b"data: a\r\n\r\n", [1, 2, 2, 10, 11, 12])
 def test_split_of_bytes_does_not_matter(stream, cuts):
-    """How the bytes are split into reads, empty ones too, makes no difference."""
+    """It does not matter how the bytes are split into reads, also into empty ones."""
     places = [0, *sorted(cuts), len(stream)]
     chunks = [stream[start:end] for start, end in zip(places, places[1:])]
     assert b"".join(chunks) == stream

@@ -1,4 +1,4 @@
-"""Kept connections that the server gives up: replaced where that can be known before sending, else reported; nothing is sent twice."""
+"""Idle connections that the server closes: replaced if that is known before sending, else reported; nothing is sent twice."""
 
 import socket
 import threading
@@ -41,7 +41,7 @@ GOODBYES = {
 
 @pytest.mark.parametrize("goodbye", GOODBYES)
 def test_idle_connection_closed_by_server_is_replaced(goodbye, session, serve, connect):
-    """When a server has closed all idle connections, as load balancers do, each thread's next call goes out once, on a new one."""
+    """After a server closes all idle connections, like a load balancer, each thread's next call is sent once, on a new one."""
     everybody = threading.Barrier(THREADS, timeout=PATIENCE)
 
     def handler(connection):
@@ -73,7 +73,7 @@ def test_idle_connection_closed_by_server_is_replaced(goodbye, session, serve, c
 
 
 def test_server_restart_is_survived(session, connect):
-    """A restart of the server between two calls is not noticed by the caller."""
+    """The caller does not notice a restart of the server between two calls."""
     server = RecallServer()
     server.workflow("w")(lambda _: "hello")
     with server:
@@ -90,7 +90,7 @@ def test_server_restart_is_survived(session, connect):
 @pytest.mark.parametrize("ending", ["closed", "reset"])
 @pytest.mark.parametrize("call", [*CALLS, *QUESTIONS])
 def test_connection_closed_while_sending_may_have_executed(call, ending, session, serve, connect):
-    """A request on which the connection ended was sent once, and the error says whether the workflow may have run."""
+    """A request whose connection closed is sent once, and the error says whether the workflow may have run."""
 
     def handler(connection):
         if connection.number == 1:
@@ -111,7 +111,7 @@ def test_connection_closed_while_sending_may_have_executed(call, ending, session
 
 
 def test_connection_close_is_respected(session, serve, connect):
-    """An answer with ``Connection: close`` ends its connection, and the next call has a new one."""
+    """After an answer with ``Connection: close`` the next call uses a new connection."""
     server = serve(answers(http(envelope(), "Connection: close")))
     client = connect(server, session=session)
     for _ in range(3):

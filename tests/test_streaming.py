@@ -1,4 +1,4 @@
-"""A live stream: events as they arrive, an end that counts only when it is one, and connections closed or used again."""
+"""A live stream: events as they arrive, a reliable end, and connections that are closed or reused."""
 
 import copy
 import gc
@@ -30,7 +30,7 @@ from recall_sdk import (
 )
 
 SILENCE = 0.2
-"""Seconds that a stream may be silent where a test waits for the error."""
+"""Seconds of silence before the timeout that a test waits for."""
 
 SLACK = 1.0
 """Seconds that a busy machine may need in addition."""
@@ -41,7 +41,7 @@ UNTIL_CLOSE = head("Connection: close", STREAM)
 
 
 def sse(payload):
-    """Make one event; a payload that is no text goes as JSON."""
+    """Make one event; a payload that is not a str is encoded as JSON."""
     return f"data: {payload if isinstance(payload, str) else json.dumps(payload)}\n\n".encode()
 
 
@@ -57,7 +57,7 @@ ONE_TWO = [text("One"), text(", two")]
 
 
 def streams(*events):
-    """Make a handler that answers each request with a properly ended stream of these events, one to an HTTP chunk."""
+    """Make a handler that answers each request with a complete stream of these events, one per HTTP chunk."""
     return answers(CHUNKED + b"".join(map(chunk, events)) + LAST_CHUNK)
 
 
@@ -65,7 +65,7 @@ def streams(*events):
 
 
 class Framing:
-    """A way to put a stream of events on the wire: how it starts, how each event is wrapped, how it ends."""
+    """A framing of a stream: how it starts, how each event is wrapped, how it ends."""
 
     def __init__(self, start, wrap, end=b""):
         self.start = start
@@ -84,7 +84,7 @@ def zipped(start, wrap, end, bits):
 
 
 def same(data):
-    """Send an event as it is."""
+    """Send an event unchanged."""
     return data
 
 
@@ -116,7 +116,7 @@ FRAMINGS = list(framings(0))
 
 
 def paced(framing, events):
-    """Make a handler that waits for the test's word before each event, and before the end."""
+    """Make a handler that waits for the test before each event, and before the end."""
 
     def handler(connection):
         connection.request()
@@ -134,7 +134,7 @@ def paced(framing, events):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_stream_yields_event_before_next_is_sent(framing, own_session, serve, connect):
-    """An event is yielded as soon as its bytes are here: the server sends the next one only after the loop had it."""
+    """An event is yielded as soon as it arrives: the server sends the next one only after the loop got it."""
     server = serve(paced(framing, [*ONE_TWO, text(" three"), DONE, MARK]))
     with requests.Session() as session:
         client = connect(server, session=session if own_session else None)
@@ -152,7 +152,7 @@ def test_stream_yields_event_before_next_is_sent(framing, own_session, serve, co
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_stream_yields_event_with_every_line_end(end, serve, connect):
-    """The blank line that ends an event is enough, whichever line ends the server likes."""
+    """The blank line that ends an event is enough, with any line ends."""
     events = [event.decode().replace("\n", end).encode() for event in [*ONE_TWO, DONE]]
     server = serve(paced("until close", events))
     with connect(server).stream_workflow("w", timeout=3.0) as stream:
@@ -162,7 +162,7 @@ def test_stream_yields_event_with_every_line_end(end, serve, connect):
 
 
 def test_stream_returns_before_first_event(serve, connect):
-    """The head of the answer is enough to get the stream."""
+    """The stream is returned as soon as the head arrives."""
     server = serve(paced("chunked", [text("One"), DONE]))
     with connect(server).stream_workflow("w", timeout=3.0) as stream:
         assert isinstance(stream, WorkflowStream)
@@ -196,7 +196,7 @@ def test_stream_end_in_both_dialects(end, framing, serve, connect):
 
 @pytest.mark.parametrize("mark", ["[DONE]", '"[DONE]"', " [DONE] ", ' "[DONE]" '])
 def test_stream_ends_with_done_mark(mark, serve, connect):
-    """The mark without an end event is a success, and no event of its own."""
+    """The mark without an end event means success, and is not an event."""
     stream = connect(serve(streams(*ONE_TWO, sse(mark)))).stream_workflow("w")
     assert [event.chunk for event in stream] == ["One", ", two"]
     assert stream.result == StreamedExecutionResult(success=True, text="One, two", text_by_block={"a": "One, two"})
@@ -227,7 +227,7 @@ def test_stream_end_with_success_false_is_result(end, serve, connect):
 
 
 def test_stream_chunk_event(serve, connect):
-    """A piece of text comes with its block and with the payload as received."""
+    """A chunk has its text, its block and the payload."""
     events = list(connect(serve(streams(text("One"), sse({"chunk": "two"}), DONE))).stream_workflow("w"))
     assert events[0] == StreamEvent("chunk", "a", "One", {"blockId": "a", "chunk": "One"})
     assert events[1] == StreamEvent("chunk", None, "two", {"chunk": "two"})
@@ -249,7 +249,7 @@ def test_stream_continues_after_block_error(serve, connect):
     ("payload", "value"), [("no JSON {", "no JSON {"), ("[1, 2]", [1, 2]), ('"words"', "words"), ("7", 7), ("null", None), ("", "")]
 )
 def test_stream_message_event(payload, value, serve, connect):
-    """What is not JSON object comes as a message, and never kills the stream."""
+    """A payload that is not a JSON object is a message, and does not end the stream."""
     stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
     assert next(stream) == StreamEvent("message", None, "", {"data": value})
     assert stream.result.success
@@ -257,7 +257,7 @@ def test_stream_message_event(payload, value, serve, connect):
 
 @pytest.mark.parametrize("space", [" ", "  ", "\t"])
 def test_stream_payload_with_white_space(space, serve, connect):
-    """JSON may stand between white space."""
+    """White space around JSON is ignored."""
     payload = space + json.dumps({"blockId": "a", "chunk": "One"}) + space
     stream = connect(serve(streams(sse(payload), DONE))).stream_workflow("w")
     assert next(stream).chunk == "One"
@@ -272,7 +272,7 @@ def test_stream_unknown_event_keeps_type(serve, connect):
 
 
 def test_stream_text_yields_chunks(serve, connect):
-    """text() leaves out what is no text."""
+    """text() yields only text."""
     failed = sse({"event": "stream_error", "blockId": "b", "error": "x"})
     stream = connect(serve(streams(text("One"), failed, sse("?"), text(", two"), DONE))).stream_workflow("w")
     assert list(stream.text()) == ["One", ", two"]
@@ -280,7 +280,7 @@ def test_stream_text_yields_chunks(serve, connect):
 
 
 def test_stream_text_by_block(serve, connect):
-    """The text of each block is kept apart, however the blocks take turns; text of no block is in the whole alone."""
+    """The text of each block is separate, in any order of blocks; text without a block is only in the whole."""
     turns = [text("a1", "a"), text("b1", "b"), text("a2", "a"), text("a3", "a"), sse({"chunk": "?"}), text("b2", "b"), text("", "c")]
     result = connect(serve(streams(*turns, DONE))).stream_workflow("w").result
     assert result.text == "a1b1a2a3?b2"
@@ -288,7 +288,7 @@ def test_stream_text_by_block(serve, connect):
 
 
 def test_stream_result_reads_rest(serve, connect):
-    """Asked for in the middle, the result waits for the end and holds all of the text."""
+    """Before the end, the result waits for it and has all of the text."""
     stream = connect(serve(streams(*ONE_TWO, text(" three"), DONE, MARK))).stream_workflow("w")
     assert next(stream).chunk == "One"
     assert stream.result.text == "One, two three"
@@ -303,7 +303,7 @@ def test_stream_very_large_event(serve, connect):
 
 
 def test_stream_two_at_once(serve, connect):
-    """Streams of one client do not mix."""
+    """Two streams of one client are independent."""
 
     def handler(connection):
         name = connection.request().json["name"]
@@ -319,7 +319,7 @@ def test_stream_two_at_once(serve, connect):
 
 
 def test_stream_request(serve, connect):
-    """A stream is asked for in the body and in the Accept header."""
+    """A stream is requested in the body and in the Accept header."""
     server = serve(streams(DONE))
     with connect(server).stream_workflow("w", {"a": 1}, selected_outputs=["agent1.content"]):
         pass
@@ -340,7 +340,7 @@ def test_stream_reports_rate_limit(serve, connect):
 
 @pytest.mark.parametrize("tail", [[], [MARK], [text("never"), DONE]])
 def test_stream_error_event_raises_execution_error(tail, serve, connect):
-    """A failed run raises, with the text so far in the result, and again where the result is asked for."""
+    """A failed run raises, with the text so far in the result, and again when the result is read."""
     payload = {"event": "error", "error": "boom at line 1"}
     stream = connect(serve(streams(*ONE_TWO, sse(payload), *tail))).stream_workflow("w")
     got = []
@@ -373,7 +373,7 @@ FAILURES = {
 @pytest.mark.parametrize("frame", FAILURES)
 @pytest.mark.parametrize("tail", [[], [MARK], [DONE, MARK]])
 def test_stream_failure_in_each_frame(frame, tail, serve, connect):
-    """A failure in any of the usual frames is an ExecutionError with the text so far, whatever follows."""
+    """A failure in any known form raises an ExecutionError with the text so far, whatever follows."""
     client = connect(serve(streams(text("Hel"), FAILURES[frame], *tail)))
     with pytest.raises(ExecutionError, match="the workflow failed: model overloaded") as caught:
         client.execute_workflow("w", stream=True)
@@ -386,19 +386,19 @@ def test_stream_failure_in_each_frame(frame, tail, serve, connect):
     [{"blockId": "a", "chunk": "lo", "error": None}, {"event": "message", "chunk": "lo", "blockId": "a", "error": ""}],
 )
 def test_stream_empty_error_is_no_failure(harmless, serve, connect):
-    """A field for errors that holds none does not fail a stream."""
+    """An empty error field does not fail a stream."""
     result = connect(serve(streams(text("Hel"), sse(harmless), DONE))).execute_workflow("w", stream=True)
     assert (result.success, result.text_by_block) == (True, {"a": "Hello"})
 
 
 def test_stream_error_of_one_block_is_no_failure(serve, connect):
-    """An error that names its block belongs to that block."""
+    """An error with a block id belongs to that block."""
     events = list(connect(serve(streams(sse({"blockId": "a", "error": "no luck"}), DONE))).stream_workflow("w"))
     assert [event.type for event in events] == ["message", "done"]
 
 
 def test_stream_chunk_reset_drops_text_of_block(serve, connect):
-    """Text that is taken back is in no result, and that of other blocks stays in its order."""
+    """Retracted text is in no result, and that of other blocks keeps its order."""
     reset = sse({"blockId": "a", "event": "chunk_reset"})
     events = [text("Let me "), text("Hi, ", "b"), text("look"), reset, text("20 degrees"), text("!", "b")]
     with connect(serve(streams(*events, DONE))).stream_workflow("w") as stream:
@@ -409,7 +409,7 @@ def test_stream_chunk_reset_drops_text_of_block(serve, connect):
 
 
 def test_stream_chunk_reset_drops_text_of_partial(serve, connect):
-    """The partial result of a broken stream does not hold what was taken back."""
+    """The partial result of a cut stream has no retracted text."""
     events = [text("Let me look"), sse({"blockId": "a", "event": "chunk_reset"}), text("20")]
     with pytest.raises(StreamInterruptedError) as caught:
         connect(serve(streams(*events))).execute_workflow("w", stream=True)
@@ -418,7 +418,7 @@ def test_stream_chunk_reset_drops_text_of_partial(serve, connect):
 
 @pytest.mark.parametrize("tail", [[sse({"event": "error", "error": "boom"})], []])
 def test_stream_error_has_request_id(tail, serve, connect):
-    """An error of a stream holds the server's id of its answer."""
+    """An error of a stream has the server's request id."""
     message = http(text("One") + b"".join(tail), "Content-Type: text/event-stream", "X-Request-Id: r-7")
     with pytest.raises(RecallError) as caught:
         connect(serve(answers(message))).execute_workflow("w", stream=True)
@@ -499,7 +499,7 @@ def test_stream_cut_raises_again_on_second_read(call, serve, connect):
 
 
 def test_stream_with_corrupt_gzip(serve, connect):
-    """Bytes that can't be decompressed end the stream with an error of ours."""
+    """Bytes that can't be decompressed raise a RecallError."""
     server = serve(cut(head("Content-Encoding: gzip", "Connection: close", STREAM), b"no gzip at all" * 9))
     with pytest.raises(InvalidResponseError) as caught:
         list(connect(server).stream_workflow("w"))
@@ -516,7 +516,7 @@ def test_stream_cut_after_end_is_complete(after, serve, connect):
 
 @pytest.mark.parametrize("more", [b": tick\n\n", DONE, MARK, text("more")])
 def test_stream_ignores_data_after_end(more, serve, connect):
-    """A server that does not stop after the end does not keep its reader."""
+    """A server that sends on after the end does not delay the reader."""
 
     def handler(connection):
         connection.request()
@@ -531,7 +531,7 @@ def test_stream_ignores_data_after_end(more, serve, connect):
 
 
 def test_stream_does_not_wait_after_end(serve, connect):
-    """The result does not wait for a server that leaves its answer open."""
+    """The result does not wait for a server that keeps its answer open."""
     server = serve(lambda connection: connection.request() and (connection.send(CHUNKED + chunk(DONE)), connection.wait_for_hang_up()))
     start = time.monotonic()
     assert connect(server).execute_workflow("w", stream=True).success
@@ -540,7 +540,7 @@ def test_stream_does_not_wait_after_end(serve, connect):
 
 
 def test_stream_with_unsupported_encoding(serve, connect):
-    """It can't be read, and is not waited for."""
+    """It can't be read, and raises at once."""
     server = serve(
         lambda connection: (connection.request() and connection.send(CHUNKED[:-2] + b"Content-Encoding: br\r\n\r\n")) or connection.idle()
     )
@@ -551,7 +551,7 @@ def test_stream_with_unsupported_encoding(serve, connect):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "until close", "chunked, gzip", "one chunk over time"])
 def test_stream_silence_raises_timeout(framing, own_session, serve, connect):
-    """A stream that falls silent for longer than the timeout raises, with what arrived, and its connection is closed."""
+    """A silence longer than the timeout raises, with what arrived, and closes the connection."""
 
     def handler(connection):
         connection.request()
@@ -574,7 +574,7 @@ def test_stream_silence_raises_timeout(framing, own_session, serve, connect):
 
 
 def test_stream_runs_longer_than_timeout(serve, connect):
-    """The timeout bounds each silence, not the stream: bytes that keep coming keep it alive, half events too."""
+    """The timeout bounds each silence, not the stream: any bytes, also incomplete events, keep it alive."""
 
     def handler(connection):
         connection.request()
@@ -596,7 +596,7 @@ def test_stream_slow_reader_gets_everything(serve, connect):
 
 
 def test_stream_without_timeout_waits(serve, connect):
-    """Without a timeout a silence may last."""
+    """Without a timeout a silence may be of any length."""
 
     def handler(connection):
         connection.request()
@@ -611,7 +611,7 @@ def test_stream_without_timeout_waits(serve, connect):
 
 
 def unfinished(connection):
-    """Start a stream on the first connection, and see the client hang up; answer everything else at once."""
+    """Start a stream on the first connection, and notice its close; answer everything else at once."""
     if connection.number > 1:
         answers(http(envelope("second")))(connection)
     connection.request()
@@ -675,7 +675,7 @@ LEFT = [
 
 @contextmanager
 def without_collector():
-    """Let nothing be freed but by its last reference."""
+    """Disable the garbage collector, so that objects are freed only by their last reference."""
     gc.collect()
     gc.disable()
     try:
@@ -688,7 +688,7 @@ def without_collector():
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("leave", LEFT, ids=lambda leave: getattr(leave, "__name__", None))
 def test_stream_left_early_closes_connection(leave, own_session, serve, connect):
-    """The server sees the end at once, without the garbage collector, and the next call never sees the rest of the stream."""
+    """The server sees the close at once, without the garbage collector, and the next call does not see the rest of the stream."""
     server = serve(unfinished)
     with requests.Session() as session, without_collector():
         client = connect(server, session=session if own_session else None)
@@ -719,7 +719,7 @@ def test_stream_failure_closes_connection(tail, serve, connect):
 
 
 def test_stream_closed_yields_nothing(serve, connect):
-    """After close, a loop ends at once, and the result says that it was not waited for."""
+    """After close, a loop ends at once, and reading the result raises."""
     stream = connect(serve(unfinished)).stream_workflow("w")
     assert next(stream).chunk == "One"
     stream.close()
@@ -732,7 +732,7 @@ def test_stream_closed_yields_nothing(serve, connect):
 @pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("framing", ["chunked", "length", "chunked, gzip", "one chunk over time", "chunked, with trailers"])
 def test_stream_end_returns_connection_to_pool(framing, own_session, serve, connect):
-    """A stream that was read to its end leaves a connection that serves the next call."""
+    """After the end of a stream, the next call reuses its connection."""
     events = [*ONE_TWO, DONE, MARK]
 
     def handler(connection):
@@ -750,7 +750,7 @@ def test_stream_end_returns_connection_to_pool(framing, own_session, serve, conn
 
 
 def test_stream_slow_reader_of_end_keeps_connection(serve, connect):
-    """Time that the user takes over the last event does not cost the connection: its proper end has long been there."""
+    """The connection is reused even if the user spends time on the last event."""
 
     def handler(connection):
         while True:
@@ -814,19 +814,19 @@ def test_stream_answered_with_json(serve, connect):
 
 
 def test_execute_stream_answered_with_json(serve, connect):
-    """stream=True gives the streamed form of the result also then."""
+    """With stream=True the result has its streamed form also then."""
     result = connect(serve(answers(http(envelope("whole"))))).execute_workflow("w", stream=True)
     assert result == StreamedExecutionResult(True, "whole")
 
 
 def test_stream_answered_with_html(serve, connect):
-    """A page is no answer to a stream request."""
+    """An HTML page in answer to a stream request raises."""
     with pytest.raises(InvalidResponseError, match="HTML"):
         connect(serve(answers(http(b"<!DOCTYPE html><p>hi", "Content-Type: text/html")))).stream_workflow("w")
 
 
 def test_stream_answered_with_queued_run(serve, connect):
-    """Work that was queued is not lost: the error names the task."""
+    """If the run was queued, the error names its task id."""
     ticket = http({"success": True, "taskId": "task-7"}, status="202 Accepted")
     with pytest.raises(InvalidResponseError, match="task-7") as caught:
         connect(serve(answers(ticket))).stream_workflow("w")
@@ -837,20 +837,20 @@ def test_stream_answered_with_queued_run(serve, connect):
 
 
 def test_stream_answered_with_error(serve, connect):
-    """What goes wrong before the stream starts is raised by the call that asks for it."""
+    """An error before the stream starts is raised by the call."""
     with pytest.raises(AuthenticationError):
         connect(serve(answers(http({"error": "Invalid API key"}, status="401 No")))).stream_workflow("w")
 
 
 def test_event_stream_with_error_status(serve, connect):
-    """The status counts, whatever the content type says."""
+    """The status decides, whatever the content type is."""
     with pytest.raises(RateLimitError):
         connect(serve(answers(http(DONE, STREAM, status="429 Too Many Requests")))).stream_workflow("w")
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "TEXT/Event-Stream; charset=utf-8"])
 def test_unrequested_stream_is_read(content_type, serve, connect):
-    """A plain call that is answered by a stream reads it to its end."""
+    """A plain call answered with a stream reads it to its end."""
     body = b"".join([*ONE_TWO, DONE, MARK])
     result = connect(serve(answers(http(body, f"Content-Type: {content_type}")))).execute_workflow("w")
     assert isinstance(result, StreamedExecutionResult)
@@ -858,14 +858,14 @@ def test_unrequested_stream_is_read(content_type, serve, connect):
 
 
 def test_queued_run_answered_with_stream(serve, connect):
-    """A stream is no answer to a queued run: there is no ticket in it."""
+    """A stream in answer to a queued run raises: it has no task id."""
     with pytest.raises(InvalidResponseError) as caught:
         connect(serve(streams(*ONE_TWO, DONE))).execute_workflow("w", async_execution=True)
     assert caught.value.may_have_executed is True
 
 
 def test_stream_is_not_retried_after_it_begins(serve, connect):
-    """A 429 before the stream is retried, and the stream then read."""
+    """A 429 before the stream is retried, and then the stream is read."""
 
     def handler(connection):
         connection.request()

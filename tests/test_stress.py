@@ -1,4 +1,4 @@
-"""Many threads on one client at once: meant for interpreters without a GIL, and right on the others too."""
+"""Many threads with one client, meant for interpreters without a GIL."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +56,7 @@ def test_threads_get_their_own_answers(server):
 
 
 def test_newest_rate_limit_survives_threads():
-    """What the answers report of the rate limit is not overwritten with older knowledge by threads whose answers report nothing."""
+    """Threads whose answers report no rate limit do not overwrite the last reported one."""
     with RecallServer() as server, server.client() as client, ThreadPoolExecutor(THREADS) as pool:
         server.workflow("echo")(lambda input: input)
         server.respond_next(429, headers={"X-RateLimit-Limit": "7", "X-RateLimit-Remaining": "0", "Retry-After": "1"}, json={})

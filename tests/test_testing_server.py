@@ -1,4 +1,4 @@
-"""The test server, spoken to over real sockets."""
+"""The test server, over real sockets."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ pytest_plugins = ["pytester"]
 
 
 class Caller:
-    """Speaks to a server with a plain `requests` session."""
+    """Calls a server with a plain `requests` session."""
 
     def __init__(self, server):
         self.server = server
@@ -65,7 +65,7 @@ def dialect(request):
 
 @pytest.fixture
 def serve():
-    """Start servers with some workflows; give a caller for each."""
+    """Start servers with some workflows; return a caller for each."""
     callers = []
 
     def start(**settings):
@@ -118,7 +118,7 @@ def test_run_in_documented_dialect(serve):
 
 
 def test_run_in_observed_dialect(serve):
-    """A run in the other dialect has an execution id at the top, and comes in chunks, as recorded."""
+    """A run in the observed dialect has a top-level execution id, and is chunked, as recorded."""
     answer = serve(dialect="observed").execute("echo", {"name": "Ada"})
     assert answer.headers["Content-Type"] == "application/json;charset=utf-8"
     assert answer.headers["Transfer-Encoding"] == "chunked"
@@ -142,7 +142,7 @@ def test_run_in_observed_dialect(serve):
     ],
 )
 def test_workflow_gets_input_unchanged(serve, body, given):
-    """Control fields are taken out, and a value that went in as `input` comes out as itself."""
+    """Control fields are removed, and a value that was sent as `input` is unwrapped."""
     caller = serve()
     seen = []
     caller.server.workflow("see")(seen.append)
@@ -151,12 +151,12 @@ def test_workflow_gets_input_unchanged(serve, body, given):
 
 
 def test_generator_without_stream_returns_text(serve):
-    """Without a stream, the output of a generator is the text that it yielded."""
+    """Without a stream, the output of a generator is its text."""
     assert serve().execute("count").json()["output"] == {"content": "One, two"}
 
 
 def test_stream_in_documented_dialect(serve):
-    """A generator's pieces come as chunks with block ids, then a done event and [DONE]."""
+    """A generator's pieces are chunks with block ids, then a done event and [DONE]."""
     answer = serve().execute("count", {"stream": True})
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert answer.headers["Transfer-Encoding"] == "chunked"
@@ -176,7 +176,7 @@ def test_stream_in_observed_dialect(serve):
 
 
 def test_generator_returns_output(serve):
-    """What a generator returns is the output in place of the text."""
+    """The return value of a generator replaces the text as the output."""
     caller = serve()
 
     @caller.server.workflow("both")
@@ -190,7 +190,7 @@ def test_generator_returns_output(serve):
 
 @pytest.mark.parametrize(("selected", "chunks"), [(["agent.content"], 1), ([], 0)])
 def test_plain_function_streams_selected_content(serve, selected, chunks):
-    """The content of a plain function comes as one chunk if outputs were selected."""
+    """The content of a plain function is one chunk if outputs were selected."""
     answer = serve().execute("echo", {"content": "Hi", "stream": True, "selectedOutputs": selected})
     assert len(payloads(answer)) == chunks + 2
 
@@ -275,14 +275,14 @@ def test_workflow_that_yields_non_text_fails(serve, piece):
 
 @pytest.mark.parametrize("output", [float("nan"), datetime.now(timezone.utc), {1, 2}])
 def test_output_without_json_form_fails_run(serve, output):
-    """What JSON has no form for can't be an output."""
+    """A value without a JSON form can't be an output."""
     caller = serve()
     caller.server.workflow("odd")(lambda input: output)
     assert caller.execute("odd").status_code == 500
 
 
 def test_lone_surrogate_is_sent_as_escape(serve):
-    """An output that UTF-8 has no bytes for, but JSON has a form for, arrives."""
+    """A lone surrogate in an output arrives."""
     assert serve().execute("echo", {"half": "\ud800"}).json()["output"] == {"half": "\ud800"}
 
 
@@ -294,7 +294,7 @@ def test_missing_key_is_reported(serve):
 
 
 def test_job_in_documented_dialect(serve):
-    """A queued run gives a ticket, is processing while it runs, and then has its output and its times."""
+    """A queued run has a task id, is processing while it runs, and then has its output and times."""
     caller = serve()
     go_on = threading.Event()
     caller.server.workflow("wait")(lambda input: go_on.wait(5))
@@ -314,7 +314,7 @@ def test_job_in_documented_dialect(serve):
 
 
 def test_job_in_observed_dialect(serve):
-    """In the other dialect the ticket has jobId and statusUrl, and the output is a run record."""
+    """In the observed dialect a queued run has jobId and statusUrl, and the output is a run record."""
     caller = serve(dialect="observed")
     ticket = caller.queue("echo", {"a": 1}).json()
     assert sorted(ticket) == ["async", "executionId", "jobId", "message", "statusUrl", "success"]
@@ -386,7 +386,7 @@ def test_rejections_in_observed_dialect(serve):
 
 @pytest.mark.parametrize("body", [b'{"message": ', b'{"n": NaN}', b"[1, 2]", b"\xff"])
 def test_body_without_json_object_is_rejected(serve, body):
-    """The documented dialect rejects it; the other runs the workflow with an empty input, as recorded."""
+    """The documented dialect rejects it; the observed one runs the workflow with an empty input, as recorded."""
     caller = serve()
     answer = caller.execute("echo", data=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_JSON")
@@ -396,7 +396,7 @@ def test_body_without_json_object_is_rejected(serve, body):
 
 
 def test_usage_limit_rejects_executions(serve, dialect):
-    """Each run costs a cent, and none begins once the limit is reached."""
+    """Each run costs a cent, and none begins after the limit is reached."""
     caller = serve(usage_limit=0.02, dialect=dialect)
     assert [caller.execute("echo").status_code for _ in range(3)] == [200, 200, 402]
     refused = caller.queue("echo")
@@ -438,7 +438,7 @@ def test_rate_limit_in_observed_dialect(serve):
 
 
 def test_rate_limit_without_retry_after(serve):
-    """`retry_after=False` leaves the header out, and keeps the others."""
+    """`retry_after=False` omits the header, and keeps the others."""
     caller = serve(rate_limit=0.5, retry_after=False)
     caller.execute("echo")
     refused = caller.execute("echo")
@@ -448,14 +448,14 @@ def test_rate_limit_without_retry_after(serve):
 
 
 def test_usage_limits_without_limit(serve):
-    """An account without limits is said to have generous ones, so that documented code can divide by them."""
+    """An account without limits reports generous ones, so that documented code can divide by them."""
     usage = serve().get("/api/users/me/usage-limits").json()
     assert usage["rateLimit"]["sync"]["remaining"] == usage["rateLimit"]["sync"]["limit"] == 100
     assert usage["usage"] == {"currentPeriodCost": 0.0, "limit": 100.0, "plan": "free"}
 
 
 def test_bucket_refills_over_time():
-    """A token comes back after 1/rate seconds, and the bucket never holds more than its burst."""
+    """A token is added after 1/rate seconds, and the bucket never has more than its burst."""
     bucket = TokenBucket(2, 3)
     assert [bucket.take(10.0) for _ in range(4)] == [True, True, True, False]
     assert bucket.seconds_to_one(10.0) == 0.5
@@ -467,7 +467,7 @@ def test_bucket_refills_over_time():
 
 
 def test_scripted_answers_are_sent_in_order(serve):
-    """Each scripted answer is given as often as asked for, to whoever asks; then the usual answers follow."""
+    """Each scripted answer is sent as often as requested, for any request; then the usual answers follow."""
     caller = serve()
     caller.server.respond_next(status=429, headers={"Retry-After": "7"}, json={"error": "slow down"}, times=2)
     caller.server.respond_next(status=503)
@@ -496,7 +496,7 @@ def test_respond_next_body(serve):
 
 
 def test_respond_next_events(serve):
-    """Events go out as given: bytes, texts and JSON, with nothing added."""
+    """Events are sent as passed: bytes, strings and JSON, with nothing added."""
     caller = serve()
     caller.server.respond_next(events=[{"chunk": "a"}, b"", "[DONE]", b": comment\r\n\r\n"])
     answer = caller.execute("echo", {"stream": True})
@@ -524,7 +524,7 @@ def test_respond_next_without_headers(serve):
 
 
 def test_respond_next_delay(serve):
-    """A delay alone gives the usual answer, later."""
+    """A delay alone delays the usual answer."""
     caller = serve()
     caller.server.respond_next(delay=0.2)
     started = time.monotonic()
@@ -533,7 +533,7 @@ def test_respond_next_delay(serve):
 
 
 def test_respond_next_drop(serve):
-    """A dropped request is recorded, and its connection ends without a byte."""
+    """A dropped request is recorded, and its connection is closed without an answer."""
     caller = serve()
     caller.server.respond_next(drop=True)
     with pytest.raises(requests.exceptions.ConnectionError):
@@ -547,7 +547,7 @@ def test_respond_next_drop(serve):
     "settings", [{"events": [{"chunk": "Hel"}]}, {"json": {"a": 1}}, {"body": b"abc", "headers": {"Content-Length": "9"}}]
 )
 def test_respond_next_cut(serve, settings):
-    """What was given is sent, then the connection ends in the middle of the answer."""
+    """The scripted part is sent, then the connection is closed within the answer."""
     caller = serve()
     caller.server.respond_next(cut=True, **settings)
     answer = raw(caller.server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -580,13 +580,13 @@ def test_respond_next_cut(serve, settings):
     ],
 )
 def test_respond_next_rejects_contradictions(settings):
-    """A script that makes no sense is rejected when it is written."""
+    """A contradictory script is rejected at once."""
     with pytest.raises(ValueError, match=r"."):
         RecallServer().respond_next(**settings)
 
 
 def test_respond_next_rejects_value_without_json_form():
-    """What JSON has no form for is rejected when the script is written."""
+    """A value without a JSON form is rejected at once."""
     with pytest.raises(TypeError):
         RecallServer().respond_next(json={1, 2})
 
@@ -609,7 +609,7 @@ def test_respond_next_rejects_value_without_json_form():
     ],
 )
 def test_server_rejects_arguments_out_of_bounds(settings):
-    """Arguments out of their bounds are rejected at once, by name."""
+    """Arguments out of bounds are rejected at once, by name."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         RecallServer(**settings)
 
@@ -622,7 +622,7 @@ def test_server_rejects_arguments_of_wrong_type(settings):
 
 
 def test_workflow_decorator_without_parentheses_is_rejected():
-    """The usual slip is reported at once."""
+    """This common mistake is reported at once."""
     server = RecallServer()
     with pytest.raises(TypeError, match=r'@server\.workflow\("my-id"\)'):
 
@@ -633,7 +633,7 @@ def test_workflow_decorator_without_parentheses_is_rejected():
 
 @pytest.mark.parametrize("workflow_id", ["", ".", ".."])
 def test_workflow_id_that_is_no_path_segment_is_rejected(workflow_id):
-    """An id that can't stand in a path is rejected."""
+    """An id that can't be part of a path is rejected."""
     with pytest.raises(ValueError, match="workflow_id"):
         RecallServer().workflow(workflow_id)
 
@@ -647,7 +647,7 @@ def test_workflow_id_with_slash(serve):
 
 
 def test_requests_are_recorded(serve):
-    """A request is recorded with all that was sent, headers in any case, by the connection that it came on."""
+    """A request is recorded with its headers, body and connection."""
     caller = serve()
     caller.execute("echo", {"message": "hi"})
     caller.get("/nowhere")
@@ -662,7 +662,7 @@ def test_requests_are_recorded(serve):
 
 
 def test_connections_stay_open(serve, dialect):
-    """One session uses one connection for all its calls, errors and streams included, and each takes little time."""
+    """One session uses one connection for all its calls, errors and streams included, without delays."""
     caller = serve(dialect=dialect)
     took = []
     for _ in range(50):
@@ -677,7 +677,7 @@ def test_connections_stay_open(serve, dialect):
 
 
 def test_connections_are_counted(serve):
-    """Each connection has a number of its own."""
+    """Each connection has its own number."""
     caller = serve()
     with requests.Session() as other:
         for _ in range(2):
@@ -688,7 +688,7 @@ def test_connections_are_counted(serve):
 
 
 def test_server_handles_concurrent_requests(serve):
-    """Callers in threads get their own answers, and every run is counted."""
+    """Concurrent callers get their own answers, and every run is counted."""
     caller = serve()
     wrong = []
 
@@ -758,7 +758,7 @@ def test_server_prints_nothing(serve, capfd):
 
 
 def test_stop_is_prompt():
-    """`with` ends at once with an idle connection, a stream half way, a delayed answer and a job on the way; no thread stays."""
+    """`with` ends at once with an idle connection, an open stream, a delayed answer and a running job; no thread remains."""
     before = threading.active_count()
     with RecallServer() as server, requests.Session() as idle, requests.Session() as reader:
 
@@ -792,7 +792,7 @@ def test_stop_is_prompt():
 
 
 def test_stop_does_not_wait_for_stuck_workflow():
-    """A function that does not end holds the end up for half a second at most."""
+    """A function that does not end delays the stop by at most half a second."""
     go_on = threading.Event()
     with RecallServer() as server, requests.Session() as session:
         server.workflow("stuck")(lambda input: go_on.wait(30))
@@ -832,7 +832,7 @@ def test_unstarted_server_has_no_port():
 
 
 def test_start_on_used_port_raises(serve):
-    """A port that is taken is an OSError, like everywhere."""
+    """A port that is in use raises an OSError."""
     taken = RecallServer(port=serve().server.port)
     with pytest.raises(OSError, match=r"."):
         taken.start()
@@ -849,7 +849,7 @@ def test_server_listens_on_other_address():
 
 
 def test_stop_closes_clients_of_server():
-    """The client that it makes knows key and address, takes settings, and ends with the server."""
+    """Its client has the key and the address, accepts settings, and is closed with the server."""
     with RecallServer(api_key="another-key") as server:
         server.workflow("echo")(lambda input: input)
         client = server.client(timeout=7.0)
@@ -875,13 +875,13 @@ def test_import_without_werkzeug_says_what_to_install(no_werkzeug):
 
 
 def test_command_without_werkzeug_says_what_to_install(no_werkzeug, capsys):
-    """The command says in one line what to install, and no traceback."""
+    """The command says in one line what to install, without a traceback."""
     assert importlib.import_module("recall_sdk.testing.__main__").main(["--port", "0"]) == 2
     assert capsys.readouterr().err == 'error: recall_sdk.testing needs werkzeug: pip install "recall-sdk[testing]"\n'
 
 
 def test_demo_without_werkzeug_says_what_to_install(no_werkzeug, monkeypatch):
-    """With a key the line needs no Werkzeug; without one it says what to install."""
+    """With a key the import needs no Werkzeug; without one it says what to install."""
     monkeypatch.setenv("RECALL_API_KEY", "a-key-of-my-own")
     assert importlib.import_module("recall_sdk.testing.demo").server is None
     monkeypatch.delitem(sys.modules, "recall_sdk.testing.demo")
@@ -917,7 +917,7 @@ def test_fixture_gives_each_test_a_server(pytester, monkeypatch):
 
 @pytest.mark.parametrize("others", ["", "intranet.example"])
 def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_c):
-    """Where the environment names a proxy, the fixture and the shared line of the examples go past it, and the command says how to."""
+    """With a proxy in the environment, the fixture and the demo bypass it, and the command says how to."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", others)
@@ -941,7 +941,7 @@ def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_
 
 
 def test_plugin_does_not_import_werkzeug():
-    """Those who do not use the fixture do not load Werkzeug."""
+    """Without the fixture, Werkzeug is not imported."""
     code = "import recall_sdk.testing.plugin, sys; sys.exit('werkzeug' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -997,7 +997,7 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
 
 
 def test_command_that_cannot_start_exits_with_2(serve, capsys):
-    """A bad setting or a port that is taken ends the command with one line."""
+    """An invalid setting or a used port ends the command with one line."""
     assert __main__.main(["--port", "0", "--burst", "5"]) == 2
     assert "error: burst" in capsys.readouterr().err
     assert __main__.main(["--port", str(serve().server.port)]) == 2
@@ -1018,7 +1018,7 @@ def test_command_help_lists_workflows(capsys, monkeypatch):
 @pytest.mark.parametrize("stop", [lambda: pytest.fail("no name"), lambda: sys.exit("no name")])
 @pytest.mark.parametrize("mode", ["sync", "stream", "async"])
 def test_workflow_that_raises_no_exception(stop, mode, serve):
-    """pytest.fail() and sys.exit() in a workflow are failed runs that say why, however it is executed."""
+    """pytest.fail() and sys.exit() in a workflow make the run fail with a reason."""
     place = serve()
 
     @place.server.workflow("w")
@@ -1038,7 +1038,7 @@ def test_workflow_that_raises_no_exception(stop, mode, serve):
 
 
 def test_workflow_rejects_async_function(serve):
-    """An async function is rejected at the decorator, and not when it is executed."""
+    """An async function is rejected by the decorator."""
     server = serve().server
 
     async def coroutine(_input):
@@ -1086,7 +1086,7 @@ def test_bucket_filled_at_intervals():
 
 
 def test_bucket_filled_at_short_intervals():
-    """Where an interval brings less than one token, the next one comes after several."""
+    """If an interval adds less than one token, the next token comes after several intervals."""
     bucket = TokenBucket(0.25, 1, 2.0)
     assert bucket.take(0.0) is True
     assert bucket.seconds_to_one(1.0) == 3.0
@@ -1108,7 +1108,7 @@ def test_rate_limit_refilled_in_a_lump(serve):
 
 
 def test_observed_dialect_names_its_answers(serve):
-    """Each answer in the observed dialect has an id of its own, which an error holds."""
+    """Each answer in the observed dialect has a request id, which errors have, too."""
     client = serve(dialect="observed").server.client()
     ids = set()
     for _ in range(2):
@@ -1123,6 +1123,6 @@ def test_observed_dialect_names_its_answers(serve):
     "settings", [{"refill_interval": 1}, {"refill_interval": 0, "rate_limit": 1}, {"refill_interval": inf, "rate_limit": 1}]
 )
 def test_refill_interval_is_checked(settings):
-    """An interval that is no time, or without a limit, is rejected."""
+    """An invalid interval, or one without a limit, is rejected."""
     with pytest.raises(ValueError, match="refill_interval must be seconds"):
         RecallServer(**settings)

@@ -1,4 +1,4 @@
-"""One client, many threads; and calls that are closed."""
+"""One client with many threads, and clients closed during calls."""
 
 import json
 import logging
@@ -27,12 +27,12 @@ THREADS = 32
 CALLS = 2_500
 CLOSED_AMONG = 400
 SCRAMBLE = 1e-5
-"""Seconds between two switches of threads, so that they meet where they seldom do."""
+"""Seconds between two thread switches: short, to provoke races."""
 
 
 @pytest.fixture
 def scrambled():
-    """Have Python switch threads as often as it can."""
+    """Make Python switch threads as often as possible."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(SCRAMBLE)
     yield
@@ -41,7 +41,7 @@ def scrambled():
 
 @contextmanager
 def meanwhile(work):
-    """Do this over and over in another thread."""
+    """Repeat this in another thread."""
     done = threading.Event()
     failures = []
 
@@ -63,7 +63,7 @@ def meanwhile(work):
 
 
 def at_once(*works):
-    """Do these in threads that start together; give what they return."""
+    """Run these in threads that start together; return their results."""
     barrier = threading.Barrier(len(works))
 
     def start(work):
@@ -78,7 +78,7 @@ def at_once(*works):
 
 
 def test_threads_get_their_own_answers(serve, connect, caplog):
-    """32 threads that share a client get the answers to their own calls, each over a kept connection, none thrown away."""
+    """32 threads that share a client get their own answers, over reused connections."""
 
     def limited_echo(connection):
         while True:
@@ -108,7 +108,7 @@ def test_threads_get_their_own_answers(serve, connect, caplog):
 
 
 def test_hundred_threads_have_own_connections(serve, connect, caplog):
-    """A hundred calls that wait at the same time need a hundred connections, and all of them are kept."""
+    """A hundred concurrent calls use a hundred connections, and all of them are kept."""
     threads = 100
     waiting = threading.Barrier(threads, timeout=PATIENCE)
 
@@ -129,7 +129,7 @@ def test_hundred_threads_have_own_connections(serve, connect, caplog):
 
 
 def test_late_answer_reaches_no_other_call(serve, connect):
-    """What a server answers to a call that had run out of time reaches no other call."""
+    """A late answer to a timed-out call reaches no other call."""
 
     def late_echo(connection):
         while True:
@@ -158,7 +158,7 @@ def test_late_answer_reaches_no_other_call(serve, connect):
 
 
 def test_key_is_never_sent_to_other_origin(scrambled, serve, connect):
-    """While the key and the server of a client are changed, each call goes out with a pair that the client really had."""
+    """While the key and the server are changed, each call uses a pair that the client really had."""
     servers = [serve(echo), serve(echo)]
     client = connect(f"{servers[0].url}/0")
     client.set_api_key("key-0")
@@ -183,7 +183,7 @@ def test_key_is_never_sent_to_other_origin(scrambled, serve, connect):
 
 
 def test_concurrent_setters_lose_no_change(scrambled):
-    """A key that is set in one thread and a base URL that is set in another at that moment both count."""
+    """A key and a base URL set at the same time in two threads both apply."""
     with RecallClient("key", "http://host") as client:
         for number in range(200):
             key, url = f"key-{number}", f"http://host-{number}"
@@ -218,7 +218,7 @@ def test_key_is_masked_after_it_was_changed(streaming, serve, connect):
 
 @pytest.mark.parametrize("own_session", [False, True])
 def test_close_during_calls(own_session, serve, connect):
-    """Closing a client breaks no call of another thread; at worst one says that nothing was sent."""
+    """Closing a client breaks no call of another thread; at worst a call reports that nothing was sent."""
     server = serve(echo)
     session = requests.Session() if own_session else None
     client = connect(server, session=session)
@@ -243,7 +243,7 @@ def test_close_during_calls(own_session, serve, connect):
 
 
 def test_close_with_open_stream(serve, connect):
-    """Closing a client closes its idle connections at once, although the caller still has the stream that ended on one."""
+    """Closing a client closes its idle connections at once, even if the caller has a stream that ended on one."""
 
     def handler(connection):
         connection.request()

@@ -44,12 +44,12 @@ class TestResponses:
 
     @pytest.fixture
     def mocked(self):
-        """Let nothing out."""
+        """Send nothing to the network."""
         with responses.RequestsMock() as mocked:
             yield mocked
 
     def test_calls(self, mocked, client):
-        """Calls are answered, and what was sent can be looked at."""
+        """Calls are answered, and the requests are recorded."""
         mocked.add(responses.POST, EXECUTE, json=envelope(), headers={"X-RateLimit-Limit": "9"})
         mocked.add(responses.GET, STATUS, json={"isDeployed": True})
         assert client.execute_workflow("w", {"a": 1}).output == "hello"
@@ -59,7 +59,7 @@ class TestResponses:
         assert mocked.calls[0].request.body == b'{"a":1}'
 
     def test_matchers(self, mocked, client):
-        """A matcher reads the body and the headers of ours."""
+        """A matcher can read our body and headers."""
         matchers = [responses.matchers.json_params_matcher({"a": 1}), responses.matchers.header_matcher({"X-API-Key": KEY})]
         mocked.add(responses.POST, EXECUTE, json=envelope(), match=matchers)
         assert client.execute_workflow("w", {"a": 1}).success
@@ -72,20 +72,20 @@ class TestResponses:
         assert (stream.result.text, stream.result.output) == ("One", "hello")
 
     def test_a_stream_that_is_cut(self, mocked, client):
-        """A stream without an end is a break here too."""
+        """A stream without an end counts as cut here, too."""
         mocked.add(responses.POST, EXECUTE, body=EVENTS[:40], content_type="text/event-stream")
         with pytest.raises(StreamInterruptedError) as caught:
             list(client.stream_workflow("w"))
         assert caught.value.partial.text == "One"
 
     def test_a_stream_that_is_left(self, mocked, client):
-        """Closing early is no problem where there is no connection."""
+        """Closing early works without a connection."""
         mocked.add(responses.POST, EXECUTE, body=EVENTS, content_type="text/event-stream")
         with client.stream_workflow("w") as stream:
             next(stream)
 
     def test_errors(self, mocked, client):
-        """Statuses become our errors, and a 429 is tried again."""
+        """Statuses become our errors, and a 429 is retried."""
         mocked.add(responses.POST, EXECUTE, json={"error": "Invalid API key"}, status=401)
         with pytest.raises(AuthenticationError):
             client.execute_workflow("w")
@@ -112,18 +112,18 @@ class TestResponses:
         assert caught.value.__cause__ is not None
 
     def test_a_timeout_thrown_where_none_was_set(self, mocked, client):
-        """A thrown timeout is one even where the call itself had all the time."""
+        """A timeout raised by the tool is a RecallTimeoutError, also without a timeout of the call."""
         mocked.add(responses.POST, EXECUTE, body=requests.ReadTimeout("no"))
         with pytest.raises(RecallTimeoutError):
             client.execute_workflow("w", timeout=None)
 
     def test_nothing_is_mocked(self, mocked, client):
-        """A call that no mock answers is a connection error."""
+        """A call without a mock raises a connection error."""
         with pytest.raises(RecallConnectionError):
             client.execute_workflow("w")
 
     def test_redirects(self, mocked, client):
-        """A redirect is judged by us, mocked or not."""
+        """Redirects are checked, also mocked ones."""
         mocked.add(responses.POST, EXECUTE, status=307, headers={"Location": "/elsewhere"})
         mocked.add(responses.POST, f"{URL}/elsewhere", json=envelope())
         assert client.execute_workflow("w").output == "hello"
@@ -137,12 +137,12 @@ class TestRequestsMock:
 
     @pytest.fixture
     def mocked(self, session):
-        """Let nothing out of the session, or out of any."""
+        """Send nothing to the network from this session, or from any."""
         with requests_mock.Mocker(session=session) as mocked:
             yield mocked
 
     def test_calls(self, mocked, client):
-        """Calls are answered, and what was sent can be looked at."""
+        """Calls are answered, and the requests are recorded."""
         mocked.post(EXECUTE, json=envelope())
         mocked.get(STATUS, json={"isDeployed": True})
         assert client.execute_workflow("w", {"a": 1}).output == "hello"
@@ -167,7 +167,7 @@ class TestRequestsMock:
         assert client.execute_workflow("w").success
 
     def test_nothing_is_mocked(self, mocked, client):
-        """The tool's own complaint about a call that no mock answers reaches the user."""
+        """The tool's own error about a call without a mock is raised."""
         with pytest.raises(requests_mock.NoMockAddress):
             client.execute_workflow("w")
 
@@ -181,7 +181,7 @@ class TestVcr:
 
     @staticmethod
     def calls(client):
-        """Make calls of every kind, and give what they gave."""
+        """Make calls of every kind, and return their results."""
         with client.stream_workflow("count") as stream:
             pieces = list(stream.text())
         with pytest.raises(PermissionDeniedError):
@@ -196,7 +196,7 @@ class TestVcr:
         ]
 
     def test_recorded_and_replayed(self, session, tmp_path):
-        """What was recorded from a server is replayed without it, streams included, and the key can be kept out."""
+        """Recorded calls are replayed without the server, streams included, and the key can be removed."""
         cassette = tmp_path / "calls.yaml"
 
         def count(input):
@@ -220,7 +220,7 @@ class TestVcr:
 
 @contextmanager
 def traced(session):
-    """Record the spans of what happens inside."""
+    """Record the spans within the block."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -237,7 +237,7 @@ class TestOpenTelemetry:
     """OpenTelemetry's instrumentation of requests."""
 
     def test_each_call_is_a_span(self, session, serve, connect):
-        """A call is a span with its method and status, and the trace goes along in a header."""
+        """A call is a span with its method and status, and the trace is sent in a header."""
         server = serve(answers(http(envelope()), http({"error": "no"}, status="401 No")))
         with traced(session) as spans:
             client = connect(server, session=session)
@@ -273,7 +273,7 @@ class TestHttpserver:
     """The package pytest-httpserver."""
 
     def test_calls(self, session, connect, httpserver):
-        """A server of the tool is a server."""
+        """Calls to the tool's server work."""
         httpserver.expect_request("/api/workflows/w/execute", method="POST", json={"a": 1}, headers={"X-API-Key": KEY}).respond_with_json(
             envelope()
         )
@@ -282,7 +282,7 @@ class TestHttpserver:
         httpserver.check_assertions()
 
     def test_streams(self, session, connect, httpserver):
-        """Its streams are streams."""
+        """Streams of the tool's server work."""
         httpserver.expect_request("/api/workflows/w/execute").respond_with_data(EVENTS, content_type="text/event-stream")
         client = connect(httpserver.url_for("").rstrip("/"), session=session)
         with client.stream_workflow("w") as stream:
@@ -294,7 +294,7 @@ class TestAdapters:
     """Adapters that users write and mount."""
 
     def test_an_adapter_that_never_touches_the_network(self, connect):
-        """An adapter may make its answers itself, without any urllib3 behind them."""
+        """An adapter may create answers itself, without urllib3."""
 
         class Canned(BaseAdapter):
             def send(self, request, **settings):
@@ -332,7 +332,7 @@ class TestAdapters:
         assert server.requests[0].headers["x-signature"] == "7"
 
     def test_an_adapter_that_looks_at_the_timeout(self, serve, connect):
-        """What adapters are given as the timeout can be read and shown like a number or urllib3's own."""
+        """The timeout passed to adapters is urllib3's own."""
         seen = []
 
         class Watching(HTTPAdapter):

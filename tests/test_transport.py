@@ -1,4 +1,4 @@
-"""Each phase of a call and each way in which it fails: what is raised, what it says, and what is never sent twice or elsewhere."""
+"""Each phase of a call and its failures: what is raised, what it says, and what is never sent twice or elsewhere."""
 
 import copy
 import enum
@@ -57,7 +57,7 @@ def cut(*parts):
 
 
 def resets(connection):
-    """Break the connection once the request is here."""
+    """Break the connection after the request."""
     connection.request()
     connection.reset()
 
@@ -83,7 +83,7 @@ def test_connection_refused(session, connect):
 
 
 def test_unknown_host(session, connect):
-    """A host that does not exist: the same, and the message names it."""
+    """An unknown host: nothing was executed, and the message names the host."""
     client = connect("http://nosuch.invalid", session=session)
     with pytest.raises(RecallConnectionError, match=r"nosuch\.invalid.*check the base_url") as caught:
         client.execute_workflow("w")
@@ -93,7 +93,7 @@ def test_unknown_host(session, connect):
 
 @pytest.mark.parametrize("timeout", [5.0, None])
 def test_ipv6_address(timeout):
-    """A base URL may hold an IPv6 address, in its brackets."""
+    """A base URL may have an IPv6 address in brackets."""
     try:
         server = RecallServer(host="::1").start()
     except OSError:
@@ -105,7 +105,7 @@ def test_ipv6_address(timeout):
 
 
 def test_invalid_host_name(session, connect):
-    """A name with a part of more than 63 characters can't be looked up: nothing was sent."""
+    """A host name with a label of more than 63 characters can't be looked up: nothing was sent."""
     with pytest.raises(RecallConnectionError, match="check the base_url") as caught:
         connect(f"http://{'a' * 64}.example", session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
@@ -129,7 +129,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_connection_closed_before_answer(kind, session, serve, connect):
-    """A break after sending is reported with its cause, and the execution is not sent again."""
+    """A break after sending is reported with its cause, and not retried."""
     server = serve(BROKEN[kind])
     with pytest.raises(RecallConnectionError) as caught:
         connect(server, session=session).execute_with_retry("w")
@@ -144,7 +144,7 @@ def test_connection_closed_before_answer(kind, session, serve, connect):
     "start", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", head("Content-Type: x")[:-2]]
 )
 def test_connection_closed_within_head(start, session, serve, connect):
-    """Half a head is no answer, whether it is treated as a break or for nonsense."""
+    """An incomplete head raises an error."""
     server = serve(cut(start))
     with pytest.raises((RecallConnectionError, InvalidResponseError)) as caught:
         connect(server, session=session).execute_with_retry("w")
@@ -182,7 +182,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_unreadable_answer(kind, session, serve, connect):
-    """An answer that is none is an error of its own kind; the run may have happened."""
+    """An unreadable answer raises InvalidResponseError; the workflow may have run."""
     server = serve(UNREADABLE[kind])
     with pytest.raises(InvalidResponseError) as caught:
         connect(server, session=session).execute_with_retry("w")
@@ -221,7 +221,7 @@ def test_invalid_chunk_size(size, session, serve, connect):
     ],
 )
 def test_unusual_valid_answer(answer, session, serve, connect):
-    """Every framing that HTTP allows, and slips that harm nothing."""
+    """Every framing that HTTP allows, and harmless mistakes."""
     assert connect(serve(cut(answer)), session=session).execute_workflow("w").output == "hello"
 
 
@@ -256,7 +256,7 @@ def bundle(authority, tmp_path):
 
 @pytest.fixture
 def _trusted(bundle, monkeypatch):
-    """Trust the authority by the environment."""
+    """Trust the authority through the environment."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
 
 
@@ -271,7 +271,7 @@ def test_tls_unknown_authority(session, secure, connect):
 
 @pytest.mark.usefixtures("_trusted")
 def test_tls_wrong_host(session, secure, connect):
-    """A certificate for another name is rejected as well."""
+    """A certificate for another name is rejected."""
     with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
         connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
@@ -279,7 +279,7 @@ def test_tls_wrong_host(session, secure, connect):
 
 @pytest.mark.usefixtures("_trusted")
 def test_tls_requests_ca_bundle(session, secure, connect):
-    """The authority that the environment names is trusted, and the connection is kept."""
+    """The authority in the environment is trusted, and the connection is reused."""
     server = secure(echo)
     client = connect(server, session=session)
     for _ in range(2):
@@ -288,13 +288,13 @@ def test_tls_requests_ca_bundle(session, secure, connect):
 
 
 def test_tls_curl_ca_bundle(secure, connect, bundle, monkeypatch):
-    """The variable that curl knows is read too."""
+    """The variable of curl is read, too."""
     monkeypatch.setenv("CURL_CA_BUNDLE", bundle)
     assert connect(secure(echo)).execute_workflow("w", {"a": 1}).output == {"a": 1}
 
 
 def test_tls_verify_of_own_session(secure, connect, bundle):
-    """A session of one's own brings its own authority."""
+    """The user's own session has its own authority."""
     with requests.Session() as own:
         own.verify = bundle  # which counts as long as the environment names no other
         assert connect(secure(echo), session=own).execute_workflow("w", {"a": 1}).output == {"a": 1}
@@ -302,7 +302,7 @@ def test_tls_verify_of_own_session(secure, connect, bundle):
 
 @pytest.mark.usefixtures("_trusted")
 def test_tls_stream(session, secure, connect):
-    """Events are prompt over TLS too."""
+    """Events are prompt over TLS, too."""
 
     def handler(connection):
         connection.request()
@@ -320,7 +320,7 @@ def test_tls_stream(session, secure, connect):
 
 
 def test_https_to_http_port(serve, connect):
-    """The wrong scheme: an error of ours, and nothing was sent."""
+    """The wrong scheme raises a RecallError, and nothing was sent."""
 
     def plain(connection):
         connection.receive()
@@ -333,7 +333,7 @@ def test_https_to_http_port(serve, connect):
 
 
 def test_http_to_https_port(session, secure, connect):
-    """The wrong scheme the other way round."""
+    """The wrong scheme, the other way round."""
     server = secure(echo)
     with pytest.raises((RecallConnectionError, InvalidResponseError)):
         connect(f"http://{server.origin}", session=session).execute_workflow("w")
@@ -358,7 +358,7 @@ def moving(status, location="/elsewhere", *, body=b""):
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_redirect_that_keeps_method_is_followed(status, session, serve, connect):
-    """Within the origin, an execution follows with its method, its body, its key."""
+    """Within the origin, an execution is redirected with its method, body and key."""
     server = serve(moving(status))
     assert connect(server, session=session).execute_workflow("w", {"a": 1}).output == "POST"
     first, second = server.requests
@@ -370,7 +370,7 @@ def test_redirect_that_keeps_method_is_followed(status, session, serve, connect)
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_of_get_is_followed(status, session, serve, connect):
-    """Within the origin, a GET may go anywhere."""
+    """Within the origin, a GET is redirected anywhere."""
     server = serve(moving(status))
     assert connect(server, session=session).get_workflow_status("w").is_deployed is True
     assert [request.method for request in server.requests] == ["GET", "GET"]
@@ -378,7 +378,7 @@ def test_redirect_of_get_is_followed(status, session, serve, connect):
 
 @pytest.mark.parametrize("status", [301, 302, 303])
 def test_redirect_that_drops_body_is_rejected(status, session, serve, connect):
-    """A POST that would arrive as a GET is not sent on."""
+    """A POST that would become a GET is not redirected."""
     server = serve(moving(status))
     with pytest.raises(RedirectError, match="base_url=") as caught:
         connect(server, session=session).execute_workflow("w", {"a": 1})
@@ -480,19 +480,19 @@ def test_redirect_loop_ends(ask, session, serve, connect):
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306])
 def test_other_3xx_is_not_a_redirect(status, session, serve, connect):
-    """What is no redirect is an answer that can't be read."""
+    """Another 3xx is an unreadable answer."""
     with pytest.raises(InvalidResponseError):
         connect(serve(cut(http(b"", "Location: /elsewhere", status=f"{status} Hm"))), session=session).execute_workflow("w")
 
 
 def test_redirect_without_location(session, serve, connect):
-    """A redirect that names no place is an answer that can't be read."""
+    """A redirect without a Location is an unreadable answer."""
     with pytest.raises(InvalidResponseError):
         connect(serve(cut(http(b"", status="307 Hm"))), session=session).execute_workflow("w")
 
 
 def test_redirect_cookies_are_kept(session, serve, connect):
-    """A load balancer's cookie that comes with a redirect goes out with what follows."""
+    """A load balancer's cookie in a redirect is sent with the next request."""
 
     def handler(connection):
         while True:
@@ -511,7 +511,7 @@ def test_redirect_cookies_are_kept(session, serve, connect):
 
 
 def test_request_headers(session, serve, connect):
-    """Every request says who asks, for what, with which key."""
+    """Every request has the user agent, the accepted types and the key."""
     server = serve(answers(OK, http({"isDeployed": True})))
     client = connect(server, session=session)
     client.execute_workflow("w", {"a": "ü"}, async_execution=False)
@@ -532,7 +532,7 @@ def test_request_headers(session, serve, connect):
 
 
 def test_set_api_key_applies_to_next_call(session, serve, connect):
-    """set_api_key and set_base_url work at once, and back."""
+    """set_api_key and set_base_url apply at once, and can be reverted."""
     one, two = serve(echo), serve(echo)
     client = connect(one, session=session)
     client.execute_workflow("w")
@@ -546,7 +546,7 @@ def test_set_api_key_applies_to_next_call(session, serve, connect):
 
 @pytest.mark.parametrize("workflow_id", ["a/b", "a b", "ü", "%2e", "a?b#c", "..a", "a\\b", "a;b", "a+b", "\n"])
 def test_id_arrives_as_one_path_segment(workflow_id, session, serve, connect):
-    """Whatever stands in an id, it stays one segment of the path, and nothing unquotes it on its way."""
+    """Any id stays one path segment, and is not unquoted on its way."""
     server = serve(echo)
     connect(server, session=session).execute_workflow(workflow_id)
     assert server.requests[0].path == f"/api/workflows/{requests.utils.quote(workflow_id, safe='')}/execute"
@@ -595,7 +595,7 @@ def test_closed_client_opens_new_connection(serve, connect):
 
 
 def test_close_works_while_error_is_referenced(serve, connect):
-    """An error that someone keeps does not keep a connection open."""
+    """A referenced error does not keep a connection open."""
 
     def handler(connection):
         connection.request()
@@ -622,7 +622,7 @@ def test_close_does_not_close_own_session(serve, connect):
 
 
 def test_stale_connection_is_replaced(session, serve, connect):
-    """A kept connection that the server closed while idle is no error, and nothing is sent twice."""
+    """An idle connection that the server closed is replaced, and nothing is sent twice."""
 
     def once(connection):
         connection.request()
@@ -695,7 +695,7 @@ INTERIM = [head(status="102 Processing"), head("Link: </style.css>; rel=preload"
 
 
 def test_interim_answer_with_own_session(serve, connect):
-    """Where the library below takes it for the answer, the call fails, and the next one does not get what this one was sent."""
+    """If the library treats it as the answer, the call fails, and the next one does not get this answer."""
 
     def handler(connection):
         connection.request()
@@ -732,7 +732,7 @@ def test_collected_client_closes_connections(serve):
 
 
 def test_proxy_of_environment(session, serve, connect, monkeypatch):
-    """Requests go through the proxy that the environment names; hosts in no_proxy do not."""
+    """Requests use the proxy in the environment, except for hosts in no_proxy."""
     proxy, server = serve(echo), serve(echo)
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     connect("http://recall.invalid", session=session).execute_workflow("w")
@@ -753,7 +753,7 @@ def test_proxy_is_down(host, scheme, session, connect, monkeypatch):
 
 
 def test_proxy_rejects_tunnel(serve, connect, monkeypatch):
-    """A proxy that wants another login: nothing was sent to the server."""
+    """A proxy that requires other credentials: nothing was sent to the server."""
     proxy = serve(cut(http(b"", status="407 Proxy Authentication Required")))
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     with pytest.raises(RecallConnectionError, match=r"407 .*their credentials") as caught:
@@ -765,7 +765,7 @@ def test_proxy_rejects_tunnel(serve, connect, monkeypatch):
 
 
 def test_missing_certificate_file(session, serve, connect, monkeypatch):
-    """A bundle that does not exist is said to be missing; nothing was sent."""
+    """A missing certificate file is reported; nothing was sent."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
     with pytest.raises(RecallConnectionError, match=r"/no/such/bundle\.pem") as caught:
         connect("https://recall.invalid", session=session).execute_workflow("w")
@@ -793,23 +793,23 @@ def audit(response, **_):
 
 
 def reject(response, **_):
-    """Be content with nothing."""
+    """Raise for every answer."""
     raise requests.HTTPError("not this one", response=response)
 
 
 def fail(response, **_):
-    """Fail for a reason of its own."""
+    """Raise an unrelated error."""
     raise OSError("the disk is full")
 
 
 def give_up(response, **_):
-    """Raise with no answer."""
+    """Raise without an answer."""
     raise requests.HTTPError("not this one")
 
 
 @pytest.mark.parametrize("hook", [audit, reject, fail, give_up])
 def test_hook_that_raises_other_error(hook, serve, connect):
-    """What a hook raises for another reason than the answer's status is an error, after which the workflow may have run: no retry."""
+    """An unrelated error of a hook means that the workflow may have run, and is not retried."""
     server = serve(echo)
     with requests.Session() as session:
         session.hooks["response"].append(hook)
@@ -823,7 +823,7 @@ def test_hook_that_raises_other_error(hook, serve, connect):
 
 @pytest.mark.usefixtures("_trusted")
 def test_tls_failure_after_request(session, serve, connect, authority):
-    """A server that falls out of TLS once it has the request may have run the workflow."""
+    """If TLS fails after the request, the workflow may have run."""
 
     def handler(connection):
         connection.request()
@@ -838,7 +838,7 @@ def test_tls_failure_after_request(session, serve, connect, authority):
 
 
 def test_rate_limit_info_is_of_last_answer(serve, connect):
-    """An answer that says nothing of the limit, a bare 429 too, leaves what was known."""
+    """An answer without a rate limit, also a 429, does not change the last known one."""
     limited = http(envelope(), "X-RateLimit-Limit: 9", "X-RateLimit-Remaining: 8", "X-RateLimit-Reset: 2000000000")
     server = serve(
         answers(limited, OK, http({"error": "no"}, status="429 Slow"), http({"error": "no"}, "Retry-After: 2", status="429 Slow"))
@@ -862,7 +862,7 @@ def test_validate_workflow_raises_other_errors(status, serve, connect):
 
 
 def test_stream_with_status_204(serve, connect):
-    """A 204 is a run without output, whatever type of content it says it lacks."""
+    """A 204 is a run without output, with any content type."""
     server = serve(answers(http(b"", "Content-Type: text/event-stream", status="204 No Content")))
     result = connect(server).execute_workflow("w", stream=True)
     assert (result.success, result.output, result.text) == (True, None, "")
@@ -878,7 +878,7 @@ def test_unusable_proxy_setting(url, session, connect, monkeypatch):
 
 
 def test_socks_proxy(connect, monkeypatch):
-    """Whether PySocks is missing or the proxy is down: nothing was sent."""
+    """Without PySocks, or with the proxy down, nothing was sent."""
     monkeypatch.setenv("HTTPS_PROXY", f"socks5://127.0.0.1:{free_port()}")
     with pytest.raises(RecallConnectionError, match="SOCKS") as caught:
         connect("https://recall.invalid").execute_workflow("w")
@@ -920,7 +920,7 @@ def test_https_through_proxy(session, secure, serve, connect, monkeypatch):
 
 
 def test_netrc_is_not_read(session, serve, connect, tmp_path, monkeypatch):
-    """A password that lies around for the host is not sent."""
+    """A password in ~/.netrc is not sent."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login ada password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -932,7 +932,7 @@ def test_netrc_is_not_read(session, serve, connect, tmp_path, monkeypatch):
 
 
 def test_own_session_adds_auth_headers_and_parameters(serve, connect):
-    """What a session adds to every request is added to ours, but our own headers win."""
+    """Headers and parameters of the session are added; our own headers take precedence."""
     server = serve(echo)
     with requests.Session() as own:
         own.auth = ("ada", "secret")
@@ -950,7 +950,7 @@ def test_own_session_adds_auth_headers_and_parameters(serve, connect):
 
 
 def test_auth_of_own_session_survives_a_redirect(serve, connect):
-    """What the user's session uses to authenticate goes along with a redirect within the origin."""
+    """The authentication of the user's session is kept in a redirect within the origin."""
     server = serve(answers(http(b"", "Location: /elsewhere", status="307 Go"), http(envelope())))
     with requests.Session() as own:
         own.auth = ("ada", "secret")
@@ -959,7 +959,7 @@ def test_auth_of_own_session_survives_a_redirect(serve, connect):
 
 
 def test_closed_reader_ignores_timeout():
-    """A timeout for an answer whose socket is closed already does no harm."""
+    """Setting a timeout on a closed answer does nothing."""
     here, there = socket.socketpair()
     with here, there:
         reader = Reader(here)
@@ -969,7 +969,7 @@ def test_closed_reader_ignores_timeout():
 
 
 def test_cookies_are_sent_back(session, serve, connect):
-    """A cookie of the server comes back with the next call, and leaves when it is taken away."""
+    """A cookie of the server is sent with the next call, until it is deleted."""
     server = serve(
         answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK)
     )
@@ -996,7 +996,7 @@ def test_hook_that_reads_body(kind, serve, connect):
 
 
 def test_hook_that_raises(serve, connect):
-    """An error of the user's own hook is the user's own."""
+    """An error of the user's hook is raised unchanged."""
     with requests.Session() as own:
         own.hooks["response"].append(lambda response, **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -1004,7 +1004,7 @@ def test_hook_that_raises(serve, connect):
 
 
 def test_own_adapter(serve, connect):
-    """An adapter that the user mounts carries the calls."""
+    """An adapter that the user mounts is used."""
     sent = []
 
     class Adapter(requests.adapters.HTTPAdapter):
@@ -1020,14 +1020,14 @@ def test_own_adapter(serve, connect):
 
 
 def test_session_of_wrong_type_raises():
-    """Anything but a session is the caller's mistake."""
+    """Anything but a session raises a TypeError."""
     with pytest.raises(TypeError, match=r"requests\.Session"):
         RecallClient(KEY, session=object())
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs the name of the option")
 def test_sockets_have_tcp_keep_alive(serve, connect, monkeypatch):
-    """An idle connection, to a proxy too, is probed after a minute, so that it survives a NAT."""
+    """An idle connection, also to a proxy, is probed after a minute, so that a NAT keeps it."""
     server = serve(echo)
     client = connect(server)
     client.execute_workflow("w")
@@ -1041,7 +1041,7 @@ def test_sockets_have_tcp_keep_alive(serve, connect, monkeypatch):
 
 
 def open_sockets(port):
-    """Return copies of this process's sockets that lead to a port."""
+    """Return copies of this process's sockets that are connected to a port."""
     found = []
     for descriptor in range(3, 256):
         try:
@@ -1068,7 +1068,7 @@ def open_sockets(port):
 
 
 def test_request_is_logged_at_debug(session, serve, connect, caplog):
-    """Method, path, status and milliseconds, and nothing that is secret."""
+    """The line has method, path, status and milliseconds, and nothing secret."""
     caplog.set_level(logging.DEBUG, "recall_sdk")
     client = connect(serve(answers(OK, http({"error": "no"}, status="404 No"))), session=session)
     client.execute_workflow("w", {"password": "hidden"})
@@ -1081,7 +1081,7 @@ def test_request_is_logged_at_debug(session, serve, connect, caplog):
 
 
 def test_failed_request_is_logged_at_debug(session, serve, connect, caplog):
-    """A request without an answer is logged as well."""
+    """A request without an answer is logged, too."""
     caplog.set_level(logging.DEBUG, "recall_sdk")
     with pytest.raises(RecallConnectionError):
         connect(serve(resets), session=session).execute_workflow("w")
@@ -1090,7 +1090,7 @@ def test_failed_request_is_logged_at_debug(session, serve, connect, caplog):
 
 
 def test_retry_is_logged_at_info(serve, connect, caplog):
-    """Waiting for the rate limit is reported."""
+    """A wait for the rate limit is logged."""
     caplog.set_level(logging.INFO, "recall_sdk")
     client = connect(serve(answers(http({"error": "slow"}, status="429 No"), OK)))
     client.execute_with_retry("w", initial_delay=0)
@@ -1099,7 +1099,7 @@ def test_retry_is_logged_at_info(serve, connect, caplog):
 
 
 def test_logging_is_silent_by_default(serve, connect, capfd, monkeypatch):
-    """Without logging set up, nothing is printed, not even a warning."""
+    """Without a logging configuration, nothing is printed."""
     monkeypatch.setattr(logging.getLogger("recall_sdk"), "propagate", False)
     with pytest.raises(ServerError):
         connect(serve(answers(http({"error": "x"}, status="503 Busy")))).execute_workflow("w")
@@ -1146,7 +1146,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("kind", ECHOES)
 def test_echoed_key_is_masked(kind, session, serve, connect):
-    """Wherever a server echoes the key, no error shows it."""
+    """If a server echoes the key, no error shows it."""
     with pytest.raises(RecallError) as caught:
         connect(serve(cut(ECHOES[kind])), session=session).execute_workflow("w")
     assert [line for line in visible_texts(caught.value) if KEY in line] == []
@@ -1162,7 +1162,7 @@ STREAM_ECHOES = {
 
 @pytest.mark.parametrize("kind", STREAM_ECHOES)
 def test_key_echoed_in_stream_is_masked(kind, session, serve, connect):
-    """The errors of a stream hold what arrived, but for the key."""
+    """The errors of a stream have what arrived, with the key masked."""
     body = "".join(f"data: {payload}\n\n" for payload in STREAM_ECHOES[kind]).encode()
     server = serve(cut(head("Connection: close", STREAMED), body))
     with pytest.raises((ExecutionError, StreamInterruptedError)) as caught:
@@ -1171,7 +1171,7 @@ def test_key_echoed_in_stream_is_masked(kind, session, serve, connect):
 
 
 def test_key_is_in_no_repr_and_no_log(session, serve, connect, caplog):
-    """Neither the client nor a stream shows the key, nor do the logs of the libraries below."""
+    """Neither the client, a stream nor the logs of the libraries show the key."""
     caplog.set_level(logging.DEBUG)
     server = serve(answers(OK, http(b'data: {"event": "done"}\n\n', STREAMED), http({"error": KEY}, status="401 No")))
     client = connect(server, session=session)
@@ -1197,7 +1197,7 @@ def test_key_in_base_url_is_not_shown(connect):
 
 @pytest.mark.parametrize("start", [b"H", b"HTTP/1.1", b"HTTP/1.1 2"])
 def test_execute_cut_in_status_line(start, serve, connect):
-    """A connection that ends within the status line broke, and the answer is not blamed on the base URL."""
+    """A connection that closes within the status line raises RecallConnectionError."""
     with pytest.raises(RecallConnectionError) as caught:
         connect(serve(cut(start))).execute_workflow("w")
     assert type(caught.value) is RecallConnectionError
@@ -1206,7 +1206,7 @@ def test_execute_cut_in_status_line(start, serve, connect):
 
 
 def test_set_api_key_drops_cookies(serve, connect):
-    """The cookies that the server set for one key do not go out with the next one."""
+    """Cookies set for one key are not sent with the next one."""
     server = serve(answers(http(envelope(), "Set-Cookie: session=first"), http(envelope())))
     client = connect(server)
     client.execute_workflow("w")
@@ -1216,7 +1216,7 @@ def test_set_api_key_drops_cookies(serve, connect):
 
 
 def test_set_api_key_leaves_own_session_alone(serve, connect):
-    """The cookies of a session of the user's own are the user's."""
+    """The cookies of the user's own session are kept."""
     server = serve(answers(http(envelope())))
     with requests.Session() as session:
         session.cookies.set("mine", "1")
@@ -1228,7 +1228,7 @@ def test_set_api_key_leaves_own_session_alone(serve, connect):
 
 @pytest.mark.parametrize(("status", "kind"), [(503, ServerError), (429, RateLimitError), (504, RecallTimeoutError)])
 def test_adapter_that_gave_up_on_a_status(status, kind, serve, connect):
-    """An adapter of the user's own that retries statuses ends in the error of the last one."""
+    """The user's adapter that retries statuses leads to the error of the last one."""
     server = serve(answers(http({"error": "no"}, status=f"{status} No")))
     retry = Retry(total=1, status_forcelist=[status], backoff_factor=0, allowed_methods=None)
     with requests.Session() as session:
@@ -1263,7 +1263,7 @@ def test_proxy_url_is_not_shown(proxy, scheme, session, connect, monkeypatch):
 
 
 def test_proxy_credentials_are_not_shown(session, connect, monkeypatch):
-    """A proxy that is down is named in the message without the user name and the password that its URL holds."""
+    """An unreachable proxy is reported without the user name and password in its URL."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://bob:hunter2@127.0.0.1:{free_port()}")
     with pytest.raises(RecallConnectionError, match="through the proxy") as caught:
         connect("https://recall.invalid", session=session).execute_workflow("w")
@@ -1275,7 +1275,7 @@ class Colour(enum.Enum):
 
 
 class JobError(Exception):
-    """An error of the caller's, with whatever it likes."""
+    """An error of the caller's, with any attributes."""
 
     def __init__(self, *held):
         super().__init__("job failed", *held)
@@ -1301,7 +1301,7 @@ def test_error_handled_by_the_caller_is_not_changed(status, session, serve, conn
 
 
 class TenantSession(requests.Session):
-    """A session that adds to each request, as those of OAuth libraries add their token."""
+    """A session that adds a token to each request, like those of OAuth libraries."""
 
     def request(self, method, url, *args, **kwargs):
         kwargs["headers"] = {**kwargs["headers"], "X-Tenant": "acme"}
@@ -1309,7 +1309,7 @@ class TenantSession(requests.Session):
 
 
 def test_request_of_a_session_subclass_is_honoured(serve, connect):
-    """What ``request()`` of a subclass adds is sent, and what the session adds is sent once."""
+    """Additions of a subclass's ``request()`` are sent, and those of the session are sent once."""
     server = serve(answers(http(envelope(), "Set-Cookie: seen=1")))
     with TenantSession() as session:
         session.params = {"page": "1"}
@@ -1323,7 +1323,7 @@ def test_request_of_a_session_subclass_is_honoured(serve, connect):
 
 @pytest.mark.parametrize(("agent", "sent"), [("mine/1.0", "mine/1.0 recall-sdk/"), (None, "recall-sdk/")])
 def test_user_agent_of_own_session_comes_first(agent, sent, serve, connect):
-    """A ``User-Agent`` of the user's own session is sent in front of ours."""
+    """A ``User-Agent`` of the user's own session is sent before ours."""
     server = serve(answers(http(envelope())))
     with requests.Session() as session:
         session.headers["User-Agent"] = agent
@@ -1332,14 +1332,14 @@ def test_user_agent_of_own_session_comes_first(agent, sent, serve, connect):
 
 
 class Alarm:
-    """A signal handler that is no function."""
+    """A signal handler that is not a function."""
 
     def __call__(self, *_):
         raise TimeoutError("mine")
 
 
 def raise_timeout(*_):
-    """Raise what a handler of SIGALRM usually raises."""
+    """Raise the usual error of a SIGALRM handler."""
     raise TimeoutError("mine")
 
 
@@ -1369,14 +1369,14 @@ def test_error_of_a_signal_handler_reaches_the_caller(start, handler, session, s
 
 
 def test_replaced_look_up(session, serve, connect, monkeypatch):
-    """A ``getaddrinfo`` that returns the name, as the usual recipe for SOCKS does, is used as with requests."""
+    """A ``getaddrinfo`` that returns the name, as in the usual recipe for SOCKS, works as with requests."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))])
     server = serve(answers(http(envelope())))
     assert connect(f"http://localhost:{server.port}", session=session).execute_workflow("w").output == "hello"
 
 
 def test_wrapped_create_connection(session, serve, connect, monkeypatch):
-    """A ``create_connection`` that knows names of its own is used as with requests, although the system knows no such host."""
+    """A ``create_connection`` with its own host names works as with requests."""
     create = urllib3.util.connection.create_connection
     monkeypatch.setattr(urllib3.util.connection, "create_connection", lambda address, *a, **k: create(("127.0.0.1", address[1]), *a, **k))
     server = serve(answers(http(envelope())))

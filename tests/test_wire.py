@@ -1,4 +1,4 @@
-"""The recorded answers of a running server, sent again byte by byte over real sockets: what the user gets of each."""
+"""The recorded answers of a running server, replayed byte by byte over real sockets."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def bytes(self):
-        """The answer as it came."""
+        """The answer as recorded."""
         if self.framing != "chunked":
             return self.head + b"".join(self.chunks)
         return self.head + b"".join(map(chunk, self.chunks)) + (LAST_CHUNK if self.complete else b"")
@@ -68,7 +68,7 @@ class Case:
 
     @property
     def sent(self):
-        """The recorded request's body, parsed; what is not JSON object as nothing."""
+        """The recorded request's body, parsed; empty if it is not a JSON object."""
         try:
             body = json.loads(self.request["body"] or "{}")
         except ValueError:
@@ -86,7 +86,7 @@ class Case:
         return self.headers.get("x-request-id")
 
     def ask(self, client):
-        """Make the call that the recorded request stands for."""
+        """Make the call of the recorded request."""
         path = self.request["path"]
         if path.endswith("/usage-limits"):
             return client.get_usage_limits()
@@ -106,13 +106,13 @@ CASES = {case.name: case for case in map(Case, RECORDED)}
 
 
 def those(condition):
-    """Name the cases that meet a condition."""
+    """Return the names of the cases that meet a condition."""
     return [name for name, case in CASES.items() if condition(case)]
 
 
 @pytest.fixture
 def replay(serve, connect):
-    """Replay cases, one to a request, to a client."""
+    """Replay cases to a client, one per request."""
 
     def start(*names):
         left = list(names)
@@ -152,11 +152,11 @@ OTHER_ENDPOINTS = (
     *("552-cancel", "563-cancel-stream", "564-cancel-finished", "736-waitasync-cancel", "741-noredis-cancel"),
     *("745-noredis-cancel-sync", "n561-cancel-sync", "558-execution-status", "731-hitl-execution", "n378-options"),
 )
-"""Answers of endpoints that the SDK does not call. To a call of ours they are a workflow's own answer, without an envelope."""
+"""Answers of endpoints that the SDK does not call; for us they are a workflow's own answers, without an envelope."""
 
 
 def is_run(case):
-    """Whether a case is a plain run that went well."""
+    """Whether a case is a successful plain run."""
     return case.request["path"].endswith("/execute") and case.status in (200, 201) and case.kind == "application/json"
 
 
@@ -189,14 +189,14 @@ def test_execute_gzipped(name, replay):
 
 @pytest.mark.parametrize("name", CANCELLED)
 def test_execute_cancelled_run(name, replay):
-    """A run that was cancelled elsewhere is a result without success, and with an error that claims no more than is known."""
+    """A run that was cancelled elsewhere has success=False, and an error that claims only what is known."""
     result = CASES[name].ask(replay(name))
     assert (result.success, result.output, result.error) == (False, {}, NO_REASON)
 
 
 @pytest.mark.parametrize("name", OTHER_ENDPOINTS)
 def test_execute_foreign_answer(name, replay):
-    """A 2xx answer that is no envelope is the output, all of it."""
+    """A 2xx answer without an envelope is the output."""
     case = CASES[name]
     body = case.body if b"".join(case.chunks) else None
     assert replay(name).execute_workflow("w") == WorkflowExecutionResult(success=True, output=body)
@@ -204,7 +204,7 @@ def test_execute_foreign_answer(name, replay):
 
 @pytest.mark.parametrize("name", BARE)
 def test_execute_response_block(name, replay):
-    """An answer without an envelope is the output, all of it."""
+    """An answer without an envelope is the output as a whole."""
     assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=True, output=BARE[name])
 
 
@@ -274,7 +274,7 @@ STREAMS = {
     "83-stream-echo-only": ("", {"message": "x"}),
     "220-stream-40s-silence": ("", {"ae7432cb-2304-4daf-a31c-af51e1776912": {"result": "done"}}),
 }
-"""What the streams that reach their end give: text and output."""
+"""The text and output of the complete streams."""
 
 SOCKET_CLOSED = (
     "Agent 1: The socket connection was closed unexpectedly. For more information, pass `verbose: true` in the second argument to fetch()"
@@ -291,7 +291,7 @@ FAILED_STREAMS = {
     "622-timeout-stream-agent": ("One, two, three, four", "Execution timed out after 2 seconds"),
     "693-selected-too-large2": ("", "Selected output is too large to inline; select a nested field or use pagination/preview."),
 }
-"""What the streams of failed runs give: text and the server's words."""
+"""The text and the server's reason of the streams of failed runs."""
 
 BROKEN_STREAM = "71-stream-upstream-breaks"
 CANCELLED_STREAM = "562-stream-cancelled"
@@ -318,7 +318,7 @@ def test_stream_text_and_result(name, replay):
 
 
 def test_stream_block_error(replay):
-    """One block's failure is an event among the others."""
+    """A failed block is an event among the others."""
     events = list(replay("71b-stream-upstream-error-chunk").stream_workflow("w"))
     (failed,) = [event for event in events if event.type == "block_error"]
     assert failed.block_id == "d5f5d5c9-f77e-4e9e-a2d6-e48f9fdddd4b"
@@ -337,14 +337,14 @@ def test_stream_failed_run(name, replay):
 
 
 def test_stream_cut(replay):
-    """The one recorded stream whose connection broke is reported as that."""
+    """The recorded stream whose connection broke is reported as cut."""
     with pytest.raises(StreamInterruptedError) as caught:
         list(replay(BROKEN_STREAM).stream_workflow("w"))
     assert caught.value.partial.text == "Hello"
 
 
 def test_stream_cancelled(replay):
-    """A stream that ends without success or reason gives such a result, and the text before it."""
+    """A stream that ends without success or reason has such a result, with its text."""
     result = replay(CANCELLED_STREAM).execute_workflow("w", stream=True)
     assert (result.success, result.output, result.error, result.text) == (False, {}, NO_REASON, "tick tick tick tick ")
 
@@ -459,7 +459,7 @@ ERRORS = {
     "630-usage-exceeded": (UsageLimitError, "USAGE_LIMIT_EXCEEDED", None, "Usage limit exceeded", False),
     "640-redis-down": (ServerError, "SERVER_ERROR", None, "Usage admission is temporarily unavailable", True),
 }
-"""What each refusal raises: class, code, the server's own code, words, and whether the workflow may have run."""
+"""For each rejection: class, code, the server's code, its reason, and whether the workflow may have run."""
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -495,7 +495,7 @@ def test_execute_failed_run_has_result(name, replay):
 
 @pytest.mark.parametrize("name", ["171-admission-second", "173-admission-async", "611-admission-second"])
 def test_execute_retry_after_in_body(name, replay):
-    """A Retry-After becomes the error's, and what is known of the rate limit."""
+    """A Retry-After is in the error and in the rate limit."""
     client = replay(name)
     with pytest.raises(RateLimitError) as caught:
         CASES[name].ask(client)
@@ -528,7 +528,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("name", STATUSES)
 def test_workflow_status(name, replay):
-    """A workflow's status in the documented form, and what validate_workflow makes of it."""
+    """A workflow's status in the documented form, and the result of validate_workflow."""
     client = replay(name)
     assert CASES[name].ask(client) == STATUSES[name]
     assert client.validate_workflow("w") is STATUSES[name].is_deployed
@@ -536,7 +536,7 @@ def test_workflow_status(name, replay):
 
 @pytest.mark.parametrize("name", those(lambda case: case.request["path"].endswith("/usage-limits") and case.status == 200))
 def test_usage_limits(name, replay):
-    """The limit is filled in from what the server calls it, and nothing is lost."""
+    """The limit is filled in from the server's field, and nothing is lost."""
     body = CASES[name].body
     limits = CASES[name].ask(replay(name))
     assert limits.success is True
@@ -629,7 +629,7 @@ def test_wait_for_recorded_job(replay):
     ],
 )
 def test_wait_for_recorded_job_failed(name, replay):
-    """A job that ended badly is an error, in whichever words the server says so."""
+    """A failed job raises an error, in any form."""
     with pytest.raises(ExecutionError) as caught:
         replay(name).wait_for_job(CASES[name].id)
     assert caught.value.code == "EXECUTION_ERROR"
@@ -637,14 +637,14 @@ def test_wait_for_recorded_job_failed(name, replay):
 
 
 def test_wait_for_recorded_job_cancelled(replay):
-    """A job that was cancelled is an error with a code of its own."""
+    """A cancelled job raises an error with its own code."""
     with pytest.raises(ExecutionError) as caught:
         replay("551-cancel-async-before", "553-cancel-async-after").wait_for_job("w", poll_interval=0.01)
     assert (caught.value.code, caught.value.result.error) == ("JOB_CANCELLED", "Cancelled")
 
 
 def test_wait_for_recorded_job_survives_lost_database(replay):
-    """A server that has lost its database rejects a right key for a while, and the wait goes on."""
+    """A server that has lost its database rejects a valid key for a while, and the wait continues."""
     names = ["503-async-wait-poll-00", "705-db-down-job", "503-async-wait-poll-02"]
     job = replay(*names).wait_for_job("w", poll_interval=0.01)
     assert job["output"] == {"result": {"done": True}, "stdout": ""}
@@ -665,7 +665,7 @@ def test_redirect_of_recorded_server(name, replay):
 
 
 def test_recorded_answers_are_all_replayed():
-    """No case lies in the data unused."""
+    """Every recorded case is used."""
     used = {
         *those(lambda case: is_run(case) or case.status in (202, 308)),
         *those(lambda case: case.request["path"].endswith("/usage-limits") and case.status == 200),

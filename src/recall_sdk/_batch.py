@@ -239,11 +239,10 @@ class Batch:
             raise RecallError("the batch was closed")
         if self._executor is None:
             return self._attempt(call)
-        submitted = False
+        future: Optional[Future[Outcome]] = None
         try:
             with self._submitting:  # the user's executor may not be thread-safe
                 future = self._executor.submit(_attempt, (self._name, sent.number), self._attempt, call)
-            submitted = True
             self._futures.add(future)
             return future.result()
         except RecallError:
@@ -251,9 +250,9 @@ class Batch:
         except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
             raise _not_sent(error) from error
         except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
-            raise _foreign_failure(error, "the executor did not run the item", may_have_executed=submitted) from error
+            raise _foreign_failure(error, "the executor did not run the item", may_have_executed=future is not None) from error
         finally:
-            if submitted:
+            if future is not None:
                 self._futures.discard(future)
 
 
