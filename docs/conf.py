@@ -74,7 +74,7 @@ def show_no_private_names(_app: Any) -> None:
 
 
 def speak_to_users(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: List[str]) -> None:
-    """Name a type by the address that users import it from, and send nobody from this page to "the reference page"."""
+    """Name a type by the address that users import it from, and remove references to "the reference page"."""
     kept = [line for line in lines if not line.startswith("See the reference page")]
     lines[:] = [re.sub(r"\brecall_sdk\.\w+\.", "~recall_sdk.", line) if line.startswith(":vartype") else line for line in kept]
 

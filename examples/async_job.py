@@ -17,7 +17,7 @@ EXPECTED = 3.0  # seconds that such a run usually takes
 def draw_bar(started: float, state: Dict[str, Any], ended: threading.Event) -> None:
     """Draw the bar ten times a second.
 
-    The server tells no percentage, so the bar shows the time against the usual time.
+    The server reports no percentage, so the bar shows the time against the usual time.
     """
     width = 30
     while not ended.wait(0.1):

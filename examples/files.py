@@ -40,4 +40,4 @@ with client, tempfile.TemporaryDirectory() as folder:
         try:
             echo({"documents": [text]})
         except InvalidRequestError as error:
-            print("Refused:", error)
+            print("Rejected:", error)

@@ -24,8 +24,8 @@ with RecallClient() as client:
                 max_delay=30.0,
             )
         except RateLimitError as error:
-            raise SystemExit(f"Still refused after five retries: {error}") from error
-        said = "done; the server tells no limit"
+            raise SystemExit(f"Still rejected after five retries: {error}") from error
+        said = "done; the server reports no limit"
         limit = client.get_rate_limit_info()
         if limit:
             reset = f"{datetime.fromtimestamp(limit.reset).astimezone():%H:%M:%S}"

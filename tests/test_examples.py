@@ -71,7 +71,7 @@ PRINTS: Dict[str, List[str]] = {
     "files": [
         r"Sent: minutes\.txt text/plain data:text/plain;base64,V2Ug.*",
         r"Sent: dot\.png image/png",
-        r"Refused: input\.documents\[0\]: a file in text mode .*",
+        r"Rejected: input\.documents\[0\]: a file in text mode .*",
     ],
     "dask_batch": [r"8 greetings, the last: \{'content': 'Hello guest 8'\}"],
 }
@@ -158,7 +158,7 @@ def test_retry_example_prints_each_call():
     with RecallServer() as server:
         add_workflows(server)
         done = run("retry", RECALL_API_KEY=server.api_key, RECALL_BASE_URL=server.base_url)
-    assert done.stdout.splitlines() == [f"call {number}: done; the server tells no limit" for number in range(1, 14)]
+    assert done.stdout.splitlines() == [f"call {number}: done; the server reports no limit" for number in range(1, 14)]
 
 
 def test_streaming_example_keeps_partial_text(account: RecallServer):

@@ -134,10 +134,10 @@ def test_wait_for_job_raises_permanent_error(kind, polls):
     assert len(world.polls) == polls + 1
 
 
-REFUSALS = [AuthenticationError, PermissionDeniedError, NotFoundError]
+REJECTIONS = [AuthenticationError, PermissionDeniedError, NotFoundError]
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("kind", REJECTIONS)
 def test_wait_for_job_raises_first_refusal(kind):
     """A wrong key or an unknown id is reported by the first poll, and names the job."""
     world = World(failing(kind))
@@ -146,14 +146,14 @@ def test_wait_for_job_raises_first_refusal(kind):
     assert len(world.polls) == 1
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("kind", REJECTIONS)
 def test_wait_for_job_survives_refusals_for_a_minute(kind):
     """After a successful poll, rejections for less than a minute do not end the wait."""
     world = World(job("queued"), *[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed"))
     assert world.wait()["status"] == "completed"
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("kind", REJECTIONS)
 def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
     """Rejections for more than a minute end the wait."""
     world = World(job("queued"), *[failing(kind)] * 60)

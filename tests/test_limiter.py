@@ -14,27 +14,27 @@ from recall_sdk._limiter import KNOWN, MAX_RESET, Limiter
 @pytest.mark.parametrize(("hint", "bar"), [("none", 1.10), ("exact", 1.10), ("whole seconds", 1.30)])
 def test_limiter_uses_bucket_fully(hint, bar, latency):
     """Under 50 calls/s with a burst of 10, 400 calls take at most 1.10 of the bucket's time, 1.30 with ordered pauses; 3 % are rejected."""
-    seconds, refused = simulate(Bucket(50, 10), workers=16, run=0.0, hint=hint, calls=400, latency=latency)
+    seconds, rejected = simulate(Bucket(50, 10), workers=16, run=0.0, hint=hint, calls=400, latency=latency)
     assert seconds <= bar * (400 - 10) / 50
-    assert refused <= 0.03 * 400
+    assert rejected <= 0.03 * 400
 
 
 @pytest.mark.parametrize("hint", ["none", "whole seconds"])
 @pytest.mark.parametrize("workers", [8, 32])
 def test_limiter_counts_down_lump(hint, workers):
     """A bucket that is refilled once a minute is used fully at each refill, with few rejections."""
-    seconds, refused = simulate(Lump(20, 40, 60.0), workers=workers, run=0.5, hint=hint, calls=80)
+    seconds, rejected = simulate(Lump(20, 40, 60.0), workers=workers, run=0.5, hint=hint, calls=80)
     assert seconds < 1.05 * 120
-    assert refused <= 5
+    assert rejected <= 5
 
 
 @pytest.mark.parametrize("run", [0.0, 0.5])
 @pytest.mark.parametrize(("limit", "seconds"), [(10, 10.0), (100, 60.0)])
 def test_limiter_counts_down_window(limit, seconds, run):
     """A fixed window is used fully in each window."""
-    taken, refused = simulate(window(limit, seconds), workers=16, run=run, hint="none")
+    taken, rejected = simulate(window(limit, seconds), workers=16, run=run, hint="none")
     assert taken < 1.1 * max((math.ceil(200 / limit) - 1) * seconds, 200 / 16 * (LATENCY + run))
-    assert refused <= 0.1 * 200
+    assert rejected <= 0.1 * 200
 
 
 @pytest.mark.parametrize("hint", ["none", "exact", "whole seconds"])
@@ -42,9 +42,9 @@ def test_limiter_counts_down_window(limit, seconds, run):
 @pytest.mark.parametrize("burst", [1, 60])
 def test_limiter_learns_rate_from_refusals(rate, burst, hint):
     """If the server does not answer the question, slow and fast buckets, small and large, are still used reasonably."""
-    seconds, refused = simulate(Bucket(rate, burst), workers=16, run=0.0, hint=hint, answers=False)
+    seconds, rejected = simulate(Bucket(rate, burst), workers=16, run=0.0, hint=hint, answers=False)
     assert seconds < 3 * (200 - burst) / rate
-    assert refused <= 0.3 * 200
+    assert rejected <= 0.3 * 200
 
 
 def test_limiter_without_limit_never_waits():
@@ -62,12 +62,12 @@ def test_limiter_late_429_measures_nothing():
     """A 429 of a request sent before the pause extends the pause if it has a Retry-After, and measures nothing."""
     limiter = Limiter()
     first, second = limiter.sent(0.0), limiter.sent(0.01)
-    limiter.refused(first, 0.02, 2.0)
+    limiter.rejected(first, 0.02, 2.0)
     rate = limiter.rate
     limiter.usage(0.03, None)
-    limiter.refused(second, 0.03, None)
+    limiter.rejected(second, 0.03, None)
     assert limiter.wait(0.03) == pytest.approx(1.99)
-    limiter.refused(second, 0.03, 5.0)
+    limiter.rejected(second, 0.03, 5.0)
     assert limiter.wait(0.03) == pytest.approx(5.0)
     assert limiter.rate == rate
 
@@ -75,7 +75,7 @@ def test_limiter_late_429_measures_nothing():
 def test_limiter_asks_twice_and_then_at_each_reset():
     """After a 429 it asks once, and again when a token should be available; then only at each reset."""
     limiter = Limiter()
-    limiter.refused(limiter.sent(0.0), 0.1, None)
+    limiter.rejected(limiter.sent(0.0), 0.1, None)
     assert limiter.ask
     limiter.usage(0.2, (0, 10, 60.0))
     assert not limiter.ask
@@ -98,7 +98,7 @@ def test_limiter_asks_twice_and_then_at_each_reset():
 def test_limiter_asks_once_if_one_request_is_missing():
     """If a single token is missing there is no time for a second question: the limit is treated as refilled at once."""
     limiter = Limiter()
-    limiter.refused(limiter.sent(0.0), 0.0, None)
+    limiter.rejected(limiter.sent(0.0), 0.0, None)
     limiter.usage(0.1, (9, 10, 30.0))
     for _ in range(9):
         assert limiter.wait(1.0) == 0.0
@@ -109,7 +109,7 @@ def test_limiter_asks_once_if_one_request_is_missing():
 def test_limiter_waits_a_minute_at_most_for_a_reset():
     """A reset further ahead, as with a wrong clock, is asked for again after a minute."""
     limiter = Limiter()
-    limiter.refused(limiter.sent(0.0), 0.0, None)
+    limiter.rejected(limiter.sent(0.0), 0.0, None)
     for moment in (0.0, 100.0):
         limiter.usage(moment, (0, 10, 3600.0))
     assert limiter.wait(100.0) <= MAX_RESET + 1
@@ -147,7 +147,7 @@ def test_limiter_wait_always_ends(events):
         if kind == "send":
             sent.append(limiter.sent(now))
         elif kind == "refuse" and sent:
-            limiter.refused(sent.pop(), now, pause)
+            limiter.rejected(sent.pop(), now, pause)
         elif kind == "report" and sent:
             limiter.reported(sent.pop(), now, remaining, pause or 0.0)
         elif kind == "usage":

@@ -192,21 +192,21 @@ class Batch:
             self._finished.put(item)
 
     def _execute(self, index: int, call: Call) -> Result:
-        refusals = 0
+        rejections = 0
         while True:
             sent = self._pass_limiter()
             try:
                 result, info = self._send(sent, call)
             except RateLimitError as error:
-                delay = self._policy.wait_after(error, refusals, self._random)
+                delay = self._policy.wait_after(error, rejections, self._random)
                 self._learn(sent, error.rate_limit if error.retry_after is None else None, error)
                 if delay is None or self._stopped.is_set():
                     raise
-                if error.retry_after is None and refusals == 0 and self._limiter.rate is not None:
+                if error.retry_after is None and rejections == 0 and self._limiter.rate is not None:
                     delay = 0.0  # the limiter knows when a request may be sent again
-                refusals += 1
+                rejections += 1
                 with suppress(Exception):  # a failing log handler must not make the item fail
-                    _log.info("rate limited: item %d, retry %d of %d in %.2f s", index, refusals, self._policy.max_retries, delay)
+                    _log.info("rate limited: item %d, retry %d of %d in %.2f s", index, rejections, self._policy.max_retries, delay)
                 self._stopped.wait(delay)
             else:
                 self._learn(sent, info)
@@ -227,12 +227,12 @@ class Batch:
                 else:
                     self._stopped.wait(min(delay, SLICE))
 
-    def _learn(self, sent: Sent, info: Optional[RateLimitInfo], refusal: Optional[RateLimitError] = None) -> None:
+    def _learn(self, sent: Sent, info: Optional[RateLimitInfo], rejection: Optional[RateLimitError] = None) -> None:
         with self._lock:
             if info is not None:
                 self._limiter.reported(sent, time.monotonic(), info.remaining, info.reset - time.time())
-            if refusal is not None and (refusal.retry_after or 0.0) <= MAX_RETRY_AFTER:
-                self._limiter.refused(sent, time.monotonic(), refusal.retry_after)
+            if rejection is not None and (rejection.retry_after or 0.0) <= MAX_RETRY_AFTER:
+                self._limiter.rejected(sent, time.monotonic(), rejection.retry_after)
 
     def _send(self, sent: Sent, call: Call) -> Outcome:
         if self._stopped.is_set():
@@ -272,9 +272,9 @@ def _attempt(_number: Tuple[str, int], attempt: Callable[[Call], Outcome], call:
 def _not_sent(error: Exception) -> RecallError:
     if isinstance(error, RecallError):
         return error
-    refusal = InvalidRequestError(str(error), "INVALID_REQUEST")
-    refusal.__cause__ = error
-    return refusal
+    invalid = InvalidRequestError(str(error), "INVALID_REQUEST")
+    invalid.__cause__ = error
+    return invalid
 
 
 def _foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool) -> RecallError:

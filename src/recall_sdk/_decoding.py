@@ -61,9 +61,9 @@ def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionRe
         return WorkflowExecutionResult(success=True)
     body = parse(answer)
     if answer.call.asynchronous or answer.status == 202:
-        ticket = _ticket(body)
-        if ticket:
-            return ticket
+        queued = _queued_run(body)
+        if queued:
+            return queued
         if answer.call.asynchronous:
             raise unreadable(answer, "has no task id")
     return envelope(body) or WorkflowExecutionResult(success=True, output=body)
@@ -103,7 +103,7 @@ def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
     )
 
 
-def _ticket(body: Any) -> Optional[AsyncExecutionResult]:
+def _queued_run(body: Any) -> Optional[AsyncExecutionResult]:
     if not isinstance(body, _OBJECT):
         return None
     task_id = _str(body.get("taskId")) or _str(body.get("jobId"))
@@ -309,7 +309,7 @@ _KINDS_BY_CODE = {
 }
 """The error for a server's code, with any status."""
 
-_REFUSALS = (401, 402, 403, 404, 429)
+_REJECTIONS = (401, 402, 403, 404, 429)
 """Statuses with which a server also rejects a run: with one of these, only a body with data of the run is a failed run."""
 
 _MAY_HAVE_STARTED = (408, 409, 422, 499)
@@ -356,7 +356,7 @@ def _is_failed_run(status: int, body: Any) -> bool:
     fields = _dict(body)
     if fields.get("success") is not False or not fields.get("error") or status == 408:
         return False
-    return status not in _REFUSALS or "output" in fields or "metadata" in fields
+    return status not in _REJECTIONS or "output" in fields or "metadata" in fields
 
 
 def _kind(answer: Answer, body: Any, server_code: Optional[str]) -> _Kind:

@@ -44,10 +44,10 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     try:
         return _ENCODER.encode({**fields, **control} if control else fields).encode()
     except Exception as error:  # the caller's object may raise anything
-        raise InvalidRequestError(_refusal(input, error), "INVALID_JSON") from error
+        raise InvalidRequestError(_rejection_reason(input, error), "INVALID_JSON") from error
 
 
-def _refusal(input: Any, error: Exception) -> str:
+def _rejection_reason(input: Any, error: Exception) -> str:
     """Return the first place in the input that has no JSON form, and the reason."""
     try:
         place, reason = next(_find_faults(input, "input", ()), ("input", _reason(error)))

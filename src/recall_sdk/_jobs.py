@@ -26,10 +26,10 @@ TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerEr
 TOO_EARLY = 425
 """The status of RFC 8470: try again later."""
 
-REFUSALS = (AuthenticationError, PermissionDeniedError, NotFoundError)
+REJECTIONS = (AuthenticationError, PermissionDeniedError, NotFoundError)
 """Answers of a server that has lost its database to a valid key and id."""
 
-MAX_REFUSED = 60.0
+MAX_REJECTED = 60.0
 """Seconds for which consecutive rejected polls are ignored, after a poll has succeeded."""
 
 GROWTH = 1.5
@@ -69,7 +69,7 @@ def wait_for_job(
     max_interval = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
     deadline = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
-    refused_since = math.inf
+    rejected_since = math.inf
     logged: Set[str] = set()
     while True:
         remaining = deadline - clock()
@@ -77,14 +77,14 @@ def wait_for_job(
         try:
             newest, retry_after = poll(None if timeout is None else max(remaining, LAST_POLL))
         except RecallError as error:
-            refused_since = min(refused_since, clock()) if isinstance(error, REFUSALS) else math.inf
-            refused_too_long = job is None or clock() - refused_since > MAX_REFUSED
-            if refused_too_long if isinstance(error, REFUSALS) else not _is_transient(error):
+            rejected_since = min(rejected_since, clock()) if isinstance(error, REJECTIONS) else math.inf
+            rejected_too_long = job is None or clock() - rejected_since > MAX_REJECTED
+            if rejected_too_long if isinstance(error, REJECTIONS) else not _is_transient(error):
                 _name_job(error, task_id)
                 raise
             trouble, retry_after = error, error.retry_after
         else:
-            refused_since = math.inf
+            rejected_since = math.inf
             if newest != job:
                 job = newest
                 if on_update is not None:

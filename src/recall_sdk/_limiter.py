@@ -74,7 +74,7 @@ class Limiter:
         self._times: Deque[float] = deque(maxlen=REMEMBERED)
         self._empty: Optional[Sent] = None  # the first 429 of the newest episode
         self._episode_end = 0  # requests up to this number were sent before that 429 was known
-        self._refused = 0
+        self._rejected = 0
         self._resume = 0.0
         self._step, self._plateau = 0, KNOWN  # the position on the curve, in requests, and where it is flat
         self._refilled_at_once: Optional[bool] = None
@@ -134,15 +134,15 @@ class Limiter:
                 self.rate = (used - 1) / seconds  # remaining is rounded down, so this is never too high
                 self._step, self._plateau = 0, KNOWN
 
-    def refused(self, sent: Sent, now: float, retry_after: Optional[float]) -> None:
+    def rejected(self, sent: Sent, now: float, retry_after: Optional[float]) -> None:
         """Record a 429, and its ``Retry-After`` in seconds, if any."""
-        self._refused += 1
+        self._rejected += 1
         if sent.number > self._episode_end:
             plateau = self._measure(sent, retry_after)
             pause = retry_after or SHORT_HOLD
             lost = pause * (self.rate or 0.0) - self.burst  # tokens lost during the pause, because the bucket is full
             self._step, self._plateau = 0, max(plateau, int(EVIDENCE * lost)) if plateau == KNOWN else plateau
-            self._empty, self._episode_end, self._refused = sent, self._last.number, 0
+            self._empty, self._episode_end, self._rejected = sent, self._last.number, 0
             self._tokens, self._updated = 0.0, sent.time
             self._times.clear()
             self._resume = max(self._resume, now + pause)
@@ -157,7 +157,7 @@ class Limiter:
             if retry_after is not None and retry_after >= 1:
                 self.rate = FIRST_GUESS * self.burst / retry_after
             return EVIDENCE
-        accepted = max(1, sent.number - self._empty.number - self._refused)
+        accepted = max(1, sent.number - self._empty.number - self._rejected)
         seconds = max(sent.time - self._empty.time, TICK)
         if EVIDENCE <= accepted < self.burst / 2:  # the bucket was not full in between
             self.rate = accepted / seconds

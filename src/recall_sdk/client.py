@@ -514,8 +514,8 @@ class RecallClient:
             RecallError: Any other failure, with the codes of :meth:`execute_workflow`.
 
         Example:
-            >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
-            >>> client.get_job_status(ticket.task_id)["taskId"] == ticket.task_id
+            >>> job = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
+            >>> client.get_job_status(job.task_id)["taskId"] == job.task_id
             True
 
         See the reference page, "get_job_status()".
@@ -551,8 +551,8 @@ class RecallClient:
             RecallError: Any other failure, such as an unknown id or a wrong key, as for :meth:`get_job_status`.
 
         Example:
-            >>> ticket = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
-            >>> client.wait_for_job(ticket, poll_interval=0.1)["output"]
+            >>> job = client.execute_workflow("greet", {"name": "Ada"}, async_execution=True)
+            >>> client.wait_for_job(job, poll_interval=0.1)["output"]
             {'content': 'Hello Ada'}
         """
         task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job

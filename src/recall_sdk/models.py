@@ -78,8 +78,8 @@ class AsyncExecutionResult:
         links: The address of its status, under ``"status"``.
 
     Example:
-        >>> ticket = client.execute_workflow("greet", async_execution=True)
-        >>> ticket.status, ticket.links["status"] == f"/api/jobs/{ticket.task_id}"
+        >>> job = client.execute_workflow("greet", async_execution=True)
+        >>> job.status, job.links["status"] == f"/api/jobs/{job.task_id}"
         ('queued', True)
 
     See the reference page, "AsyncExecutionResult".

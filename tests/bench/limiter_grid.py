@@ -25,7 +25,7 @@ BARS = {
     ("window", "whole seconds"): (1.25, 1.50, 10.0, 18.0),
     ("window", "none"): (1.05, 1.50, 10.0, 18.0),
 }
-"""Time over the least possible, median and ninth decile; refused requests in percent, median and ninth decile."""
+"""Time over the least possible, median and ninth decile; rejected requests in percent, median and ninth decile."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ def simulate(
     its Retry-After: "exact", "whole seconds" or "none". ``answers``: whether the server answers the question about the usage limits.
     """
     limiter, chance = Limiter(), random.Random(1)
-    now, missing, refused = 0.0, calls, 0
+    now, missing, rejected = 0.0, calls, 0
     in_flight: List[Tuple[float, Sent, bool, Optional[float]]] = []
     while missing:
         if limiter.ask:
@@ -117,9 +117,9 @@ def simulate(
             if accepted:
                 missing -= 1
             else:
-                refused += 1
-                limiter.refused(sent, now, pause)
-    return now, refused
+                rejected += 1
+                limiter.rejected(sent, now, pause)
+    return now, rejected
 
 
 def grid() -> Iterator[Tuple[str, Bucket, float, int, str]]:
@@ -140,22 +140,22 @@ def ninth_decile(values: List[float]) -> float:
 
 def measure(_base_url: str) -> Row:
     """Simulate the whole grid; nothing is sent."""
-    row = Row("limiter", f"The limiter of a batch of {CALLS} calls, simulated: time over the least possible, and refused requests")
+    row = Row("limiter", f"The limiter of a batch of {CALLS} calls, simulated: time over the least possible, and rejected requests")
     times: Dict[Tuple[str, str], List[float]] = {}
-    refusals: Dict[Tuple[str, str], List[float]] = {}
+    rejections: Dict[Tuple[str, str], List[float]] = {}
     for kind, server, run, workers, hint in grid():
         least = max(server.least_time(), CALLS / workers * (LATENCY + run))
-        seconds, refused = simulate(server, workers=workers, run=run, hint=hint)
+        seconds, rejected = simulate(server, workers=workers, run=run, hint=hint)
         times.setdefault((kind, hint), []).append(seconds / least)
-        refusals.setdefault((kind, hint), []).append(100.0 * refused / CALLS)
+        rejections.setdefault((kind, hint), []).append(100.0 * rejected / CALLS)
     for (kind, hint), (median, tenth, refused_median, refused_tenth) in BARS.items():
         case = f"{kind}, Retry-After: {hint}"
         row.measured.append(Measured(case, "time over the least possible", "x", wall=spread(times[kind, hint])))
-        row.measured.append(Measured(case, "refused", "%", wall=spread(refusals[kind, hint])))
+        row.measured.append(Measured(case, "rejected", "%", wall=spread(rejections[kind, hint])))
         row.bars += [
             Bar(f"limiter, time ({case})", spread(times[kind, hint]), median, unit="x"),
             Bar(f"limiter, time, ninth decile ({case})", spread([ninth_decile(times[kind, hint])]), tenth, unit="x"),
-            Bar(f"limiter, refused ({case})", spread(refusals[kind, hint]), refused_median, unit="%"),
-            Bar(f"limiter, refused, ninth decile ({case})", spread([ninth_decile(refusals[kind, hint])]), refused_tenth, unit="%"),
+            Bar(f"limiter, rejected ({case})", spread(rejections[kind, hint]), refused_median, unit="%"),
+            Bar(f"limiter, rejected, ninth decile ({case})", spread([ninth_decile(rejections[kind, hint])]), refused_tenth, unit="%"),
         ]
     return row

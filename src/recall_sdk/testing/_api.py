@@ -21,7 +21,7 @@ COST_OF_NO_LIMIT = 100.0  # dollars: the limit reported for an account without o
 RATE_OF_NO_LIMIT = 100  # the same in executions per second
 
 
-class Refusal(Exception):  # noqa: N818  # an answer, not an error
+class Rejection(Exception):  # noqa: N818  # an answer, not an error
     """An answer that ends the processing of a request."""
 
     def __init__(self, status: int, message: str, code: str, headers: Optional[Mapping[str, str]] = None) -> None:
@@ -39,7 +39,7 @@ class Api:
         api_key: The key that is let in.
         dialect: The body of the answers.
         bucket: The rate limit, or ``None`` for no limit.
-        usage_limit: Spending, in dollars, from which on executions are refused, or ``None`` for no limit.
+        usage_limit: Spending, in dollars, from which on executions are rejected, or ``None`` for no limit.
         retry_after: Whether a documented 429 says when to come back.
     """
 
@@ -70,10 +70,10 @@ class Api:
         executing = path.endswith("/execute")
         try:
             response = self._route(path, request)
-        except Refusal as refusal:
-            body = self._dialect.error(refusal.message, refusal.code, executing=executing)
-            response = self._json(body, refusal.status)
-            response.headers.extend(refusal.headers or {})
+        except Rejection as rejection:
+            body = self._dialect.error(rejection.message, rejection.code, executing=executing)
+            response = self._json(body, rejection.status)
+            response.headers.extend(rejection.headers or {})
         if executing and self._bucket is not None and self._dialect.rate_headers:
             response.headers.extend(self._rate_headers(self._bucket))
         if self._dialect.request_ids:
@@ -90,16 +90,16 @@ class Api:
             match = re.fullmatch(pattern, path)
             if match is not None:
                 if request.method != method:
-                    raise Refusal(405, "Method not allowed", "METHOD_NOT_ALLOWED", {"Allow": method})
+                    raise Rejection(405, "Method not allowed", "METHOD_NOT_ALLOWED", {"Allow": method})
                 if request.headers.get("X-API-Key") != self._api_key:
-                    raise Refusal(401, "Invalid API key" if "X-API-Key" in request.headers else "Unauthorized", "UNAUTHORIZED")
+                    raise Rejection(401, "Invalid API key" if "X-API-Key" in request.headers else "Unauthorized", "UNAUTHORIZED")
                 return handle(unquote(match[1]), request)
-        raise Refusal(404, "Not found", "NOT_FOUND")
+        raise Rejection(404, "Not found", "NOT_FOUND")
 
     def _execute(self, workflow_id: str, request: RecordedRequest) -> Response:
         workflow = self._workflow(workflow_id)
         if workflow.deployed_at is None:
-            raise Refusal(403, "Workflow is not deployed", "WORKFLOW_NOT_DEPLOYED")
+            raise Rejection(403, "Workflow is not deployed", "WORKFLOW_NOT_DEPLOYED")
         body = self._body(request)
         self._count(workflow_id)
         streaming = body.get("stream") is True
@@ -118,7 +118,7 @@ class Api:
     def _job(self, task_id: str, _request: RecordedRequest) -> Response:
         run = self._jobs.get(task_id)
         if run is None:
-            raise Refusal(404, "Task not found", "TASK_NOT_FOUND")
+            raise Rejection(404, "Task not found", "TASK_NOT_FOUND")
         return self._json(self._dialect.job(task_id, run))
 
     def _usage(self, _me: str, _request: RecordedRequest) -> Response:
@@ -133,7 +133,7 @@ class Api:
     def _workflow(self, workflow_id: str) -> Workflow:
         workflow = self.workflows.get(workflow_id)
         if workflow is None:
-            raise Refusal(404, "Workflow not found", "WORKFLOW_NOT_FOUND")
+            raise Rejection(404, "Workflow not found", "WORKFLOW_NOT_FOUND")
         return workflow
 
     def _body(self, request: RecordedRequest) -> Dict[str, Any]:
@@ -141,7 +141,7 @@ class Api:
         if isinstance(body, dict):
             return cast("Dict[str, Any]", body)
         if self._dialect.strict_json:
-            raise Refusal(400, "The request's body must be a JSON object", "INVALID_JSON")
+            raise Rejection(400, "The request's body must be a JSON object", "INVALID_JSON")
         return {}
 
     def _count(self, workflow_id: str) -> None:
@@ -150,13 +150,13 @@ class Api:
             cost = self._cost()
             if self._usage_limit is not None and cost >= self._usage_limit:
                 message = f"Usage limit exceeded: {cost:.2f}$ used of {self._usage_limit:.2f}$ limit."
-                raise Refusal(402, message, "USAGE_LIMIT_EXCEEDED")
+                raise Rejection(402, message, "USAGE_LIMIT_EXCEEDED")
             now = time.monotonic()
             if self._bucket is not None and not self._bucket.take(now):
                 headers: Dict[str, str] = {}
                 if self._retry_after and self._dialect.rate_headers:
                     headers["Retry-After"] = str(ceil(self._bucket.seconds_to_one(now)))
-                raise Refusal(429, self._dialect.rate_limited, "RATE_LIMIT_EXCEEDED", headers)
+                raise Rejection(429, self._dialect.rate_limited, "RATE_LIMIT_EXCEEDED", headers)
             self._executions[workflow_id] += 1
 
     def _cost(self) -> float:
