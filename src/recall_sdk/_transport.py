@@ -243,6 +243,7 @@ class Transport:
             headers = {"X-API-Key": settings.api_key, "User-Agent": USER_AGENT}
             request = requests.Request("GET", base_url + "/", headers, auth=_unchanged)
             template = self._session.prepare_request(request)
+            template.headers = dict(template.headers)  # which each call copies
             resolved = self._settings_of_session(base_url)
             settings_of_session = resolved if _is_usable(select_proxy(base_url, resolved["proxies"])) else {}
         name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
@@ -278,7 +279,7 @@ class Transport:
     def _send(self, request: Any, call: Call, target: Target, deadline: Optional[float], context: CallContext) -> Any:
         """Send a redirected request, or else the call itself."""
         start = monotonic()
-        outcome: Any = "failed"
+        response: Any = None
         arguments = {"timeout": self._timeout(call, deadline, context), "allow_redirects": False}
         try:
             settings = target.settings_of_session or self._settings_of_session(target.base_url)
@@ -288,16 +289,15 @@ class Transport:
                 response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
             else:
                 response = self._session.send(request or self._from_template(call, target), **arguments, **settings)
-            outcome = _outcome(response)
             return response
         except TRANSPORT_ERRORS as error:
             response = _answer_in(error, request.url if request else target.base_url + call.path)
             if response is None:
                 raise translate(error, context) from error
-            outcome = _outcome(response)
             return response
         finally:
-            _log.debug("%s %s %s %.0f ms", call.method, call.path, outcome, (monotonic() - start) * 1000)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("%s %s %s %.0f ms", call.method, call.path, _outcome(response), (monotonic() - start) * 1000)
 
     def _timeout(self, call: Call, deadline: Optional[float], context: CallContext) -> Timeout:
         seconds = None if deadline is None else remaining(deadline)
@@ -366,6 +366,8 @@ def _unchanged(request: Any) -> Any:
 
 
 def _outcome(response: Any) -> str:
+    if response is None:
+        return "failed"
     request_id = response.headers.get(REQUEST_ID)
     return f"{response.status_code} [{request_id}]" if request_id else str(response.status_code)
 
