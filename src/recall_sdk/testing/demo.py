@@ -5,6 +5,7 @@ If ``RECALL_API_KEY`` is not set, the import starts a server in this process, wi
 to it. If it is set, the import does nothing, and does not need Werkzeug.
 """
 
+import atexit
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ def _start() -> "Optional[testing.RecallServer]":
     started = testing.RecallServer(rate_limit=10)
     add_workflows(started)
     started.start()
+    atexit.register(started.stop)  # a thread that is stopped by the end of the interpreter may hold a lock of logging
     os.environ.update(RECALL_API_KEY=started.api_key, RECALL_BASE_URL=started.base_url, no_proxy=no_proxy("127.0.0.1"))
     sys.stderr.write(f"RECALL_API_KEY is not set: running on a test server at {started.base_url}\n")
     return started
