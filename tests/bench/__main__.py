@@ -26,7 +26,7 @@ ROWS: Dict[str, Callable[[str], Row]] = {
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """Start the server in a process of its own and give its base URL; it ends with its standard input."""
+    """Start the server in a separate process and yield its base URL; it ends with its standard input."""
     process = subprocess.Popen([sys.executable, str(Path(server.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None  # for the type checker: a pipe was asked for
     try:
@@ -36,7 +36,7 @@ def running_server() -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, write the reports, and return 1 where ``--check`` finds a bar missed."""
+    """Measure, write the reports, and return 1 if ``--check`` finds an unmet requirement."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure recall-sdk beside other libraries.")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed or could not be measured")
     parser.add_argument("--only", action="append", choices=sorted(ROWS), help="measure this row alone (may be repeated)")

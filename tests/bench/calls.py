@@ -1,4 +1,4 @@
-"""Row 1: what one call costs, from the arguments to the parsed answer."""
+"""Row 1: the cost of one call, from the arguments to the parsed answer."""
 
 import sys
 from typing import Callable

@@ -1,4 +1,4 @@
-"""The chart of a run: bars lying on their sides, as SVG. It stands inline in a page, and takes the colour of the page's text."""
+"""The chart of a run: horizontal bars, as inline SVG in the colour of the page's text."""
 
 import math
 from html import escape
@@ -16,7 +16,7 @@ OURS, THEIRS = 'fill="#1a9b6c"', 'fill-opacity="0.35"'  # seen on white and on b
 
 
 class Entry(NamedTuple):
-    """One bar of a panel. Without a label it belongs to the one above."""
+    """One bar of a panel. Without a label it belongs to the bar above."""
 
     label: str
     value: float
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Some bars that share a scale. With ``log`` they start at a hundredth of a unit: delays span four orders of magnitude."""
+    """Bars with a common scale. With ``log`` they start at a hundredth of a unit, because delays span four orders of magnitude."""
 
     title: str
     entries: Sequence[Entry]
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 def panels(rows: Sequence[Row]) -> List[Panel]:
-    """The three pictures that matter, as far as their rows were measured."""
+    """Return the three panels, if their rows were measured."""
     by_name = {row.name: row for row in rows}
     found: List[Panel] = []
     if "call" in by_name:
@@ -52,7 +52,7 @@ def panels(rows: Sequence[Row]) -> List[Panel]:
 
 
 def length(value: float, panel: Panel) -> float:
-    """How long the bar of a value is, in pixels."""
+    """Return the length of a bar in pixels."""
     room = WIDTH - LABELS - VALUES
     most = max(entry.value for entry in panel.entries)
     if panel.log:

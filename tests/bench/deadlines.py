@@ -1,4 +1,4 @@
-"""Row 7: how long after its timeout a call comes back."""
+"""Row 7: how long after its timeout a call returns."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ PHASES = {
 
 
 def taken(call: Callable[[], Any]) -> Tuple[float, str, bool]:
-    """Seconds until a call is back, what came back, and whether that was this library's timeout."""
+    """Return the seconds until a call returns, its outcome, and whether that was this library's timeout."""
     started = time.perf_counter()
     try:
         call()
@@ -38,7 +38,7 @@ def taken(call: Callable[[], Any]) -> Tuple[float, str, bool]:
 
 
 def peers(base_url: str) -> Dict[str, Callable[[], Any]]:
-    """The same call with the time-outs of other libraries, against a dripping body."""
+    """Measure the same call with the timeouts of other libraries, against a slow body."""
     path = path_of("slow-body")
     found: Dict[str, Callable[[], Any]] = {
         "requests": lambda: requests.post(base_url + path, json=INPUT, headers=HEADERS, timeout=TIMEOUT).json()
@@ -52,7 +52,7 @@ def peers(base_url: str) -> Dict[str, Callable[[], Any]]:
 
 
 def measure(base_url: str) -> Row:
-    """Measure every phase at once: all of them only wait."""
+    """Measure all phases at the same time, because all of them only wait."""
     row = Row("deadline", f"A call with timeout={TIMEOUT:.0f} against a server that takes {DRIP_SECONDS:.0f} s")
     others = peers(base_url)
     with RecallClient(KEY, base_url) as client, ThreadPoolExecutor(len(PHASES) + len(others)) as pool:

@@ -1,4 +1,4 @@
-"""Row 5: what the import costs, each time in a fresh interpreter."""
+"""Row 5: the cost of the import, each time in a fresh interpreter."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ OURS = "from recall_sdk import RecallClient"
 
 
 def timed(first: str, then: str) -> Tuple[float, float]:
-    """Milliseconds for two statements, one after the other, in a fresh interpreter."""
+    """Return the milliseconds for two statements in a fresh interpreter."""
     code = CODE.format(first=first, then=then)
     output = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True, env=ENVIRONMENT).stdout
     one, two = output.split()
@@ -32,7 +32,7 @@ def timed(first: str, then: str) -> Tuple[float, float]:
 
 
 def measure(_base_url: str) -> Row:
-    """Measure the import of this library after requests, requests itself, and openai."""
+    """Measure the import of requests, of this library after requests, and of openai."""
     row = Row("import", "Import, in fresh interpreters")
     statements = [OURS] + (["import openai"] if openai is not None else [])
     found: Dict[str, List[float]] = {statement: [] for statement in ["import requests", *statements]}

@@ -30,7 +30,7 @@ BARS = {
 
 @dataclass
 class Bucket:
-    """A token bucket that is refilled all the time."""
+    """A token bucket that is refilled continuously."""
 
     rate: float
     burst: float
@@ -61,7 +61,7 @@ class Bucket:
 
 @dataclass
 class Lump(Bucket):
-    """A bucket that gets ``rate`` tokens at once, every ``seconds``."""
+    """A bucket that gets ``rate`` tokens all at once, every ``seconds``."""
 
     seconds: float
 
@@ -82,7 +82,7 @@ class Lump(Bucket):
 
 
 def window(limit: float, seconds: float) -> Lump:
-    """So many requests in each fixed stretch of time."""
+    """Return a fixed window: a number of requests in each period of seconds."""
     return Lump(limit, limit, seconds)
 
 
@@ -134,7 +134,7 @@ def grid() -> Iterator[Tuple[str, Bucket, float, int, str]]:
 
 
 def ninth_decile(values: List[float]) -> float:
-    """Return the value that nine in ten do not exceed."""
+    """Return the ninth decile."""
     return sorted(values)[min(len(values) - 1, int(0.9 * len(values)))]
 
 

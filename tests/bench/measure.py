@@ -1,4 +1,4 @@
-"""Times and what is made of them: medians with quartiles, ratios round by round, bars."""
+"""Times and their statistics: medians with quartiles, ratios per round, and requirements."""
 
 import statistics
 import time
@@ -17,13 +17,13 @@ class Spread:
     high: float
 
     def scaled(self, factor: float) -> "Spread":
-        """The same in another unit."""
+        """Return the same in another unit."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contender needed in one case. ``note`` says why where there are no numbers."""
+    """The measurement of one contender in one case. Without numbers, ``note`` says why."""
 
     case: str
     who: str
@@ -35,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bar:
-    """One promise and what was measured of it: ``value`` is ``None`` where it could not be measured, and then it is not kept."""
+    """One requirement and its measured value, which is ``None`` if it could not be measured; then it is not met."""
 
     what: str
     value: Optional[Spread]
@@ -46,7 +46,7 @@ class Bar:
 
     @property
     def kept(self) -> bool:
-        """Whether the median is on the right side of the limit."""
+        """Whether the median meets the limit."""
         if self.value is None:
             return False
         return self.value.median >= self.limit if self.at_least else self.value.median <= self.limit
@@ -64,14 +64,14 @@ class Row:
 
 @dataclass
 class Times:
-    """Seconds per unit of work, round by round."""
+    """Seconds per unit of work, for each round."""
 
     cpu: List[float] = field(default_factory=list)
     wall: List[float] = field(default_factory=list)
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median and the quartiles of some values."""
+    """Return the median and the quartiles of some values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -79,12 +79,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """The spread of ours / theirs, each pair from one round."""
+    """Return the spread of ours / theirs, with each pair from one round."""
     return spread([our / their for our, their in zip(ours, theirs)])
 
 
 def interleaved(work: Mapping[str, Callable[[], int]], rounds: int) -> Dict[str, Times]:
-    """Time each piece of work once a round, so that a busy moment of the machine hits all alike.
+    """Time each piece of work once per round, so that a busy moment of the machine affects all equally.
 
     Each function returns how many units it did. A first round is not counted; who begins changes from round to round.
     """

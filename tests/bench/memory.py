@@ -1,4 +1,4 @@
-"""Row 4: the memory that a stream of 200 MB takes, each time in a fresh process.
+"""Row 4: the memory for a stream of 200 MB, each time in a fresh process.
 
 As a script (``python -m tests.bench.memory WHO WORKFLOW BASE_URL``) it is that process, and prints what it found as JSON.
 """
@@ -22,13 +22,13 @@ STATUS = Path("/proc/self/status")
 
 
 def resident(field: str) -> float:
-    """MB in memory: ``VmRSS`` now, ``VmHWM`` at the peak; ``getrusage`` would count the parent's peak too."""
+    """Return the MB in memory: ``VmRSS`` now, ``VmHWM`` at the peak; ``getrusage`` would include the parent's peak."""
     found = re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text())
     return int(found.group(1)) / 1024.0 if found else 0.0
 
 
 def read_ours(workflow: str, base_url: str) -> Dict[str, float]:
-    """Read the stream with this library; the stream holds its text for ``result``."""
+    """Read the stream with this library, which keeps its text for ``result``."""
     text = 0
     with RecallClient(KEY, base_url) as client:
         start = resident("VmRSS")
@@ -43,7 +43,7 @@ def read_ours(workflow: str, base_url: str) -> Dict[str, float]:
 
 
 def read_usually(workflow: str, base_url: str) -> Dict[str, float]:
-    """Read the stream with the usual loop, which holds nothing."""
+    """Read the stream with the usual loop, which keeps nothing."""
     stream = usual_stream(base_url)
     start = resident("VmRSS")
     for _ in stream(workflow):
@@ -59,7 +59,7 @@ def child(who: str, case: str, base_url: str) -> "subprocess.Popen[str]":
 
 
 def measure(base_url: str) -> Row:
-    """Measure this library and the usual loop; both at once, since memory does not mind."""
+    """Measure this library and the usual loop at the same time."""
     row = Row("memory", "Memory for a stream of 200 MB")
     for case, title in CASES.items():
         what = f"memory above the start and the text ({title})"

@@ -1,4 +1,4 @@
-"""The contenders: one call, and the loop over one stream, each written the way its users write it.
+"""The contenders: one call, and the loop over one stream, each written as its users write it.
 
 A library that is not installed is ``None`` here, and the report says so.
 """
@@ -21,7 +21,7 @@ USUAL = "requests, iter_lines"
 
 
 def installed(name: str) -> Any:
-    """Return a module, or ``None`` where it is not installed."""
+    """Return a module, or ``None`` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -39,12 +39,12 @@ Stream = Callable[[str], Payloads]
 
 
 def path_of(workflow: str) -> str:
-    """The path that executes a workflow."""
+    """Return the path that executes a workflow."""
     return f"/api/workflows/{workflow}/execute"
 
 
 def calls(base_url: str, workflow: str) -> Dict[str, Optional[Call]]:
-    """One function for each contender: a POST of ``INPUT`` on a kept-alive connection, to the parsed answer."""
+    """Return one function for each contender: a POST of ``INPUT`` on a kept-alive connection, with the parsed answer."""
     path = path_of(workflow)
     url = base_url + path
 
@@ -69,7 +69,7 @@ def calls(base_url: str, workflow: str) -> Dict[str, Optional[Call]]:
 
 
 def sdk_stream(base_url: str) -> Stream:
-    """The stream of this library: typed events."""
+    """Read a stream with this library: typed events."""
     client = RecallClient(KEY, base_url)
 
     def stream(workflow: str) -> Payloads:
@@ -81,7 +81,7 @@ def sdk_stream(base_url: str) -> Stream:
 
 
 def usual_stream(base_url: str) -> Stream:
-    """The loop that most programs hold: no typed events, no conformance."""
+    """Read a stream with the usual loop: no typed events, not fully conforming."""
     session = requests.Session()
     session.headers.update(HEADERS)
 
@@ -137,7 +137,7 @@ def openai_stream(base_url: str) -> Stream:
 
 
 def streams(base_url: str) -> Dict[str, Optional[Stream]]:
-    """One function for each contender: the payloads of a stream, parsed."""
+    """Return one function for each contender: the parsed payloads of a stream."""
     return {
         SDK: sdk_stream(base_url),
         USUAL: usual_stream(base_url),

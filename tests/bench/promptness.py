@@ -11,7 +11,7 @@ LIMIT = 5.0  # milliseconds
 
 
 def delays(stream: Stream, workflow: str) -> List[float]:
-    """How many milliseconds each event of a paced stream took to arrive."""
+    """Return the milliseconds that each event of a paced stream took to arrive."""
     arrived = [(time.monotonic_ns(), payload.get("sent")) for payload in stream(workflow)]
     found = [(now - int(sent)) / 1e6 for now, sent in arrived if sent is not None]
     if len(found) != PACED_EVENTS:

@@ -1,4 +1,4 @@
-"""The server that is measured against: canned bytes from raw sockets, in a process of its own.
+"""The server of the benchmark: prepared bytes from raw sockets, in a separate process.
 
 It needs the standard library alone and knows no more HTTP than it takes. The workflow id in the path names the answer, such as
 ``call-length``, ``burst-gzip``, ``paced-close``, ``memory-tokens``, ``slow-body`` or ``bucket-plain-1``.
@@ -57,7 +57,7 @@ END = b'data: {"event":"done","success":true,"output":{"content":"Hello"},"metad
 
 
 def head(framing: str, length: int = 0, content_type: str = "text/event-stream", status: str = "200 OK", extra: str = "") -> bytes:
-    """The head of an answer; ``length`` counts only where the framing is ``length``."""
+    """Return the head of an answer; ``length`` is used only for the framing ``length``."""
     version = "HTTP/1.0" if framing == "http10" else "HTTP/1.1"
     if framing == "length":
         extra += f"Content-Length: {length}\r\n"
@@ -71,12 +71,12 @@ def head(framing: str, length: int = 0, content_type: str = "text/event-stream",
 
 
 def chunk(body: bytes) -> bytes:
-    """One HTTP chunk; of nothing, the last one."""
+    """Return one HTTP chunk; for empty data, the last one."""
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
 def framed(framing: str, events: Iterable[bytes], length: int) -> Iterator[bytes]:
-    """Put events, ``length`` bytes in all, into a framing: one piece of the answer's body for each event."""
+    """Yield the body of events, ``length`` bytes in total, in a framing: one piece per event."""
     if framing == "onechunk":
         yield b"%x\r\n" % length
     packer = zlib.compressobj(wbits=31)
@@ -97,7 +97,7 @@ def framed(framing: str, events: Iterable[bytes], length: int) -> Iterator[bytes
 
 @lru_cache(maxsize=None)
 def burst(framing: str) -> bytes:
-    """A whole stream of ``BURST_EVENTS`` tokens, to be sent as fast as it is read."""
+    """Return a whole stream of ``BURST_EVENTS`` tokens."""
     events: List[bytes] = [TOKEN] * BURST_EVENTS + [END]
     body = b"".join(events)
     if framing == "large":  # cut anywhere, as a proxy does
@@ -106,7 +106,7 @@ def burst(framing: str) -> bytes:
 
 
 def send_paced(connection: socket.socket, framing: str) -> None:
-    """Send events with pauses between them, each with the moment of its sending (CLOCK_MONOTONIC is one for all processes)."""
+    """Send events with pauses, each with its time of sending (CLOCK_MONOTONIC is the same in all processes)."""
     template = b'data: {"blockId":"b","chunk":"Hello","sent":"%020d"}\n\n'
     length = PACED_EVENTS * len(template % 0) + len(END)
 
@@ -123,7 +123,7 @@ def send_paced(connection: socket.socket, framing: str) -> None:
 
 
 def send_memory(connection: socket.socket, kind: str) -> None:
-    """Send ``MEMORY_BYTES`` of events: ``tokens``, each with a bit of text, or ``others``, which are large and carry none."""
+    """Send ``MEMORY_BYTES`` of events: ``tokens``, each with a short text, or ``others``, which are large and have none."""
     block = chunk(WORDY) * 3_000 if kind == "tokens" else chunk(OTHER) * 400
     connection.sendall(head("chunked"))
     for _ in range(MEMORY_BYTES // len(block)):
@@ -132,7 +132,7 @@ def send_memory(connection: socket.socket, kind: str) -> None:
 
 
 def send_slowly(connection: socket.socket, phase: str) -> None:
-    """Answer too late: nothing at all, or a head or a body byte by byte, each for ``DRIP_SECONDS``."""
+    """Answer too late: with nothing, or with a head or a body byte by byte, each for ``DRIP_SECONDS``."""
     drips = int(DRIP_SECONDS / DRIP_PAUSE)
     if phase == "silence":
         time.sleep(DRIP_SECONDS)
@@ -161,7 +161,7 @@ def send_slowly(connection: socket.socket, phase: str) -> None:
 
 
 class Bucket:
-    """A token bucket, and the count of what it did."""
+    """A token bucket that counts its requests."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -171,13 +171,13 @@ class Bucket:
         self.rejected = 0
 
     def refill(self) -> None:
-        """Add what has flowed in."""
+        """Add the tokens since the last call."""
         now = time.monotonic()
         self.tokens = min(BUCKET_SIZE, self.tokens + (now - self.filled_at) * BUCKET_RATE)
         self.filled_at = now
 
     def usage(self) -> Dict[str, Any]:
-        """The answer to the question about the usage limits."""
+        """Return the answer about the usage limits."""
         with self.lock:
             self.refill()
             full = time.time() + (BUCKET_SIZE - self.tokens) / BUCKET_RATE
@@ -189,7 +189,7 @@ class Bucket:
             return {"success": True, "rateLimit": {"sync": sync}, "usage": {}}
 
     def take(self) -> bool:
-        """Take a token where there is one."""
+        """Take a token if there is one."""
         with self.lock:
             self.refill()
             if self.tokens < 1:
@@ -205,7 +205,7 @@ BUCKETS_LOCK = threading.Lock()
 
 
 def from_bucket(workflow: str, counts: bool) -> bytes:
-    """Answer an execution, or tell the counts: the bucket ``bucket-KIND-NUMBER`` comes into being, full, when it is first used."""
+    """Answer an execution, or return the counts; the bucket ``bucket-KIND-NUMBER`` is created, full, on first use."""
     with BUCKETS_LOCK:
         bucket = BUCKETS.setdefault(workflow, Bucket())
     if counts:
@@ -217,7 +217,7 @@ def from_bucket(workflow: str, counts: bool) -> bytes:
 
 
 def whole_answer(value: Any, status: str = "200 OK", extra: str = "") -> bytes:
-    """A JSON answer with a Content-Length."""
+    """Return a JSON answer with a Content-Length."""
     body = json.dumps(value).encode()
     return head("length", len(body), "application/json", status, extra) + body
 
@@ -229,7 +229,7 @@ CALLS = {
 
 
 def read_request(connection: socket.socket, buffer: bytearray) -> Tuple[str, str]:
-    """Read a whole request and return its method and workflow id; ``("", "")`` where the client is gone."""
+    """Read a whole request and return its method and workflow id; ``("", "")`` if the client has closed."""
     while b"\r\n\r\n" not in buffer:
         received = connection.recv(65_536)
         if not received:
@@ -250,7 +250,7 @@ def read_request(connection: socket.socket, buffer: bytearray) -> Tuple[str, str
 
 
 def serve_connection(connection: socket.socket) -> None:
-    """Answer request after request, until either side closes."""
+    """Answer requests until either side closes."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray()
     with connection:
@@ -281,7 +281,7 @@ def serve_connection(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve on a free port of the loopback address."""
+    """Serve on a free loopback port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     print(listener.getsockname()[1], flush=True)
 

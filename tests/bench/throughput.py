@@ -1,4 +1,4 @@
-"""Row 2: how many events of a stream can be read in a second."""
+"""Row 2: events of a stream per second."""
 
 from typing import Callable
 
@@ -11,7 +11,7 @@ HTTPX_SSE_LIMIT = 2.5
 
 
 def reading(stream: Stream, workflow: str) -> Callable[[], int]:
-    """Reading a whole stream as one unit of work."""
+    """Read a whole stream as one unit of work."""
 
     def work() -> int:
         count = sum(1 for _ in stream(workflow))
