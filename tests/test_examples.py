@@ -232,6 +232,14 @@ def test_demo_starts_server(demo: Callable[[str], ModuleType], capsys: pytest.Ca
     assert NOTE.fullmatch(capsys.readouterr().err)
 
 
+def test_demo_stops_its_server_before_the_interpreter_ends() -> None:
+    """No thread of the server is alive when the interpreter ends: it could hold a lock that the end needs."""
+    code = "import atexit, threading; atexit.register(lambda: print(threading.active_count())); import recall_sdk.testing.demo"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "1\n"
+
+
 def test_demo_does_nothing_with_key(demo: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]):
     """With a key, the import starts and changes nothing."""
     assert demo("a-key-of-my-own").server is None
