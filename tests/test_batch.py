@@ -441,6 +441,24 @@ def test_batch_survives_failing_hook(with_executor, server):
     collect_quietly()  # requests leaves an answer open of which a hook raises
 
 
+def test_batch_survives_failing_hook_while_asking(server):
+    """A hook that fails for the question about the usage limits fails no item: the server then counts as one that does not say."""
+    asked = []
+
+    def hook(response, **_):
+        if response.request.method == "GET":
+            asked.append(response.url)
+            response.close()
+            raise TypeError("not a number")
+
+    server.respond_next(status=429, json={"error": "slow down"})
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        items = list(client.execute_batch(numbered(3), max_workers=1, initial_delay=0.01))
+    assert [item.error for item in items] == [None] * 3
+    assert len(asked) == 1
+
+
 class Refusing(Executor):
     """An executor whose futures fail, as if a call could not be pickled."""
 

@@ -106,6 +106,28 @@ def test_limiter_asks_once_if_one_request_is_missing():
     assert limiter.wait(1.0) > 20
 
 
+def test_limiter_takes_reported_rate():
+    """A bucket's rate is what is missing over the seconds until it is full; as ``remaining`` is rounded down, it takes a little less."""
+    limiter = Limiter()
+    limiter.rejected(limiter.sent(0.0), 0.1, None)
+    limiter.usage(0.2, (0, 11, 2.1))
+    limiter.usage(0.5, (1, 11, 2.0))
+    assert limiter.rate == pytest.approx(4.5)
+    limiter = Limiter()
+    limiter.rejected(limiter.sent(0.0), 0.1, None)
+    limiter.usage(0.2, (0, 1, 0.5))
+    assert 1.5 < limiter.rate < 2.0
+
+
+def test_limiter_ignores_full_bucket():
+    """An answer after which nothing is missing says neither how the limit is refilled nor how fast."""
+    limiter = Limiter()
+    limiter.rejected(limiter.sent(0.0), 0.0, None)
+    limiter.usage(1.0, (10, 10, 0.0))
+    assert limiter.wait(1.0) == 0.0
+    assert limiter.rate is None
+
+
 def test_limiter_waits_a_minute_at_most_for_a_reset():
     """A reset further ahead, as with a wrong clock, is asked for again after a minute."""
     limiter = Limiter()

@@ -1,4 +1,4 @@
-"""Translate the errors of requests, urllib3 and http.client into ours."""
+"""Translate the errors of requests, urllib3 and http.client, of an executor, and of the caller's own code into ours."""
 
 import http.client
 import signal
@@ -23,7 +23,7 @@ from urllib3.exceptions import (
     ResponseError,
 )
 
-from recall_sdk.errors import InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
+from recall_sdk.errors import InvalidRequestError, InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
 """The errors that requests, urllib3, http.client, ssl and zlib raise."""
@@ -172,3 +172,22 @@ def _connection_message(reason: BaseException, call: CallContext, *, unsent: boo
         return f"could not connect to {call.where} ({_reason(reason)}): check the base_url, and that the server is running"
     message = f"the connection to {call.where} broke before the answer was complete ({_reason(reason)})"
     return f"{message}: the workflow may have run" if call.executes and not call.streaming else message
+
+
+def invalid_argument(error: Exception) -> RecallError:
+    """Return the error for an argument with which nothing could be sent."""
+    if isinstance(error, RecallError):
+        return error
+    invalid = InvalidRequestError(str(error), "INVALID_REQUEST")
+    invalid.__cause__ = error
+    return invalid
+
+
+def foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool) -> RecallError:
+    """Return the error for one of the caller's code or of an executor; our own errors are returned as they are."""
+    if isinstance(cause, RecallError):
+        return cause
+    error = RecallError(f"{what}: {type(cause).__name__}: {cause}".rstrip(": "))
+    error.may_have_executed = may_have_executed
+    error.__cause__ = cause
+    return error

@@ -1,6 +1,13 @@
-"""The plain values that pass between the layers: a call to send, and the answer to it."""
+"""The plain values that pass between the layers: a call to send, the answer to it, and an item of a batch."""
 
-from typing import Dict, Mapping, NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Any, Dict, Generic, Mapping, NamedTuple, Optional, TypeVar, Union
+
+from recall_sdk.errors import RecallError
+from recall_sdk.models import AsyncExecutionResult, WorkflowExecutionResult
+
+Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
+R_co = TypeVar("R_co", bound=Result, covariant=True)
 
 REQUEST_ID = "X-Request-Id"
 """The header with the id of an answer in the server's logs."""
@@ -54,3 +61,27 @@ class Answer(NamedTuple):
     received: float
     retry_after: Optional[float]
     clock_offset: float = 0.0
+
+
+@dataclass
+class BatchItem(Generic[R_co]):
+    """One finished item of a batch, with either a result or an error.
+
+    Attributes:
+        index: Its position in the source, from 0.
+        workflow_id: The id of the workflow, as passed in.
+        input: The input, as passed in.
+        result: The result of the execution, or ``None`` if it failed.
+        error: The error of the execution, or ``None``.
+
+    Example:
+        >>> (item,) = client.execute_batch([("greet", {"name": "Ada"})])
+        >>> item.index, item.result.output, item.error
+        (0, {'content': 'Hello Ada'}, None)
+    """
+
+    index: int
+    workflow_id: str
+    input: Any
+    result: Optional[R_co]
+    error: Optional[RecallError]

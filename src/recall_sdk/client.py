@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
-from recall_sdk._batch import Batch, BatchItem, Result
+from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._messages import Answer, Call
+from recall_sdk._messages import Answer, BatchItem, Call, Result
 from recall_sdk._redaction import without_key
 from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
 from recall_sdk._transport import OpenResponse, Session, Transport
@@ -446,7 +446,6 @@ class RecallClient:
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-            random=random.random,
         ).run()
 
     # ---------------------------------------------------------------------------------------------------- reading
@@ -715,7 +714,7 @@ class RecallClient:
         """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
         try:
             return self._ask(_endpoints.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
-        except RecallError:
+        except Exception:  # noqa: BLE001 -- a hook of the user's session may raise anything
             return None
 
     def _poll(self, call: Call, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
