@@ -137,7 +137,7 @@ class Batch:
         self._stopped.set()
         for _ in range(self._threads):
             self._pending.put(None)
-        for future in list(self._futures.values()):
+        for future in self._futures.copy().values():
             future.cancel()
 
     def _work(self) -> None:

@@ -74,8 +74,7 @@ def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
     result = execution(answer)
     if isinstance(result, WorkflowExecutionResult):
         return result
-    error = unreadable(answer, f"is not a stream: the run was queued, and wait_for_job({result.task_id!r}) returns its result")
-    raise error
+    raise unreadable(answer, f"is not a stream: the run was queued, and wait_for_job({result.task_id!r}) returns its result")
 
 
 def envelope(body: Any) -> Optional[WorkflowExecutionResult]:
