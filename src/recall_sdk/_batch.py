@@ -205,4 +205,5 @@ def _attempt(_sent: Sent, attempt: Callable[[Call], Tuple[Result, Optional[RateL
     try:
         return (*attempt(call), None)
     except Exception as error:  # a foreign one is from a hook of the user's session, perhaps after sending
-        return None, getattr(error, "rate_limit", None), foreign_failure(error, "the item failed", may_have_executed=True)
+        info = error.rate_limit if isinstance(error, RateLimitError) else None
+        return None, info, foreign_failure(error, "the item failed", may_have_executed=True)
