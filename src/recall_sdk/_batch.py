@@ -75,6 +75,7 @@ class Batch:
         self._limiter = Limiter()
         self._lock = threading.Lock()  # for the limiter
         self._turn = threading.Lock()  # for the one worker that waits for the limiter
+        self._submitting = threading.Lock()
         self._stopped = threading.Event()
         self._threads = 0
         self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each worker
@@ -182,7 +183,8 @@ class Batch:
             return _attempt(sent, self._attempt, call)
         future: Optional[Future[Outcome]] = None
         try:
-            future = self._futures[threading.get_ident()] = self._executor.submit(_attempt, sent, self._attempt, call)
+            with self._submitting:  # the user's executor may not be thread-safe
+                future = self._futures[threading.get_ident()] = self._executor.submit(_attempt, sent, self._attempt, call)
             return future.result()
         except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
             return None, None, invalid_argument(error)

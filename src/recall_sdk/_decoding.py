@@ -60,13 +60,10 @@ def execution(answer: Answer) -> Union[WorkflowExecutionResult, AsyncExecutionRe
     if answer.status == 204 and not answer.call.asynchronous:
         return WorkflowExecutionResult(success=True)
     body = parse(answer)
-    if answer.call.asynchronous or answer.status == 202:
-        queued = _queued_run(body)
-        if queued:
-            return queued
-        if answer.call.asynchronous:
-            raise unreadable(answer, "has no task id")
-    return envelope(body) or WorkflowExecutionResult(success=True, output=body)
+    queued = _queued_run(_dict(body)) if answer.call.asynchronous or answer.status == 202 else None
+    if answer.call.asynchronous and queued is None:
+        raise unreadable(answer, "has no task id")
+    return queued or envelope(body) or WorkflowExecutionResult(success=True, output=body)
 
 
 def execution_of_stream(answer: Answer) -> WorkflowExecutionResult:
@@ -102,17 +99,14 @@ def _enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
     )
 
 
-def _queued_run(body: Any) -> Optional[AsyncExecutionResult]:
-    if not isinstance(body, _OBJECT):
-        return None
+def _queued_run(body: Dict[str, Any]) -> Optional[AsyncExecutionResult]:
     task_id = _str(body.get("taskId")) or _str(body.get("jobId"))
     if not task_id:
         return None
     links = {name: link for name, link in _dict(body.get("links")).items() if isinstance(link, str)}
     links.setdefault("status", _str(body.get("statusUrl")) or f"/api/jobs/{task_id}")
-    success = body.get("success")
     return AsyncExecutionResult(
-        success=success if isinstance(success, bool) else True,
+        success=body.get("success") is not False,
         task_id=task_id,
         status=_job_state(_str(body.get("status")) or "queued"),
         created_at=_str(body.get("createdAt")) or "",
@@ -149,8 +143,7 @@ def job_status(answer: Answer) -> Dict[str, Any]:
     }
     record = job["output"]
     if isinstance(record, _OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
-        job["run"] = record
-        job["output"] = record["output"]
+        job.update(run=record, output=record["output"])
         if record["success"] is False and job["status"] == "completed":
             job["status"] = "failed"
             job["error"] = job["error"] or record.get("error") or "the run did not succeed; the server does not say why"
@@ -278,6 +271,9 @@ _FAILED_RUN = _Kind(ExecutionError, "EXECUTION_ERROR", keeps_code=True)
 
 _BAD_GATEWAY = _Kind(ServerError, "SERVER_ERROR", "a gateway could not reach the server; try again later")
 _GATEWAY_TIMEOUT = _Kind(RecallTimeoutError, "TIMEOUT", "a gateway stopped waiting, and the workflow may still be running", keeps_code=True)
+_INVALID_REQUEST = _Kind(InvalidRequestError, "INVALID_REQUEST")
+_SERVER_ERROR = _Kind(ServerError, "SERVER_ERROR")
+_INVALID_RESPONSE = _Kind(InvalidResponseError, "INVALID_RESPONSE", keeps_code=True)
 
 _KINDS = {
     401: _Kind(AuthenticationError, "UNAUTHORIZED", "check the API key, passed as api_key= or in RECALL_API_KEY", keeps_code=True),
@@ -287,16 +283,9 @@ _KINDS = {
     407: _Kind(InvalidRequestError, "INVALID_REQUEST", "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
     408: _Kind(RecallTimeoutError, "TIMEOUT", "the workflow takes longer than the server allows", keeps_code=True),
     429: _Kind(RateLimitError, "RATE_LIMIT_EXCEEDED", keeps_code=True),
-    502: _BAD_GATEWAY,
     503: _Kind(ServerError, "SERVER_ERROR", "the server is overloaded or down; try again later"),
-    504: _GATEWAY_TIMEOUT,
-    520: _BAD_GATEWAY,
-    521: _BAD_GATEWAY,
-    522: _BAD_GATEWAY,
-    523: _BAD_GATEWAY,
-    524: _GATEWAY_TIMEOUT,
-    530: _BAD_GATEWAY,
-    598: _GATEWAY_TIMEOUT,
+    **dict.fromkeys((502, 520, 521, 522, 523, 530), _BAD_GATEWAY),
+    **dict.fromkeys((504, 524, 598), _GATEWAY_TIMEOUT),
 }
 """The error for each status. From 520 on they are those of content delivery networks and proxies."""
 
@@ -364,13 +353,10 @@ def _kind(answer: Answer, body: Any, server_code: Optional[str]) -> _Kind:
         return _FAILED_RUN
     if server_code in _KINDS_BY_CODE:
         return _KINDS_BY_CODE[server_code]
-    if status in _KINDS:
-        return _KINDS[status]
     if status == 500 and answer.call.executes:
         return _FAILED_RUN
-    if 400 <= status < 500:
-        return _Kind(InvalidRequestError, "INVALID_REQUEST")
-    return _Kind(ServerError, "SERVER_ERROR") if status >= 500 else _Kind(InvalidResponseError, "INVALID_RESPONSE", keeps_code=True)
+    other = _SERVER_ERROR if status >= 500 else _INVALID_REQUEST if status >= 400 else _INVALID_RESPONSE
+    return _KINDS.get(status, other)
 
 
 def _advice(answer: Answer, kind: _Kind, reason: str, body: Any, retry_after: Optional[float]) -> str:
@@ -431,10 +417,7 @@ def _object(answer: Answer) -> Dict[str, Any]:
 
 
 def _error_body(answer: Answer) -> Any:
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return answer.body.decode("utf-8", "replace") or None
+    return _json_or(answer.body, answer.body.decode("utf-8", "replace") or None)
 
 
 def _reason_and_code(body: Any) -> Tuple[str, Optional[str]]:
@@ -464,36 +447,21 @@ def _is_html(text: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- streams
 
-_raw_decode = json.JSONDecoder().raw_decode
-
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
-    payload: Any = None
-    try:
-        payload, end = _raw_decode(data)
-    except (ValueError, RecursionError):
-        end = -1
-    if end != len(data):
-        payload = _json_or_text(data)
+    payload: Any = _json_or(data, data)
     if not isinstance(payload, _OBJECT):
-        return None if payload == "[DONE]" else StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
-    block_id = payload.get("blockId")
-    if not isinstance(block_id, str):
-        block_id = None
-    event_type = payload.get("event")
-    if event_type is None or event_type == "chunk":
-        chunk = payload.get("chunk")
-        # Nearly every event has only a block and a text, so nothing in it can report a failure.
-        is_plain = len(payload) == 2 and block_id is not None
-        if isinstance(chunk, str) and name != "error" and (is_plain or not ("error" in payload or payload.get("type") == "error")):
-            return StreamEvent("chunk", block_id, chunk, payload)
-    if not isinstance(event_type, str):
-        event_type = name
-    if name == "error" or _is_failure(event_type, payload):
+        if isinstance(payload, str) and payload.strip() == "[DONE]":
+            return None
+        return StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
+    block_id, chunk, event = _str(payload.get("blockId")), _str(payload.get("chunk")), _str(payload.get("event"))
+    event_type = event or name
+    # Nearly every event has only a block and a text, so nothing in it can report a failure.
+    is_plain = len(payload) == 2 and block_id is not None and chunk is not None
+    if name == "error" or (not is_plain and _is_failure(event_type, payload)):
         return StreamEvent("error", block_id, "", payload)
-    chunk = payload.get("chunk")
-    if event_type in ("message", "chunk") and isinstance(chunk, str):
+    if chunk is not None and event in (None, "message", "chunk"):
         return StreamEvent("chunk", block_id, chunk, payload)
     return StreamEvent(_EVENT_TYPES.get(event_type, event_type), block_id, "", payload)
 
@@ -512,13 +480,6 @@ def _is_failure(event_type: str, payload: Dict[str, Any]) -> bool:
 
 def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:
     return {**payload, **_dict(payload.get("data"))}
-
-
-def _json_or_text(data: str) -> Any:
-    try:
-        return json.loads(data)  # allows white space around it
-    except (ValueError, RecursionError):
-        return "[DONE]" if data.strip() == "[DONE]" else data
 
 
 _ENDS = ("done", "final")
@@ -556,6 +517,13 @@ def message_of(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value)
     except RecursionError:
         return "a reason nested too deeply to show"
+
+
+def _json_or(text: Union[str, bytes], fallback: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return fallback
 
 
 def _wait(value: Any) -> Optional[float]:

@@ -79,13 +79,11 @@ def translate(error: Exception, call: CallContext) -> RecallError:
 
 def unusable_proxy(call: CallContext) -> RecallError:
     """Return the error for a proxy whose URL can't be parsed. The message does not show it: it may hold a password."""
-    error = RecallConnectionError(
+    return RecallConnectionError(
         f"the URL of the proxy for {call.where} can't be parsed: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your "
         "session; in a user name or password, percent-encode characters such as # / ? and @",
         "CONNECTION_ERROR",
     )
-    error.may_have_executed = False
-    return error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

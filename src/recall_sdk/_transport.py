@@ -244,8 +244,7 @@ class Transport:
             request = requests.Request("GET", base_url + "/", headers, auth=_unchanged)
             template = self._session.prepare_request(request)
             template.headers = dict(template.headers)  # which each call copies
-            resolved = self._settings_of_session(base_url)
-            settings_of_session = resolved if _is_usable(select_proxy(base_url, resolved["proxies"])) else {}
+            settings_of_session = self._settings_of_session(base_url)
         name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
         return Target(settings, base_url, _origin(base_url), name, template, settings_of_session)
 
@@ -264,17 +263,15 @@ class Transport:
         deadline = None if timeout is None else monotonic() + timeout
         context = CallContext(target.name, call.executes, timeout)
         request: Any = None
-        redirects = 0
-        while True:
+        response: Any = None
+        for _ in range(1 + MAX_REDIRECTS):
             response = self._send(request, call, target, deadline, context)
             if response.next is None:
                 return OpenResponse(call, response, context, deadline)
             response.close()
             request = _checked_redirect(response, call, target)
-            redirects += 1
-            if redirects > MAX_REDIRECTS:
-                message = f"the server redirects too often, the last time to {request.url}: check the base_url"
-                raise _redirect_error(message, call, response.status_code)
+        message = f"the server redirects too often, the last time to {request.url}: check the base_url"
+        raise _redirect_error(message, call, response.status_code)
 
     def _send(self, request: Any, call: Call, target: Target, deadline: Optional[float], context: CallContext) -> Any:
         """Send a redirected request, or else the call itself."""
@@ -283,7 +280,7 @@ class Transport:
         arguments = {"timeout": self._timeout(call, deadline, context), "allow_redirects": False}
         try:
             settings = target.settings_of_session or self._settings_of_session(target.base_url)
-            if not (target.settings_of_session or _is_usable(select_proxy(target.base_url, settings["proxies"]))):
+            if not settings:
                 raise unusable_proxy(context)
             if request is None and not self.owns_session:
                 response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
@@ -328,8 +325,9 @@ class Transport:
         return {"method": call.method, "url": target.base_url + call.path, "data": call.body, "headers": headers, "auth": auth}
 
     def _settings_of_session(self, url: str) -> Dict[str, Any]:
+        """Return proxies and certificates, or nothing if the proxy is not usable."""
         settings: Dict[str, Any] = self._session.merge_environment_settings(url, proxies={}, stream=True, verify=None, cert=None)
-        return settings
+        return settings if _is_usable(select_proxy(url, settings["proxies"])) else {}
 
     def _leave_connections_to_parent(self) -> None:
         """In a child of a fork, start with new connections, without touching those of the parent or their locks."""

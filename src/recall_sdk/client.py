@@ -692,17 +692,13 @@ class RecallClient:
         try:
             response = self._transport.open(call, target, timeout)
             rate_limit = _decoding.rate_limit(response.head)
-            self._note(rate_limit)
+            self._rate_limit = rate_limit or self._rate_limit
             return read(response, target.settings.api_key), rate_limit
         except RecallError as error:
             if isinstance(error, RateLimitError):
-                self._note(error.rate_limit)
+                self._rate_limit = error.rate_limit or self._rate_limit
             without_key(error, target.settings.api_key)
             raise
-
-    def _note(self, rate_limit: Optional[RateLimitInfo]) -> None:
-        if rate_limit is not None:
-            self._rate_limit = rate_limit
 
     def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
         return self._send(call, _read_execution, timeout)
