@@ -448,18 +448,28 @@ def _is_html(text: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- streams
 
 
+_raw_decode = json.JSONDecoder().raw_decode
+
+
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
-    payload: Any = _json_or(data, data)
+    payload: Any = None
+    try:
+        payload, end = _raw_decode(data)  # twice as fast as json.loads()
+    except (ValueError, RecursionError):
+        end = -1
+    if end != len(data):
+        payload = _json_or(data, data)
     if not isinstance(payload, _OBJECT):
         if isinstance(payload, str) and payload.strip() == "[DONE]":
             return None
         return StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
-    block_id, chunk, event = _str(payload.get("blockId")), _str(payload.get("chunk")), _str(payload.get("event"))
+    block_id, chunk = payload.get("blockId"), payload.get("chunk")
+    if len(payload) == 2 and isinstance(block_id, str) and isinstance(chunk, str) and name != "error":
+        return StreamEvent("chunk", block_id, chunk, payload)  # nearly every event; nothing in it can report a failure
+    block_id, chunk, event = _str(block_id), _str(chunk), _str(payload.get("event"))
     event_type = event or name
-    # Nearly every event has only a block and a text, so nothing in it can report a failure.
-    is_plain = len(payload) == 2 and block_id is not None and chunk is not None
-    if name == "error" or (not is_plain and _is_failure(event_type, payload)):
+    if name == "error" or _is_failure(event_type, payload):
         return StreamEvent("error", block_id, "", payload)
     if chunk is not None and event in (None, "message", "chunk"):
         return StreamEvent("chunk", block_id, chunk, payload)
