@@ -12,7 +12,6 @@ import threading
 import time
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from itertools import count
 from typing import Any, Callable, Dict, Generator, Iterable, Optional, Tuple
 
 from recall_sdk._failures import foreign_failure, invalid_argument
@@ -67,7 +66,7 @@ class Batch:
             raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
-        self._source, self._prepare, self._attempt, self._ask_limits = iter(items), prepare, attempt, ask_limits
+        self._source, self._prepare, self._attempt, self._ask_limits = enumerate(items), prepare, attempt, ask_limits
         self._executor, self._policy = executor, policy
         self._max_workers = checked_count("max_workers", max_workers, least=1)
         self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Call]]] = queue.SimpleQueue()
@@ -89,9 +88,9 @@ class Batch:
         process, held = os.getpid(), 0
         end: Exception = StopIteration()
         try:
-            for index in count():
+            while True:
                 try:
-                    self._add(index, next(self._source))
+                    self._add(*next(self._source))
                 except Exception as error:  # an error of the source reaches the reader after the items in flight
                     end = error
                     break
