@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime, timezone
 from math import inf
 
@@ -949,6 +950,9 @@ def test_plugin_does_not_import_werkzeug():
 def test_command_serves_demonstration_workflows(capsys, ctrl_c):
     """The command prints what to export, serves its demonstrations, and logs each request until Ctrl-C."""
     answers = {}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
 
     def visit():
         try:
@@ -958,10 +962,9 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
 
     def ask():
         deadline = time.monotonic() + 10
-        url = None
-        while url is None and time.monotonic() < deadline:
-            printed.append(capsys.readouterr().out)
-            url = next((line.split("=")[1] for line in "".join(printed).split("\n") if "RECALL_BASE_URL=" in line), None)
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(address):
+                break
             time.sleep(0.01)
         with requests.Session() as session:
             session.headers["X-API-Key"] = "a-key"
@@ -973,13 +976,12 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
                 ("fail", {}),
                 ("draft", {}),
             ):
-                answer = session.post(f"{url}/api/workflows/{name}/execute", json=body)
+                answer = session.post(f"http://127.0.0.1:{address[1]}/api/workflows/{name}/execute", json=body)
                 answers[name] = (answer.status_code, answer.json().get("output"))
 
-    printed = []
     visitor = threading.Thread(target=visit)
     visitor.start()
-    assert __main__.main(["--port", "0", "--api-key", "a-key"]) == 0
+    assert __main__.main(["--port", str(address[1]), "--api-key", "a-key"]) == 0
     visitor.join()
     assert answers == {
         "greet": (200, {"content": "Hello Ada"}),
@@ -989,8 +991,8 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
         "fail": (500, {}),
         "draft": (403, None),
     }
-    text = "".join(printed) + capsys.readouterr().out
-    assert "\n    export RECALL_API_KEY=a-key\n    export RECALL_BASE_URL=http://127.0.0.1:" in text
+    text = capsys.readouterr().out  # only now: the capture is for one thread
+    assert f"\n    export RECALL_API_KEY=a-key\n    export RECALL_BASE_URL=http://127.0.0.1:{address[1]}\n" in text
     assert "no_proxy" not in text
     assert "200  POST /api/workflows/greet/execute" in text
     assert text.endswith("stopped\n")
