@@ -535,6 +535,34 @@ def test_batch_close_cancels_futures(server):
     assert server.executions["echo"] == 1
 
 
+class OneCaller(Executor):
+    """Fails if two threads submit at once, and keeps what makes each task unique."""
+
+    def __init__(self):
+        self.busy = threading.Lock()
+        self.numbers = []
+
+    def submit(self, function, number, *args):
+        assert self.busy.acquire(blocking=False), "two threads submit at once"
+        try:
+            time.sleep(0.05)
+            self.numbers.append(number)
+        finally:
+            self.busy.release()
+        future = Future()
+        future.set_result(function(number, *args))
+        return future
+
+
+def test_batch_submits_one_at_a_time(server):
+    """An executor that is not thread-safe is used by one thread at a time, and no two tasks are equal, also of two batches."""
+    executor = OneCaller()
+    for _ in range(2):
+        items = list(server.client().execute_batch([("echo", {})] * 20, executor=executor, max_workers=4))
+        assert [item.error for item in items] == [None] * 20
+    assert len(set(executor.numbers)) == 40
+
+
 @pytest.mark.parametrize("granted", [1, 2])
 def test_batch_runs_on_the_threads_that_the_system_grants(granted, server, monkeypatch):
     """If the system allows fewer threads than max_workers, the batch uses those, and no item fails."""

@@ -71,6 +71,7 @@ class Batch:
         self._max_workers = checked_count("max_workers", max_workers, least=1)
         self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Call]]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BatchItem[Result]] = queue.SimpleQueue()
+        self._name = os.urandom(8).hex()
         self._limiter = Limiter()
         self._lock = threading.Lock()  # for the limiter
         self._turn = threading.Lock()  # for the one worker that waits for the limiter
@@ -149,7 +150,7 @@ class Batch:
         retry = 0
         while True:
             sent = self._pass_limiter()
-            result, info, error = self._send(sent, call)
+            result, info, error = self._send(sent.number, call)
             self._learn(sent, info, error)
             if not isinstance(error, RateLimitError) or (delay := self._policy.wait_after(error, retry, random.random)) is None:
                 return result, error
@@ -175,15 +176,15 @@ class Batch:
                 else:
                     self._stopped.wait(min(delay, SLICE))
 
-    def _send(self, sent: Sent, call: Call) -> Outcome:
+    def _send(self, number: int, call: Call) -> Outcome:
         if self._stopped.is_set():
             return None, None, RecallError("the batch was closed")
         if self._executor is None:
-            return _attempt(sent, self._attempt, call)
+            return _attempt(number, self._attempt, call)
         future: Optional[Future[Outcome]] = None
         try:
             with self._submitting:  # the user's executor may not be thread-safe
-                future = self._futures[threading.get_ident()] = self._executor.submit(_attempt, sent, self._attempt, call)
+                future = self._futures[threading.get_ident()] = self._executor.submit(_attempt, (self._name, number), self._attempt, call)
             return future.result()
         except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
             return None, None, invalid_argument(error)
@@ -201,8 +202,8 @@ class Batch:
 _PAIRS: Any = (tuple, list)
 
 
-def _attempt(_sent: Sent, attempt: Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]], call: Call) -> Outcome:
-    """Make one attempt. The first argument makes the task unique, because Dask reuses the result of an identical task."""
+def _attempt(_number: object, attempt: Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]], call: Call) -> Outcome:
+    """Make one attempt. The number makes the task unique, also among batches, because Dask reuses the result of an identical task."""
     try:
         return (*attempt(call), None)
     except Exception as error:  # a foreign one is from a hook of the user's session, perhaps after sending
