@@ -213,6 +213,23 @@ def test_fork_with_held_lock(session, serve, connect):
         assert child.result() == {"a": 1}
 
 
+def test_fork_shares_no_hooks(session, serve, connect):
+    """Neither two requests nor a child and its parent share the dict of hooks.
+
+    On a free-threaded Python its lock, held by a thread that is gone after the fork, would block the child for ever.
+    """
+    client = connect(serve(echo), session=session)
+    sending = client._transport._session
+    hooks = sending.hooks
+    adapter = sending.get_adapter(client.base_url)
+    sent = []
+    send, adapter.send = adapter.send, lambda request, **kwargs: sent.append(request) or send(request, **kwargs)
+    for _ in range(2):
+        client.execute_workflow("w")
+    assert sent[0].hooks is not sent[1].hooks
+    assert in_child(lambda: (client.execute_workflow("w"), sending.hooks is hooks, sending.hooks == hooks))[1:] == (False, True)
+
+
 def test_fork_child_closes_batch(server):
     """A child may close its parent's batch, even if its lock was held at the fork."""
     with RecallClient(KEY, server.base_url) as client:

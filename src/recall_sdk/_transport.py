@@ -197,7 +197,6 @@ class Target(NamedTuple):
         base_url: The base URL as requests prepares it.
         origin: Its scheme, host and port.
         name: Its scheme and host, for messages.
-        template: A request with everything that is the same for each call; ``None`` with the user's own session.
         settings_of_session: Proxies and certificates, resolved once; empty with the user's own session or an unusable proxy.
     """
 
@@ -205,7 +204,6 @@ class Target(NamedTuple):
     base_url: str
     origin: Tuple[str, str, int]
     name: str
-    template: Any
     settings_of_session: Dict[str, Any]
 
 
@@ -238,15 +236,9 @@ class Transport:
         prepared: Any = requests.PreparedRequest()
         prepared.prepare_url(settings.base_url, None)
         base_url = prepared.url.rstrip("/")
-        template, settings_of_session = None, {}
-        if self.owns_session:
-            headers = {"X-API-Key": settings.api_key, "User-Agent": USER_AGENT}
-            request = requests.Request("GET", base_url + "/", headers, auth=_unchanged)
-            template = self._session.prepare_request(request)
-            template.headers = dict(template.headers)  # which each call copies
-            settings_of_session = self._settings_of_session(base_url)
         name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
-        return Target(settings, base_url, _origin(base_url), name, template, settings_of_session)
+        settings_of_session = self._settings_of_session(base_url) if self.owns_session else {}
+        return Target(settings, base_url, _origin(base_url), name, settings_of_session)
 
     def open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
         """Send a call, follow safe redirects, and return when the head of the answer has arrived.
@@ -285,7 +277,7 @@ class Transport:
             if request is None and not self.owns_session:
                 response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
             else:
-                response = self._session.send(request or self._from_template(call, target), **arguments, **settings)
+                response = self._session.send(request or self._prepared(call, target), **arguments, **settings)
             return response
         except TRANSPORT_ERRORS as error:
             response = _answer_in(error, request.url if request else target.base_url + call.path)
@@ -303,17 +295,14 @@ class Transport:
             return Timeout(connect=seconds, read=context.timeout)
         return Timeout(total=seconds, connect=seconds, read=seconds)
 
-    def _from_template(self, call: Call, target: Target) -> Any:
-        request = copy.copy(target.template)
-        request.method = call.method
-        request.url = target.base_url + call.path
-        headers = {**request.headers, **call.headers}
+    def _prepared(self, call: Call, target: Target) -> Any:
+        request: Any = requests.PreparedRequest()
+        request.method, request.url, request.body = call.method, target.base_url + call.path, call.body
+        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, "Connection": "keep-alive", **call.headers}
         if call.body is not None:
-            request.body = call.body
             headers["Content-Length"] = str(len(call.body))
         request.headers = CaseInsensitiveDict(headers)
-        if self._session.cookies:
-            request.prepare_cookies(self._session.cookies)
+        request.prepare_cookies(self._session.cookies)
         return request
 
     def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
@@ -341,6 +330,8 @@ class Transport:
                 adapter.__setstate__(adapter.__getstate__())  # as after pickling: the same configuration, without connections
         session: Any = self._session
         session.cookies = copy.copy(session.cookies)  # with a new lock
+        # On a free-threaded Python a dict has a lock too, which its methods take, but a subscript does not.
+        session.hooks = {event: session.hooks[event] for event in session.hooks}
         self._pid = os.getpid()
 
     def forget_cookies(self) -> None:
