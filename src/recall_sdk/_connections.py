@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import allowed_gai_family
@@ -210,6 +211,16 @@ class _Adapter(HTTPAdapter):
         if pool is None or pool.pool is None:  # none yet, or closed
             pool = self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
         return pool
+
+    def build_response(self, req: Any, resp: Any) -> requests.Response:
+        # requests would search each answer for cookies here, although its session does so again, and guess an encoding for text.
+        if 300 <= resp.status < 400:
+            req.prepare_cookies({})  # requests adds those of the session to a copy of them
+        response = requests.Response()
+        response.status_code, response.reason = resp.status, resp.reason
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.raw, response.url, response.request = resp, req.url, req
+        return response
 
     def close(self) -> None:
         self._pools.clear()

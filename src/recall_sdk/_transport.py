@@ -298,11 +298,12 @@ class Transport:
     def _prepared(self, call: Call, target: Target) -> Any:
         request: Any = requests.PreparedRequest()
         request.method, request.url, request.body = call.method, target.base_url + call.path, call.body
-        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, "Connection": "keep-alive", **call.headers}
+        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
         if call.body is not None:
             headers["Content-Length"] = str(len(call.body))
         request.headers = CaseInsensitiveDict(headers)
-        request.prepare_cookies(self._session.cookies)
+        if self._session.cookies:
+            request.prepare_cookies(self._session.cookies)
         return request
 
     def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
