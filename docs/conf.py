@@ -1,13 +1,14 @@
 """Settings of the documentation; ``nox -s docs`` builds it."""
 
 import re
+from concurrent.futures import Executor
 from inspect import isfunction
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, get_type_hints
 
 from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 
-from recall_sdk import RecallClient, __version__
+from recall_sdk import RecallClient, RecallError, __version__
 from recall_sdk._settings import ClientTimeout
 from recall_sdk.testing import RecallServer
 from recall_sdk.testing._scripts import UNSET
@@ -66,7 +67,8 @@ def show_no_private_names(_app: Any) -> None:
     analyzer = ModuleAnalyzer.for_module("recall_sdk.client")
     analyzer.analyze()
     analyzer.overloads.clear()
-    for function in filter(isfunction, [*vars(RecallClient).values(), *vars(RecallServer).values()]):
+    for function in filter(isfunction, [*vars(RecallClient).values(), *vars(RecallServer).values(), RecallError.__init__]):
+        function.__annotations__ = get_type_hints(function, localns={"Executor": Executor})
         defaults = function.__kwdefaults__ or {}
         for name in [name for name, default in defaults.items() if default in NOT_GIVEN]:
             function.__annotations__[name] = NOT_GIVEN[defaults[name]]

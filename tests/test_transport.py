@@ -13,6 +13,8 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import traceback
 from contextlib import suppress
 
@@ -1363,6 +1365,21 @@ def test_error_of_a_signal_handler_reaches_the_caller(start, handler, session, s
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
+
+
+def test_error_without_signal_module():
+    """A program that does not import ``signal`` gets the usual error."""
+    code = """
+import sys
+from recall_sdk import RecallClient, RecallConnectionError
+sys.modules.pop("signal", None)
+try:
+    RecallClient("key", "http://127.0.0.1:1").get_usage_limits()
+except RecallConnectionError as error:
+    print(error.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "CONNECTION_ERROR\n"
 
 
 # --------------------------------------------------------------------------------------------- what other tools put in place

@@ -1,5 +1,7 @@
 """Connections that keep a deadline, on the extension points of requests, urllib3 and http.client."""
 
+from __future__ import annotations
+
 import http.client
 import io
 import os

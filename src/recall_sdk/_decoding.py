@@ -3,6 +3,8 @@
 It uses neither the clock nor the network: an answer holds the time when it arrived.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re

@@ -1,5 +1,7 @@
 """Turn arguments into calls. All paths and field names of requests are here."""
 
+from __future__ import annotations
+
 from typing import Any, Dict, List, Optional, Sequence
 from urllib.parse import quote
 

@@ -1,9 +1,11 @@
 """Translate the errors of requests, urllib3 and http.client, of an executor, and of the caller's own code into ours."""
 
+from __future__ import annotations
+
 import http.client
-import signal
 import socket
 import ssl
+import sys
 import traceback
 import zlib
 from typing import Iterator, NamedTuple, Optional
@@ -98,7 +100,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_of_signal_handler(error: BaseException) -> bool:
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    signal = sys.modules.get("signal")  # a program that has not imported it has no handlers
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()] if signal else []
     functions = [getattr(each, name, None) for each in handlers for name in ("__call__", "func")] + handlers
     codes = [getattr(function, "__code__", None) for function in functions]
     return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))

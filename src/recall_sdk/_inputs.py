@@ -3,6 +3,8 @@
 The result must be strict JSON: servers treat a body that they can't parse as empty, and run the workflow without input.
 """
 
+from __future__ import annotations
+
 import builtins
 import io
 import json

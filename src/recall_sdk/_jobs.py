@@ -1,5 +1,7 @@
 """Waiting for a queued run. Clock and sleep are passed in."""
 
+from __future__ import annotations
+
 import logging
 import math
 from typing import Any, Callable, Dict, Optional, Set, Tuple

@@ -1,5 +1,7 @@
 """Prepare each error before it leaves the client: mask the API key, even if a server echoes it, and shorten the message."""
 
+from __future__ import annotations
+
 import json
 from typing import Any, Iterator, Set, TypeVar
 from urllib.parse import quote

@@ -4,6 +4,8 @@ A session of requests sends each call, so that adapters, hooks and instrumentati
 stream, so that deadlines, the translation of errors and closing are implemented once.
 """
 
+from __future__ import annotations
+
 import copy
 import http.client
 import io

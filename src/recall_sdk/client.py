@@ -1,16 +1,15 @@
 """The client: each method builds a call, sends it, and decodes the answer."""
 
+from __future__ import annotations
+
 import os
 import random
 import threading
 import time
-from concurrent.futures import Executor
 from functools import partial
-from types import TracebackType
-from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _endpoints
-from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer, BatchItem, Call, Result
 from recall_sdk._redaction import without_key
@@ -27,6 +26,9 @@ from recall_sdk.models import (
 )
 from recall_sdk.retry import Backoff, call_with_retry
 from recall_sdk.streaming import WorkflowStream
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["RecallClient"]
 
@@ -437,6 +439,8 @@ class RecallClient:
             0 {'content': 'Hello Ada'}
             1 {'content': 'Hello Alan'}
         """
+        from recall_sdk._batch import Batch  # noqa: PLC0415 -- it would make each import of the package slower
+
         _endpoints.check_flags(async_execution=async_execution)
         return Batch(
             items,
@@ -651,10 +655,10 @@ class RecallClient:
         """
         self._transport.close()
 
-    def __enter__(self) -> "RecallClient":
+    def __enter__(self) -> RecallClient:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -750,7 +754,7 @@ def _own_attributes(client: RecallClient) -> Dict[str, Any]:
 
 
 def _revive(
-    kind: Type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
+    kind: type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
 ) -> RecallClient:  # not a method: cloudpickle, which Ray and loky use, pickles a module's function by its name
     """Make a copy: in the same process a new client, in a worker process one for all equal ones, so that connections are reused."""
     if origin == _this_process():
@@ -765,7 +769,7 @@ def _revive(
     return client
 
 
-def _copy(kind: Type[RecallClient], settings: Settings, timeout: Optional[float], attributes: Dict[str, Any]) -> RecallClient:
+def _copy(kind: type[RecallClient], settings: Settings, timeout: Optional[float], attributes: Dict[str, Any]) -> RecallClient:
     client = kind.__new__(kind)  # a subclass may have a constructor with other arguments
     RecallClient.__init__(client, *settings, timeout=timeout)
     vars(client).update(attributes)

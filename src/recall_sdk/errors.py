@@ -19,6 +19,8 @@
         └── InvalidResponseError        an answer that can't be read
 """
 
+from __future__ import annotations
+
 import re
 from typing import Any, Optional
 

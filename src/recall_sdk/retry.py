@@ -3,6 +3,8 @@
 Only a 429 is retried, because only a 429 proves that the workflow did not start.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import re

@@ -1,8 +1,9 @@
 """A live stream of a running workflow."""
 
+from __future__ import annotations
+
 from io import StringIO
-from types import TracebackType
-from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple, Type
+from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple
 
 from recall_sdk import _decoding
 from recall_sdk._redaction import without_key
@@ -50,10 +51,10 @@ class WorkflowStream:
     def __next__(self) -> StreamEvent:
         return next(self._events)
 
-    def __enter__(self) -> "WorkflowStream":
+    def __enter__(self) -> WorkflowStream:
         return self
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def text(self) -> Iterator[str]:
