@@ -243,6 +243,14 @@ def test_fork_shares_no_hooks(session, serve, connect):
     assert in_child(lambda: (client.execute_workflow("w"), sending.hooks is hooks, sending.hooks == hooks))[1:] == (False, True)
 
 
+def test_fork_with_session_without_hooks(serve, connect):
+    """A session whose hooks are ``None``, which requests allows, works in a child."""
+    with requests.Session() as session:
+        session.hooks = None
+        client = connect(serve(echo), session=session)
+        assert in_child(lambda: client.execute_workflow("w", {"a": 1}).output) == {"a": 1}
+
+
 def test_fork_child_closes_batch(server):
     """A child may close its parent's batch, even if its lock was held at the fork."""
     with RecallClient(KEY, server.base_url) as client:

@@ -334,7 +334,7 @@ class Transport:
         session: Any = self._session
         session.cookies = copy.copy(session.cookies)  # with a new lock
         # On a free-threaded Python a dict has a lock too, which its methods take, but a subscript does not.
-        session.hooks = {event: session.hooks[event] for event in session.hooks}
+        session.hooks = {event: session.hooks[event] for event in session.hooks or ()}
         self._pid = os.getpid()
 
     def forget_cookies(self) -> None:
