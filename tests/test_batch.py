@@ -26,6 +26,7 @@ from recall_sdk import (
     RecallConnectionError,
     RecallError,
     UsageLimitError,
+    _batch,
 )
 from recall_sdk.testing import RecallServer
 
@@ -204,6 +205,36 @@ def test_batch_works_while_reader_is_busy(server):
     while server.executions["echo"] < 4 and time.monotonic() < until:
         time.sleep(0.01)
     assert server.executions["echo"] >= 4
+    items.close()
+
+
+def slow_source(server, drawn, count):
+    """Yield items and record them in ``drawn``; after each, wait until the first has been executed, and a little longer."""
+    for item in numbered(count):
+        drawn.append(item)
+        yield item
+        until = time.monotonic() + PATIENCE
+        while not server.executions["echo"] and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)
+
+
+def test_batch_yields_while_source_is_slow(server):
+    """With a slow source, a finished item is yielded before the batch has taken all that it may take ahead."""
+    drawn = []
+    items = server.client().execute_batch(slow_source(server, drawn, 40), max_workers=20)
+    next(items)
+    assert len(drawn) < 40
+    items.close()
+
+
+def test_batch_looks_ahead_although_item_has_finished(server, monkeypatch):
+    """With a quick source, the batch first takes all that it may take ahead, so that its workers are busy while the reader is."""
+    drawn = []
+    monkeypatch.setattr(_batch, "SLICE", PATIENCE)  # so that this source counts as quick
+    items = server.client().execute_batch(slow_source(server, drawn, 40), max_workers=2)
+    next(items)
+    assert len(drawn) == 4
     items.close()
 
 

@@ -29,7 +29,10 @@ LOOK_AHEAD = 2
 """Items taken ahead of the reader, in multiples of ``max_workers``: one round in flight, and one to follow."""
 
 SLICE = 0.05
-"""Seconds of each wait. On Windows, a wait without a timeout can't be interrupted by Ctrl-C before Python 3.14."""
+"""Seconds of each wait. On Windows, a wait without a timeout can't be interrupted by Ctrl-C before Python 3.14.
+
+Also the time after which the reader gets a finished item even if more items could be taken ahead.
+"""
 
 
 class Batch:
@@ -86,7 +89,7 @@ class Batch:
         Raises:
             TypeError: An item is not a pair.
         """
-        process, held = os.getpid(), 0
+        process, held, resumed = os.getpid(), 0, time.monotonic()
         end: Exception = StopIteration()
         try:
             while True:
@@ -96,9 +99,10 @@ class Batch:
                     end = error
                     break
                 held += 1
-                if self._finished.qsize() or held == LOOK_AHEAD * self._max_workers:
+                # With a slow source, the reader does not wait for more items.
+                if held == LOOK_AHEAD * self._max_workers or (self._finished.qsize() and time.monotonic() > resumed + SLICE):
                     yield self._next_finished()
-                    held -= 1
+                    held, resumed = held - 1, time.monotonic()
             for _ in range(held):
                 yield self._next_finished()
             if not isinstance(end, StopIteration):
