@@ -334,7 +334,7 @@ def test_batch_counts_down_a_limit_that_is_refilled_at_once():
 
 def test_batch_waits_for_reset_in_headers(server):
     """If an answer reports that nothing remains until a reset, the batch waits for it instead of being rejected."""
-    headers = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 4)}
+    headers = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 5)}
     server.respond_next(headers=headers, json={"success": True, "output": 1})
     begin = time.monotonic()
     assert len(list(server.client().execute_batch(numbered(2), max_workers=1))) == 2

@@ -128,6 +128,21 @@ def test_limiter_ignores_full_bucket():
     assert limiter.rate is None
 
 
+def test_limiter_compares_answers_of_one_episode_only():
+    """If the second answer came when nothing was missing any more, the next 429 is followed by two questions again.
+
+    Otherwise its first answer, with nothing remaining, would make a token bucket look like a limit that is refilled at once.
+    """
+    limiter = Limiter()
+    limiter.rejected(limiter.sent(0.0), 0.0, None)
+    limiter.usage(0.1, (1, 11, 1.0))
+    limiter.usage(3.0, (11, 11, 0.0))
+    limiter.rejected(limiter.sent(3.0), 3.0, None)
+    limiter.usage(3.1, (0, 11, 1.1))
+    limiter.usage(3.3, (2, 11, 0.9))
+    assert limiter.rate == pytest.approx(80 / 9)
+
+
 def test_limiter_waits_a_minute_at_most_for_a_reset():
     """A reset further ahead, as with a wrong clock, is asked for again after a minute."""
     limiter = Limiter()

@@ -135,7 +135,7 @@ class Limiter:
         self._empty, self._episode_end, self._rejected, self._step = sent, self._last.number, 0, 0
         self._tokens, self._updated = 0.0, sent.time
         self._resume = self._pause_end = max(self._resume, now + pause)
-        self.ask = self._answers
+        self.ask, self._first_remaining = self._answers, inf
 
     def _measure(self, sent: Sent, retry_after: Optional[float]) -> None:
         """Measure the rate at a 429, when the server's bucket is empty."""
