@@ -29,7 +29,7 @@ from recall_sdk import (
     WorkflowStatus,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk import _endpoints as endpoints
+from recall_sdk import _requests as endpoints
 from recall_sdk._redaction import without_key
 
 NOW = 1_800_000_000.0

@@ -53,13 +53,13 @@ PUBLIC = {
 
 LADDER = (
     "_version",
-    "models",
     "errors",
+    "models",
     "sse",
-    "_messages",
     "retry",
     "_inputs",
-    "_endpoints",
+    "_requests",
+    "_messages",
     "_settings",
     "_decoding",
     "_redaction",

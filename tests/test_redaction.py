@@ -19,7 +19,7 @@ from recall_sdk import (
     StreamInterruptedError,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk import _endpoints as endpoints
+from recall_sdk import _requests as endpoints
 from recall_sdk._redaction import without_key
 from recall_sdk.testing import RecallServer
 

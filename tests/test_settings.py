@@ -5,7 +5,7 @@ import math
 import pytest
 
 from recall_sdk import RecallClient
-from recall_sdk._endpoints import execute, job_status, usage_limits, workflow_status
+from recall_sdk._requests import execute, job_status, usage_limits, workflow_status
 from recall_sdk._settings import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_timeout
 
 CALLS = [

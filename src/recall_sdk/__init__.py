@@ -1,6 +1,5 @@
 """The Python SDK for Recall: execute workflows, follow their streams and jobs, run batches."""
 
-from recall_sdk._messages import BatchItem
 from recall_sdk._version import __version__
 from recall_sdk.client import RecallClient
 from recall_sdk.errors import (
@@ -21,6 +20,7 @@ from recall_sdk.errors import (
 )
 from recall_sdk.models import (
     AsyncExecutionResult,
+    BatchItem,
     RateLimitInfo,
     StreamedExecutionResult,
     StreamEvent,

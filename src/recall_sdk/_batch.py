@@ -16,9 +16,9 @@ from typing import Any, Callable, Dict, Generator, Iterable, Optional, Tuple
 
 from recall_sdk._failures import foreign_failure, invalid_argument
 from recall_sdk._limiter import Limiter, Sent
-from recall_sdk._messages import BatchItem, Call, Result
-from recall_sdk.errors import RateLimitError, RecallError
-from recall_sdk.models import RateLimitInfo
+from recall_sdk._requests import Request
+from recall_sdk.errors import RateLimitError, RecallError, build_error
+from recall_sdk.models import BatchItem, RateLimitInfo, Result
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff, checked_count
 
 _log = logging.getLogger("recall_sdk")
@@ -57,8 +57,8 @@ class Batch:
     def __init__(
         self,
         items: Iterable[Tuple[str, Any]],
-        prepare: Callable[[str, Any], Call],
-        attempt: Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]],
+        prepare: Callable[[str, Any], Request],
+        attempt: Callable[[Request], Tuple[Result, Optional[RateLimitInfo]]],
         ask_limits: Callable[[], Optional[Tuple[int, int, float]]],
         *,
         max_workers: int,
@@ -72,7 +72,7 @@ class Batch:
         self._source, self._prepare, self._attempt, self._ask_limits = enumerate(items), prepare, attempt, ask_limits
         self._executor, self._policy = executor, policy
         self._max_workers = checked_count("max_workers", max_workers, least=1)
-        self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Call]]] = queue.SimpleQueue()
+        self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Request]]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BatchItem[Result]] = queue.SimpleQueue()
         self._name = os.urandom(8).hex()
         self._limiter = Limiter()
@@ -150,7 +150,7 @@ class Batch:
             item.result, item.error = self._execute(item.index, call)
             self._finished.put(item)
 
-    def _execute(self, index: int, call: Call) -> Tuple[Optional[Result], Optional[RecallError]]:
+    def _execute(self, index: int, call: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
         retry = 0
         while True:
             sent = self._pass_limiter()
@@ -180,9 +180,9 @@ class Batch:
                 else:
                     self._stopped.wait(min(delay, SLICE))
 
-    def _send(self, number: int, call: Call) -> Outcome:
+    def _send(self, number: int, call: Request) -> Outcome:
         if self._stopped.is_set():
-            return None, None, RecallError("the batch was closed")
+            return None, None, build_error(RecallError, "the batch was closed", may_have_executed=False)
         if self._executor is None:
             return _attempt(number, self._attempt, call)
         future: Optional[Future[Outcome]] = None
@@ -206,7 +206,7 @@ class Batch:
 _PAIRS: Any = (tuple, list)
 
 
-def _attempt(_number: object, attempt: Callable[[Call], Tuple[Result, Optional[RateLimitInfo]]], call: Call) -> Outcome:
+def _attempt(_number: object, attempt: Callable[[Request], Tuple[Result, Optional[RateLimitInfo]]], call: Request) -> Outcome:
     """Make one attempt. The number makes the task unique, also among batches, because Dask reuses the result of an identical task."""
     try:
         return (*attempt(call), None)

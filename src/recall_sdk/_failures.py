@@ -25,7 +25,15 @@ from urllib3.exceptions import (
     ResponseError,
 )
 
-from recall_sdk.errors import InvalidRequestError, InvalidResponseError, RecallConnectionError, RecallError, RecallTimeoutError, one_line
+from recall_sdk.errors import (
+    InvalidRequestError,
+    InvalidResponseError,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    build_error,
+    one_line,
+)
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException, zlib.error, ValueError)
 """The errors that requests, urllib3, http.client, ssl and zlib raise."""
@@ -81,10 +89,11 @@ def translate(error: Exception, call: CallContext) -> RecallError:
 
 def unusable_proxy(call: CallContext) -> RecallError:
     """Return the error for a proxy whose URL can't be parsed. The message does not show it: it may hold a password."""
-    return RecallConnectionError(
+    return build_error(
+        RecallConnectionError,
         f"the URL of the proxy for {call.where} can't be parsed: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your "
         "session; in a user name or password, percent-encode characters such as # / ? and @",
-        "CONNECTION_ERROR",
+        may_have_executed=False,
     )
 
 
@@ -179,7 +188,7 @@ def invalid_argument(error: Exception) -> RecallError:
     """Return the error for an argument with which nothing could be sent."""
     if isinstance(error, RecallError):
         return error
-    invalid = InvalidRequestError(str(error), "INVALID_REQUEST")
+    invalid = build_error(InvalidRequestError, str(error), may_have_executed=False)
     invalid.__cause__ = error
     return invalid
 
@@ -188,7 +197,6 @@ def foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool)
     """Return the error for one of the caller's code or of an executor; our own errors are returned as they are."""
     if isinstance(cause, RecallError):
         return cause
-    error = RecallError(f"{what}: {type(cause).__name__}: {cause}".rstrip(": "))
-    error.may_have_executed = may_have_executed
+    error = build_error(RecallError, f"{what}: {type(cause).__name__}: {cause}".rstrip(": "), may_have_executed=may_have_executed)
     error.__cause__ = cause
     return error

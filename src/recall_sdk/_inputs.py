@@ -18,7 +18,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
-from recall_sdk.errors import InvalidRequestError
+from recall_sdk.errors import InvalidRequestError, build_error
 
 _MAX_KEY = 80
 """Maximum characters of a key in a message."""
@@ -46,7 +46,7 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     try:
         return _ENCODER.encode({**fields, **control} if control else fields).encode()
     except Exception as error:  # the caller's object may raise anything
-        raise InvalidRequestError(_rejection_reason(input, error), "INVALID_JSON") from error
+        raise build_error(InvalidRequestError, _rejection_reason(input, error), may_have_executed=False, code="INVALID_JSON") from error
 
 
 def _rejection_reason(input: Any, error: Exception) -> str:

@@ -28,7 +28,8 @@ from urllib3.util import Timeout, parse_url
 
 from recall_sdk._connections import check_process, new_session, remaining
 from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
-from recall_sdk._messages import REQUEST_ID, Answer, Call
+from recall_sdk._messages import REQUEST_ID, Answer
+from recall_sdk._requests import Request
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
 from recall_sdk.errors import RedirectError, one_line
@@ -59,7 +60,7 @@ _NO_BODY = (*range(100, 200), 204, 304)
 class OpenResponse:
     """An answer whose head has arrived and whose body has not. The caller closes it."""
 
-    def __init__(self, call: Call, response: Any, context: CallContext, deadline: Optional[float]) -> None:
+    def __init__(self, call: Request, response: Any, context: CallContext, deadline: Optional[float]) -> None:
         headers = response.headers
         now = time()
         offset = clock_offset(headers.get("Date"), now)
@@ -242,7 +243,7 @@ class Transport:
         settings_of_session = self._settings_of_session(base_url) if self.owns_session else {}
         return Target(settings, base_url, _origin(base_url), name, settings_of_session)
 
-    def open(self, call: Call, target: Target, timeout: Optional[float]) -> OpenResponse:
+    def open(self, call: Request, target: Target, timeout: Optional[float]) -> OpenResponse:
         """Send a call, follow safe redirects, and return when the head of the answer has arrived.
 
         Args:
@@ -267,7 +268,7 @@ class Transport:
         message = f"the server redirects too often, the last time to {request.url}: check the base_url"
         raise _redirect_error(message, call, response.status_code)
 
-    def _send(self, request: Any, call: Call, target: Target, deadline: Optional[float], context: CallContext) -> Any:
+    def _send(self, request: Any, call: Request, target: Target, deadline: Optional[float], context: CallContext) -> Any:
         """Send a redirected request, or else the call itself."""
         start = monotonic()
         response: Any = None
@@ -290,14 +291,14 @@ class Transport:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s %s %s %.0f ms", call.method, call.path, _outcome(response), (monotonic() - start) * 1000)
 
-    def _timeout(self, call: Call, deadline: Optional[float], context: CallContext) -> Timeout:
+    def _timeout(self, call: Request, deadline: Optional[float], context: CallContext) -> Timeout:
         seconds = None if deadline is None else remaining(deadline)
         if call.stream and not self.owns_session:
             # If the socket is not accessible, this timeout also bounds each silence of the body.
             return Timeout(connect=seconds, read=context.timeout)
         return Timeout(total=seconds, connect=seconds, read=seconds)
 
-    def _prepared(self, call: Call, target: Target) -> Any:
+    def _prepared(self, call: Request, target: Target) -> Any:
         request: Any = requests.PreparedRequest()
         request.method, request.url, request.body = call.method, target.base_url + call.path, call.body
         headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
@@ -308,7 +309,7 @@ class Transport:
             request.prepare_cookies(self._session.cookies)
         return request
 
-    def _as_arguments(self, call: Call, target: Target) -> Dict[str, Any]:
+    def _as_arguments(self, call: Request, target: Target) -> Dict[str, Any]:
         """Return the arguments for ``request()`` of the user's own session, which a subclass may override."""
         agent = self._session.headers.get("User-Agent")
         agents = [USER_AGENT] if agent in (None, default_user_agent()) else [agent, USER_AGENT]
@@ -399,7 +400,7 @@ def _origin(url: str) -> Tuple[str, str, int]:
     return parts.scheme, str(parts.hostname), parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
-def _checked_redirect(response: Any, call: Call, target: Target) -> Any:
+def _checked_redirect(response: Any, call: Request, target: Target) -> Any:
     """Return the redirected request; reject it if the key would leave its origin, or the call would be changed."""
     request: Any = response.next
     status: int = response.status_code
@@ -422,7 +423,7 @@ def _checked_redirect(response: Any, call: Call, target: Target) -> Any:
     raise _redirect_error(f"the server redirects to {shown} (HTTP {status}): {reason}, set base_url={base_url!r}", call, status)
 
 
-def _redirect_error(message: str, call: Call, status: int) -> RedirectError:
+def _redirect_error(message: str, call: Request, status: int) -> RedirectError:
     error = RedirectError(one_line(message), "REDIRECT_REFUSED", status)
     # A 303 is the answer to a POST that was carried out (RFC 9110, section 15.4.4).
     error.may_have_executed = call.executes and status == http.client.SEE_OTHER

@@ -9,16 +9,19 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
-from recall_sdk import _decoding, _endpoints
+from recall_sdk import _decoding, _requests
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._messages import Answer, BatchItem, Call, Result
+from recall_sdk._messages import Answer
 from recall_sdk._redaction import without_key
+from recall_sdk._requests import Request
 from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
 from recall_sdk._transport import OpenResponse, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
+    BatchItem,
     RateLimitInfo,
+    Result,
     StreamedExecutionResult,
     UsageLimits,
     WorkflowExecutionResult,
@@ -441,7 +444,7 @@ class RecallClient:
         """
         from recall_sdk._batch import Batch  # noqa: PLC0415 -- it would make each import of the package slower
 
-        _endpoints.check_flags(async_execution=async_execution)
+        _requests.check_flags(async_execution=async_execution)
         return Batch(
             items,
             partial(self._execution, asynchronous=async_execution),
@@ -474,7 +477,7 @@ class RecallClient:
 
         See the reference page, "get_workflow_status()".
         """
-        return self._ask(_endpoints.workflow_status(workflow_id), _decoding.workflow_status)
+        return self._ask(_requests.workflow_status(workflow_id), _decoding.workflow_status)
 
     def validate_workflow(self, workflow_id: str) -> bool:
         """Return whether a workflow exists and is deployed.
@@ -523,7 +526,7 @@ class RecallClient:
 
         See the reference page, "get_job_status()".
         """
-        return self._ask(_endpoints.job_status(task_id), _decoding.job_status)
+        return self._ask(_requests.job_status(task_id), _decoding.job_status)
 
     def wait_for_job(
         self,
@@ -566,7 +569,7 @@ class RecallClient:
             )
         if on_update is not None and not callable(on_update):
             raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
-        call = _endpoints.job_status(task_id)
+        call = _requests.job_status(task_id)
         api_key = self.api_key
         try:
             return wait_for_job(
@@ -612,7 +615,7 @@ class RecallClient:
 
         See the reference page, "get_usage_limits()".
         """
-        return self._ask(_endpoints.usage_limits(), _decoding.usage_limits)
+        return self._ask(_requests.usage_limits(), _decoding.usage_limits)
 
     # ------------------------------------------------------------------------------------------------ the client itself
 
@@ -683,14 +686,14 @@ class RecallClient:
         stream: bool = False,
         selected_outputs: Optional[Sequence[str]] = None,
         asynchronous: bool = False,
-    ) -> Call:
+    ) -> Request:
         try:
-            return _endpoints.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=asynchronous)
+            return _requests.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=asynchronous)
         except RecallError as error:
             without_key(error, self.api_key)
             raise
 
-    def _send(self, call: Call, read: Callable[[OpenResponse, str], _T], timeout: Optional[float]) -> Tuple[_T, Optional[RateLimitInfo]]:
+    def _send(self, call: Request, read: Callable[[OpenResponse, str], _T], timeout: Optional[float]) -> Tuple[_T, Optional[RateLimitInfo]]:
         """Send a call once; return what ``read`` makes of the answer and the key, and the rate limit reported in this answer."""
         target = self._target  # with the key that is sent, even if another one is set meanwhile
         try:
@@ -704,20 +707,20 @@ class RecallClient:
             without_key(error, target.settings.api_key)
             raise
 
-    def _execute(self, call: Call, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
+    def _execute(self, call: Request, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
         return self._send(call, _read_execution, timeout)
 
-    def _ask(self, call: Call, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
+    def _ask(self, call: Request, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
         """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
         try:
-            return self._ask(_endpoints.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+            return self._ask(_requests.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
         except Exception:  # noqa: BLE001 -- a hook of the user's session may raise anything
             return None
 
-    def _poll(self, call: Call, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
+    def _poll(self, call: Request, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Return a job's state and the server's retry-after, within the remaining seconds."""
         timeout = remaining if self._timeout is None else self._timeout if remaining is None else min(remaining, self._timeout)
         return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)

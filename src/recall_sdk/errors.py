@@ -16,15 +16,16 @@
         ├── RecallConnectionError       the connection failed
         │   └── StreamInterruptedError  a stream that was cut before its end
         ├── RedirectError               a redirect that is not safe to follow
-        └── InvalidResponseError        an answer that can't be read
+        └── InvalidResponseError        a response that can't be read
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Type, TypeVar
 
-from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
+if TYPE_CHECKING:
+    from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
 
 __all__ = [
     "AuthenticationError",
@@ -49,17 +50,17 @@ class RecallError(Exception):
 
     Args:
         message: One line that says what happened and what to do.
-        code: The documented code, such as ``"TIMEOUT"``.
-        status: The HTTP status, or ``None`` if there was no answer.
+        code: The documented code, such as ``"TIMEOUT"``; by default that of the class.
+        status: The HTTP status, or ``None`` if there was no response.
 
     Attributes:
         code: The documented code.
         status: The HTTP status.
-        body: The answer's body as parsed JSON, else as text, or ``None``.
+        body: The response body as parsed JSON, else as text, or ``None``.
         server_code: The code as the server sent it, or ``None``.
         retry_after: Seconds to wait before the next attempt, or ``None`` if the server does not say.
         may_have_executed: Whether the workflow may have run. If ``False``, it is safe to send the call again.
-        request_id: The server's id of the answer, for its operator or its logs, or ``None``.
+        request_id: The server's id of the response, to quote to Recall support, or ``None``.
 
     Example:
         >>> error = RecallError("no such workflow", "NOT_FOUND", 404)
@@ -67,14 +68,17 @@ class RecallError(Exception):
         ('NOT_FOUND', 404)
     """
 
+    _code: Optional[str] = None
+    _may_have_executed = True  # of an error that is rebuilt from its message alone: False only if no error of the class can be True
+
     def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = self._code if code is None else code
         self.status = status
         self.body: Any = None
         self.server_code: Optional[str] = None
         self.retry_after: Optional[float] = None
-        self.may_have_executed: bool = False
+        self.may_have_executed: bool = self._may_have_executed
         self.request_id: Optional[str] = None
 
 
@@ -90,6 +94,9 @@ class AuthenticationError(RecallError):
         UNAUTHORIZED
     """
 
+    _code = "UNAUTHORIZED"
+    _may_have_executed = False
+
 
 class UsageLimitError(RecallError):
     """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help, so it is never retried.
@@ -103,6 +110,9 @@ class UsageLimitError(RecallError):
         USAGE_LIMIT_EXCEEDED
     """
 
+    _code = "USAGE_LIMIT_EXCEEDED"
+    _may_have_executed = False
+
 
 class PermissionDeniedError(RecallError):
     """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``).
@@ -114,6 +124,9 @@ class PermissionDeniedError(RecallError):
         ...     print(error)
         Workflow is not deployed (HTTP 403): deploy it in Recall first
     """
+
+    _code = "FORBIDDEN"
+    _may_have_executed = False
 
 
 class NotFoundError(RecallError):
@@ -127,12 +140,15 @@ class NotFoundError(RecallError):
         WORKFLOW_NOT_FOUND
     """
 
+    _code = "NOT_FOUND"
+    _may_have_executed = False
+
 
 class RateLimitError(RecallError):
     """Too many requests (429, ``RATE_LIMIT_EXCEEDED``). The workflow did not start.
 
     Attributes:
-        rate_limit: The rate limit reported in the answer, or ``None``.
+        rate_limit: The rate limit reported in the response, or ``None``.
 
     Example:
         >>> server.respond_next(429, headers={"Retry-After": "2"})
@@ -142,6 +158,9 @@ class RateLimitError(RecallError):
         ...     print(error.retry_after, error.may_have_executed)
         2.0 False
     """
+
+    _code = "RATE_LIMIT_EXCEEDED"
+    _may_have_executed = False
 
     rate_limit: Optional[RateLimitInfo] = None
 
@@ -156,6 +175,8 @@ class InvalidRequestError(RecallError, ValueError):
         ...     print(error)
         input.name: set is not JSON serializable
     """
+
+    _code = "INVALID_REQUEST"
 
 
 class RecallTimeoutError(RecallError):
@@ -172,6 +193,8 @@ class RecallTimeoutError(RecallError):
         ...     print(error.code, error.may_have_executed)
         TIMEOUT True
     """
+
+    _code = "TIMEOUT"
 
     result: Optional[WorkflowExecutionResult] = None
     partial: Optional[StreamedExecutionResult] = None
@@ -191,6 +214,8 @@ class ExecutionError(RecallError):
         this workflow always fails
     """
 
+    _code = "EXECUTION_ERROR"
+
     result: Optional[WorkflowExecutionResult] = None
 
 
@@ -206,9 +231,11 @@ class ServerError(RecallError):
         SERVER_ERROR 503
     """
 
+    _code = "SERVER_ERROR"
+
 
 class RecallConnectionError(RecallError):
-    """The connection failed, or broke before the answer was complete (``CONNECTION_ERROR``).
+    """The connection failed, or broke before the response was complete (``CONNECTION_ERROR``).
 
     Example:
         >>> server.respond_next(drop=True)
@@ -218,6 +245,8 @@ class RecallConnectionError(RecallError):
         ...     print(error.code, error.may_have_executed)
         CONNECTION_ERROR True
     """
+
+    _code = "CONNECTION_ERROR"
 
 
 class StreamInterruptedError(RecallConnectionError):
@@ -235,6 +264,8 @@ class StreamInterruptedError(RecallConnectionError):
         Once upon
     """
 
+    _code = "STREAM_INTERRUPTED"
+
     partial: Optional[StreamedExecutionResult] = None
 
 
@@ -250,9 +281,11 @@ class RedirectError(RecallError):
         REDIRECT_REFUSED 301
     """
 
+    _code = "REDIRECT_REFUSED"
+
 
 class InvalidResponseError(RecallError):
-    """The answer can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``).
+    """The response can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``).
 
     Example:
         >>> server.respond_next(200, body="<html>Please log in</html>")
@@ -260,10 +293,47 @@ class InvalidResponseError(RecallError):
         ...     client.execute_workflow("greet")
         ... except InvalidResponseError as error:
         ...     print(error)
-        the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
+        the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
     """
+
+    _code = "INVALID_RESPONSE"
+
+
+_Error = TypeVar("_Error", bound=RecallError)
+
+
+def build_error(
+    kind: Type[_Error],
+    message: str,
+    *,
+    may_have_executed: bool,
+    code: Optional[str] = None,
+    status: Optional[int] = None,
+    body: Any = None,
+    server_code: Optional[str] = None,
+    retry_after: Optional[float] = None,
+    request_id: Optional[str] = None,
+) -> _Error:
+    """Build an error, and clean each text in it that a server may have chosen. All errors of the package are built here."""
+    error = kind(one_line(message), code and one_line(code), status)
+    error.body = body
+    error.server_code = server_code and one_line(server_code)
+    error.retry_after = retry_after
+    error.may_have_executed = may_have_executed
+    error.request_id = request_id and one_line(request_id)
+    return error
+
+
+_MAX_LENGTH = 64 * 1024
+"""Characters of a text that are searched and kept. A regular expression over more would stop all threads for too long."""
+
+_ESCAPE_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])"  # ECMA-48, section 5.4
+_NOT_PRINTED = r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"  # bidirectional marks among them
+_UNCLEAN = re.compile(f"(?:{_ESCAPE_SEQUENCE}|{_NOT_PRINTED})+")
 
 
 def one_line(text: str) -> str:
-    """Replace white space, control characters and lone surrogates by single spaces."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
+    """Replace white space, control characters, escape sequences, bidirectional marks and lone surrogates by single spaces."""
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[: _MAX_LENGTH // 2]} ... {text[-_MAX_LENGTH // 2 :]}"
+    return _UNCLEAN.sub(" ", text).strip()

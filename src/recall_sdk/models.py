@@ -1,10 +1,13 @@
 """The values that calls return, as plain dataclasses."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Generic, List, Optional, TypeVar, Union
+
+from recall_sdk.errors import RecallError
 
 __all__ = [
     "AsyncExecutionResult",
+    "BatchItem",
     "RateLimitInfo",
     "StreamEvent",
     "StreamedExecutionResult",
@@ -92,6 +95,34 @@ class AsyncExecutionResult:
     links: Dict[str, str]
 
 
+Result = Union[WorkflowExecutionResult, AsyncExecutionResult]
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+@dataclass
+class BatchItem(Generic[R_co]):
+    """One finished item of a batch, with either a result or an error.
+
+    Attributes:
+        index: Its position in the source, from 0.
+        workflow_id: The id of the workflow, as passed in.
+        input: The input, as passed in.
+        result: The result of the execution, or ``None`` if it failed.
+        error: The error of the execution, or ``None``.
+
+    Example:
+        >>> (item,) = client.execute_batch([("greet", {"name": "Ada"})])
+        >>> item.index, item.result.output, item.error
+        (0, {'content': 'Hello Ada'}, None)
+    """
+
+    index: int
+    workflow_id: str
+    input: Any
+    result: Optional[R_co]
+    error: Optional[RecallError]
+
+
 @dataclass
 class WorkflowStatus:
     """Whether a workflow can be executed.
@@ -115,7 +146,7 @@ class WorkflowStatus:
 
 @dataclass
 class RateLimitInfo:
-    """The rate limit reported in an answer.
+    """The rate limit reported in a response.
 
     Attributes:
         limit: Requests allowed in a window.

@@ -1,15 +1,42 @@
-"""Turn arguments into calls. All paths and field names of requests are here."""
+"""The requests that the client sends. All their paths, headers and field names are here."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from urllib.parse import quote
 
 from recall_sdk._inputs import encode_body
-from recall_sdk._messages import Call
 
 
-def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Call:
+class Request(NamedTuple):
+    """One request, without the base URL, the key and the timeout."""
+
+    method: str
+    path: str
+    body: Optional[bytes] = None
+    stream: bool = False
+    asynchronous: bool = False
+    id: str = ""
+
+    @property
+    def executes(self) -> bool:
+        """Whether it executes a workflow."""
+        return self.body is not None
+
+    @property
+    def headers(self) -> Dict[str, str]:
+        # Only encodings that can be decoded piece by piece.
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
+        if self.stream:
+            headers["Accept"] = "text/event-stream, application/json"
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.asynchronous:
+            headers["X-Execution-Mode"] = "async"
+        return headers
+
+
+def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Request:
     """Execute a workflow: at once, as a stream, or queued."""
     check_flags(stream=stream, async_execution=asynchronous)
     if asynchronous and stream:
@@ -20,22 +47,22 @@ def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Opt
         control["stream"] = True
     if selected_outputs is not None:
         control["selectedOutputs"] = _names("selected_outputs", selected_outputs)
-    return Call("POST", path, encode_body(input, control), stream, asynchronous, workflow_id)
+    return Request("POST", path, encode_body(input, control), stream, asynchronous, workflow_id)
 
 
-def workflow_status(workflow_id: str) -> Call:
+def workflow_status(workflow_id: str) -> Request:
     """Ask whether a workflow is deployed."""
-    return Call("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status", id=workflow_id)
+    return Request("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status", id=workflow_id)
 
 
-def job_status(task_id: str) -> Call:
+def job_status(task_id: str) -> Request:
     """Ask for the state of a queued run."""
-    return Call("GET", f"/api/jobs/{_segment('task_id', task_id)}", id=task_id)
+    return Request("GET", f"/api/jobs/{_segment('task_id', task_id)}", id=task_id)
 
 
-def usage_limits() -> Call:
+def usage_limits() -> Request:
     """Ask for the account's limits."""
-    return Call("GET", "/api/users/me/usage-limits")
+    return Request("GET", "/api/users/me/usage-limits")
 
 
 def check_flags(**flags: bool) -> None:
