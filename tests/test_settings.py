@@ -5,8 +5,8 @@ import math
 import pytest
 
 from recall_sdk import RecallClient
+from recall_sdk._arguments import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_timeout
 from recall_sdk._requests import execute, job_status, usage_limits, workflow_status
-from recall_sdk._settings import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_timeout
 
 CALLS = [
     lambda client, id: client.execute_workflow(id),

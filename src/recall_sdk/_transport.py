@@ -26,11 +26,11 @@ from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.response import DeflateDecoder, GzipDecoder
 from urllib3.util import Timeout, parse_url
 
+from recall_sdk._arguments import Settings
 from recall_sdk._connections import check_process, new_session, remaining
 from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
 from recall_sdk._messages import REQUEST_ID, Answer
 from recall_sdk._requests import Request
-from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
 from recall_sdk.errors import RedirectError, one_line
 from recall_sdk.retry import clock_offset, parse_retry_after

@@ -10,11 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _requests
+from recall_sdk._arguments import ClientTimeout, Settings, check_api_key, check_base_url, check_flags, check_timeout, read_settings
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer
 from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
-from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
 from recall_sdk._transport import OpenResponse, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
@@ -444,7 +444,7 @@ class RecallClient:
         """
         from recall_sdk._batch import Batch  # noqa: PLC0415 -- it would make each import of the package slower
 
-        _requests.check_flags(async_execution=async_execution)
+        check_flags(async_execution=async_execution)
         return Batch(
             items,
             partial(self._execution, asynchronous=async_execution),

@@ -1,10 +1,13 @@
-"""The key, the base URL and the timeout, from arguments or the environment, checked before anything is sent."""
+"""The caller's arguments, checked before anything is sent. Key and base URL come from the environment by default."""
 
+from __future__ import annotations
+
+import math
 import os
 import re
 from enum import Enum
-from typing import NamedTuple, Optional
-from urllib.parse import urlsplit
+from typing import List, NamedTuple, Optional, Sequence
+from urllib.parse import quote, urlsplit
 
 DEFAULT_BASE_URL = "https://tryrecall.com"
 
@@ -89,3 +92,48 @@ def check_base_url(base_url: str) -> str:
 
 
 _NEEDED = "use a URL such as https://host, with an optional port and path prefix"
+
+
+def check_count(name: str, value: int, *, least: int) -> int:
+    """Return an integer argument, or raise the error that says what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
+def check_number(name: str, value: float, *, least: float) -> float:
+    """Return a number argument as a float, or raise the error that says what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and number >= least):
+        raise ValueError(f"{name} must be a finite number of {least} or more, not {value}")
+    return number
+
+
+def check_flags(**flags: bool) -> None:
+    """Reject anything but a bool: a string such as "false" would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+
+
+def path_segment(name: str, value: str) -> str:
+    """Quote an id as one path segment; reject dot segments, which a server would resolve (RFC 3986, section 5.2.4)."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if value in ("", ".", ".."):
+        raise ValueError(f"{name} must be an id, not {value!r}")
+    return quote(value, safe="")
+
+
+def check_outputs(selected_outputs: Sequence[str]) -> List[str]:
+    """Return the names of outputs as a list."""
+    if not isinstance(selected_outputs, (list, tuple)) or not all(isinstance(name, str) for name in selected_outputs):
+        raise TypeError('selected_outputs must be a list of "blockName.attribute" strings')
+    return list(selected_outputs)
