@@ -170,6 +170,14 @@ def path_segment(name: str, value: str) -> str:
     return quote(value, safe="")
 
 
+def check_job(job: Any) -> str:
+    """Return the task id of a queued run, which may be given by its id itself."""
+    task_id = getattr(job, "task_id", job)
+    if not isinstance(task_id, str):
+        raise _wrong_type("job", task_id, "an AsyncExecutionResult or a task id", _AS_JOB)
+    return task_id
+
+
 def check_flags(**flags: bool) -> None:
     """Reject anything but a bool: a string such as "false" would count as true."""
     for name, value in flags.items():
@@ -196,6 +204,7 @@ _AS_TEXT = (
     ("urn", "str({})"),  # a UUID
     ("__index__", "str({})"),
 )
+_AS_JOB = (*_AS_TEXT, ("__class__", "what execute_workflow(..., async_execution=True) returns"))
 _AS_NUMBER = (("total_seconds", "{}.total_seconds()"), ("as_tuple", "float({})"), ("isdecimal", "float({})"))  # timedelta, Decimal, str
 _AS_FLAG = (("dtype", "bool({})"),)  # of NumPy
 """An attribute that a value of the wrong type has, and the expression to pass instead. The first match counts."""
