@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from recall_sdk._arguments import check_flags, check_outputs, path_segment
 from recall_sdk._inputs import encode_body
+
+_ACCEPT = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}  # only encodings that can be decoded piece by piece
+_READ = {**_ACCEPT, "Cache-Control": "no-cache"}  # a cache on the way must not return an old state of a job
+_EXECUTE = {**_ACCEPT, "Content-Type": "application/json"}
+_QUEUE = {**_EXECUTE, "X-Execution-Mode": "async"}
+# A proxy that compresses a stream may hold its events back until the end.
+_STREAM = {**_EXECUTE, "Accept": "text/event-stream, application/json", "Accept-Encoding": "identity"}
 
 
 class Request(NamedTuple):
@@ -24,16 +31,9 @@ class Request(NamedTuple):
         return self.body is not None
 
     @property
-    def headers(self) -> Dict[str, str]:
-        # Only encodings that can be decoded piece by piece.
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        if self.stream:
-            headers["Accept"] = "text/event-stream, application/json"
-        if self.body is not None:
-            headers["Content-Type"] = "application/json"
-        if self.asynchronous:
-            headers["X-Execution-Mode"] = "async"
-        return headers
+    def headers(self) -> Mapping[str, str]:
+        """The headers that say what is sent and accepted."""
+        return _READ if self.body is None else _STREAM if self.stream else _QUEUE if self.asynchronous else _EXECUTE
 
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Request:

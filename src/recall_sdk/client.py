@@ -14,7 +14,16 @@ from uuid import uuid4
 import requests
 
 from recall_sdk import _decoding, _requests
-from recall_sdk._arguments import ClientTimeout, Settings, check_api_key, check_base_url, check_flags, check_timeout, read_settings
+from recall_sdk._arguments import (
+    ClientTimeout,
+    Settings,
+    check_api_key,
+    check_base_url,
+    check_flags,
+    check_job,
+    check_timeout,
+    read_settings,
+)
 from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import Level, rate_limit_info, reported_level, retry_after, usage_level
@@ -558,12 +567,7 @@ class RecallClient:
             >>> client.wait_for_job(job, poll_interval=0.1)["output"]
             {'content': 'Hello Ada'}
         """
-        task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job
-        if not isinstance(task_id, str):
-            raise TypeError(
-                f"job must be an AsyncExecutionResult or a task id, not {type(job).__name__}: "
-                "execute_workflow(..., async_execution=True) returns one"
-            )
+        task_id = check_job(job)
         if on_update is not None and not callable(on_update):
             raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
         request = _requests.job_status(task_id)
