@@ -28,12 +28,12 @@ from urllib3.util import Timeout, parse_url
 
 from recall_sdk._connections import check_process, new_session, remaining
 from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
-from recall_sdk._messages import REQUEST_ID, Answer
+from recall_sdk._messages import REQUEST_ID
 from recall_sdk._requests import Request
+from recall_sdk._response import Response
 from recall_sdk._settings import Settings
 from recall_sdk._version import __version__
 from recall_sdk.errors import RedirectError, one_line
-from recall_sdk.retry import clock_offset, parse_retry_after
 
 Session = requests.Session
 
@@ -61,12 +61,7 @@ class OpenResponse:
     """An answer whose head has arrived and whose body has not. The caller closes it."""
 
     def __init__(self, call: Request, response: Any, context: CallContext, deadline: Optional[float]) -> None:
-        headers = response.headers
-        now = time()
-        offset = clock_offset(headers.get("Date"), now)
-        header = headers.get("Retry-After")
-        retry_after = None if header is None else parse_retry_after(header, now + offset)
-        self.head: Answer = Answer(call, response.status_code, headers, b"", now, retry_after, offset)
+        self.head: Response = Response(call, response.status_code, response.headers, b"", time())
         self._response = response
         self._context = context
         self._pid = os.getpid()
@@ -80,7 +75,7 @@ class OpenResponse:
         status, kind = self.head.status, self.head.headers.get("Content-Type", "")
         return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
 
-    def read(self) -> Answer:
+    def read(self) -> Response:
         """Read the whole body within the remaining time, and close."""
         try:
             body = b"".join(self._iter_decoded())
@@ -88,11 +83,11 @@ class OpenResponse:
             raise translate(error, self._context) from error
         finally:
             self.close()
-        return self.head._replace(body=body)
+        return Response(self.head.request, self.head.status, self.head.headers, body, self.head.received)
 
     def iter_bytes(self) -> Iterator[bytes]:
         """Yield the body's bytes as they arrive. For a stream, the call's timeout bounds each silence."""
-        streaming = self.head.call.stream
+        streaming = self.head.request.stream
         try:
             if _UNREADABLE.intersection(self._encodings):
                 raise DecodeError(f"encoding {', '.join(self._encodings)}")

@@ -9,11 +9,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
-from recall_sdk import _decoding, _requests
+from recall_sdk import _decoding, _rate_limits, _requests, _statuses
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._messages import Answer
 from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
+from recall_sdk._response import Response
 from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
 from recall_sdk._transport import OpenResponse, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
@@ -575,6 +575,7 @@ class RecallClient:
             return wait_for_job(
                 partial(self._poll, call),
                 task_id,
+                accepted=isinstance(job, AsyncExecutionResult),
                 timeout=check_timeout(timeout),
                 poll_interval=poll_interval,
                 max_poll_interval=max_poll_interval,
@@ -698,7 +699,7 @@ class RecallClient:
         target = self._target  # with the key that is sent, even if another one is set meanwhile
         try:
             response = self._transport.open(call, target, timeout)
-            rate_limit = _decoding.rate_limit(response.head)
+            rate_limit = _rate_limits.rate_limit_info(response.head)
             self._rate_limit = rate_limit or self._rate_limit
             return read(response, target.settings.api_key), rate_limit
         except RecallError as error:
@@ -710,30 +711,30 @@ class RecallClient:
     def _execute(self, call: Request, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
         return self._send(call, _read_execution, timeout)
 
-    def _ask(self, call: Request, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
+    def _ask(self, call: Request, decode: Callable[[Response], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
         """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
         try:
-            return self._ask(_requests.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+            return self._ask(_requests.usage_limits(), partial(_rate_limits.usage_level, asynchronous=asynchronous), MAX_ASKING)
         except Exception:  # noqa: BLE001 -- a hook of the user's session may raise anything
             return None
 
     def _poll(self, call: Request, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Return a job's state and the server's retry-after, within the remaining seconds."""
         timeout = remaining if self._timeout is None else self._timeout if remaining is None else min(remaining, self._timeout)
-        return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
+        return self._ask(call, lambda answer: (_decoding.job_status(answer), _rate_limits.retry_after(answer)), timeout)
 
 
 def _read_execution(response: OpenResponse, api_key: str) -> Result:
-    call = response.head.call
+    call = response.head.request
     if not response.is_event_stream:
         result = _decoding.execution(response.read())
         return StreamedExecutionResult(**vars(result)) if call.stream and isinstance(result, WorkflowExecutionResult) else result
     if call.asynchronous:
         response.close()
-        raise _decoding.unreadable(response.head, "is a stream, and has no task id")
+        raise _statuses.unreadable(response.head, "is a stream, and has no task id", b"")
     return WorkflowStream(response, api_key).result
 
 
