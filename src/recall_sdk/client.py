@@ -576,6 +576,7 @@ class RecallClient:
             return wait_for_job(
                 partial(self._poll, request),
                 task_id,
+                accepted=isinstance(job, AsyncExecutionResult),
                 timeout=check_timeout(timeout),
                 poll_interval=poll_interval,
                 max_poll_interval=max_poll_interval,

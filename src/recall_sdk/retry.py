@@ -6,8 +6,6 @@ Only a 429 is retried, because only a 429 proves that the workflow did not start
 from __future__ import annotations
 
 import logging
-import re
-from email.utils import mktime_tz, parsedate_tz
 from typing import Callable, Optional, TypeVar
 
 from recall_sdk._arguments import check_count, check_number
@@ -20,9 +18,6 @@ MAX_RETRY_AFTER = 3600.0
 
 MAX_SLEEP = 2_000_000.0
 """Seconds (23 days): about the longest time that every platform can sleep."""
-
-FIRST_MOMENT = 1e9
-"""Seconds. A larger number is a time in seconds since the epoch (September 2001 or later); a smaller one is a duration."""
 
 JITTER = 0.25
 """Maximum change of a delay, as a fraction, so that clients that failed together do not retry together."""
@@ -147,45 +142,3 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         retry += 1
         _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
         sleep(wait)
-
-
-def parse_retry_after(value: str, now: float) -> Optional[float]:
-    """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with an optional fraction, or an HTTP date.
-
-    urllib3's own reading returns at most six hours, and no fractions. Some servers send a time in seconds since the epoch.
-
-    Args:
-        value: The header's value; of several, joined by commas, the first counts.
-        now: The server's time, in seconds since the epoch.
-
-    Returns:
-        Seconds from now, 0 or more; ``None`` if the value is neither.
-    """
-    number = re.match(r"\s*([0-9]{1,12}(\.[0-9]{1,12})?)\s*(,|$)", value)
-    if number:
-        seconds = float(number[1])
-        return seconds if seconds < FIRST_MOMENT else max(0.0, seconds - now)
-    date = _http_date(value)
-    return None if date is None else max(0.0, date - now)
-
-
-def clock_offset(date: Optional[str], now: float) -> float:
-    """Return the difference between the server's clock and this machine's.
-
-    Args:
-        date: The ``Date`` header of an answer that has just arrived (RFC 9110, section 6.6.1), or ``None``.
-        now: This machine's time, in seconds since the epoch.
-
-    Returns:
-        Seconds by which the server's clock is ahead, negative if it is behind; 0 without a readable date.
-    """
-    server = None if date is None else _http_date(date)
-    return 0.0 if server is None else server - now
-
-
-def _http_date(value: str) -> Optional[float]:
-    try:
-        date = parsedate_tz(value)
-        return None if date is None else mktime_tz((*date[:9], date[9] or 0))  # without a zone it is GMT
-    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple
 
-from recall_sdk import _decoding
+from recall_sdk import _decoding, _statuses
 from recall_sdk._redaction import without_key
 from recall_sdk._transport import OpenResponse
 from recall_sdk.errors import RecallConnectionError, RecallError, RecallTimeoutError, StreamInterruptedError
@@ -183,7 +183,7 @@ def _events(response: OpenResponse, progress: _Progress, api_key: str) -> Genera
     except RecallError as error:
         if progress.unfinished:
             progress.error = without_key(_with_partial(error, progress), api_key)
-            progress.error.request_id = _decoding.request_id(response.head)
+            progress.error.request_id = _statuses.request_id(response.head)
             raise progress.error from error.__cause__
     finally:
         response.close()
