@@ -9,7 +9,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
-from recall_sdk import _decoding, _requests
+from recall_sdk import _decoding, _requests, streaming
+from recall_sdk._response import Response
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer
 from recall_sdk._redaction import without_key
@@ -350,8 +351,7 @@ class RecallClient:
         call = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
 
         def read(response: OpenResponse, api_key: str) -> WorkflowStream:
-            whole = None if response.is_event_stream else _decoding.execution_of_stream(response.read())
-            return WorkflowStream(response, api_key, whole)
+            return streaming.open_stream(Response(response, api_key))
 
         return self._send(call, read, self._seconds(timeout))[0]
 
@@ -727,14 +727,8 @@ class RecallClient:
 
 
 def _read_execution(response: OpenResponse, api_key: str) -> Result:
-    call = response.head.call
-    if not response.is_event_stream:
-        result = _decoding.execution(response.read())
-        return StreamedExecutionResult(**vars(result)) if call.stream and isinstance(result, WorkflowExecutionResult) else result
-    if call.asynchronous:
-        response.close()
-        raise _decoding.unreadable(response.head, "is a stream, and has no task id")
-    return WorkflowStream(response, api_key).result
+    with Response(response, api_key) as owner:
+        return streaming.read_execution(owner)
 
 
 _INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit", "_lock")
