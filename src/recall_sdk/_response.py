@@ -50,7 +50,7 @@ class Response:
 
     def receive(self) -> bytes:
         if self._pieces is None:
-            self._pieces = self._opened.iter_bytes()
+            self._pieces = filter(None, self._opened.iter_bytes())
         return next(self._pieces, b"")
 
     def unread(self, data: bytes) -> None:
