@@ -15,15 +15,15 @@ _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "messag
 
 _NOT_JSON: Any = object()
 
-_raw_decode = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder().scan_once
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
     payload: Any = None
     try:
-        payload, end = _raw_decode(data)  # twice as fast as json.loads()
-    except (ValueError, RecursionError):
+        payload, end = _scan(data, 0)  # less than half the time of json.loads()
+    except (ValueError, StopIteration, RecursionError):
         end = -1
     if end != len(data):
         payload = json_or(data, _NOT_JSON)

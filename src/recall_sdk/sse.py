@@ -81,22 +81,26 @@ class EventDecoder:
         Raises:
             ValueError: An event is longer than the maximum.
         """
-        if self._is_between_events and chunk[-2:] == b"\n\n":  # nearly always
-            return self._decode_blocks(chunk)
+        if self._is_between_events and chunk[:6] == b"data: " and chunk.endswith(b"\n\n"):  # nearly always: whole events of one line
+            return self._decode_whole(chunk)
         first = 0 if self._is_between_events else chunk.find(b"\n\n") + 2
         last = chunk.rfind(b"\n\n") + 2
-        if last - first < 2:
+        if last - first < 2 or last - first == len(chunk):
             return self._decode_lines(chunk)
         # Only the two ends of the chunk belong to events that are split.
-        return self._decode_lines(chunk[:first]) + self._decode_blocks(chunk[first:last]) + self._decode_lines(chunk[last:])
+        return self._decode_lines(chunk[:first]) + self.feed(chunk[first:last]) + self._decode_lines(chunk[last:])
 
-    def _decode_blocks(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
-        """Decode whole blocks; if each of them is a single line of data, without looking at the lines."""
-        if self._is_between_events and chunk[:6] == b"data: " and b"\r" not in chunk:
-            blocks = chunk[6:-2].decode("utf-8", "replace").split("\n\ndata: ")
-            if chunk.count(b"\n") == 2 * len(blocks):
-                return [("message", data, self._id, None) for data in blocks]
-        return self._decode_lines(chunk)
+    def _decode_whole(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
+        try:
+            text = chunk[6:-2].decode()
+        except UnicodeDecodeError:
+            return self._decode_lines(chunk)
+        if "\n" not in text and "\r" not in text:
+            return [("message", text, self._id, None)]
+        datas = text.split("\n\ndata: ")
+        if "\r" in text or text.count("\n") != 2 * len(datas) - 2:
+            return self._decode_lines(chunk)
+        return [("message", data, self._id, None) for data in datas]
 
     def _decode_lines(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
         events: List[Tuple[str, str, str, Optional[int]]] = []
