@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Generator, Iterable, Optional, Tuple
 
 from recall_sdk._arguments import check_count
-from recall_sdk._translation import foreign_failure, invalid_argument
 from recall_sdk._limiter import Limiter, Sent
 from recall_sdk._requests import Request
+from recall_sdk._translation import foreign_failure, invalid_argument
 from recall_sdk.errors import RateLimitError, RecallError, build_error
 from recall_sdk.models import BatchItem, RateLimitInfo, Result
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, 
 from uuid import uuid4
 
 import requests
+from typing_extensions import Self
 
 from recall_sdk import _decoding, _requests
 from recall_sdk._arguments import (
@@ -660,7 +661,7 @@ class RecallClient:
         """
         self._transport.close()
 
-    def __enter__(self: _Client) -> _Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
