@@ -15,7 +15,8 @@ _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "messag
 
 _NOT_JSON: Any = object()
 
-_scan = json.JSONDecoder().scan_once
+_decoder: Any = json.JSONDecoder()
+_scan = _decoder.scan_once
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
