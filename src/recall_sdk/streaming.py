@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import deque
 from contextlib import ExitStack, suppress
-from itertools import chain
+from itertools import chain, islice
 from threading import Lock, RLock
 from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
 
@@ -60,8 +60,8 @@ class WorkflowStream:
 
     def __init__(self, response: Response, result: Optional[WorkflowExecutionResult] = None) -> None:
         self._response = response
-        self._decoder = EventDecoder()
         self._text = _Text()
+        self._decoder = EventDecoder()
         self._ready: Deque[StreamEvent] = deque()  # events that arrived, and that the reader has not taken yet
         self._has_begun = False
         self._end = result
@@ -95,7 +95,8 @@ class WorkflowStream:
         self.close()
 
     def __del__(self) -> None:
-        self._release()
+        if not self._is_released:
+            self._release()
 
     def text(self) -> Iterator[str]:
         """Return an iterator of the text only.
@@ -136,7 +137,7 @@ class WorkflowStream:
                 while True:
                     next(self)
             self._result = self._snapshot()
-            self._text = _Text()  # a long text is kept once, not twice
+            self._text = _Text()  # a long text is kept once
         return self._result
 
     def close(self) -> None:
@@ -149,12 +150,14 @@ class WorkflowStream:
             >>> stream.close()
         """
         self._is_closed = True
+        if self._is_released:
+            return
         if self._reading.acquire(blocking=False):
             try:
                 self._release()
             finally:
                 self._reading.release()
-        else:  # a thread is receiving, and the connection must not be closed under it
+        else:  # a thread is receiving: it closes the connection, which must not happen under it
             with self._releasing:
                 if not self._is_released:
                     self._response.abort()
@@ -202,7 +205,8 @@ class WorkflowStream:
         try:
             arrived = self._decoder.feed(piece)
         except ValueError as error:
-            raise build_error(InvalidResponseError, f"the stream can't be read: {error}", may_have_executed=True) from error
+            message = f"the stream can't be read: {error}"
+            raise build_error(InvalidResponseError, message, may_have_executed=True, status=self._response.status) from error
         for name, data, _, _ in arrived:
             event = stream_event(name, data)
             if event is None or event.type == "done":
@@ -323,32 +327,27 @@ class _Text:
     def snapshot(self) -> Tuple[str, Dict[str, str]]:
         """Return the whole text, and that of each block."""
         self.end()
-        self._drop_retracted()
-        pieces: Dict[int, bytearray] = {}
-        for number, piece in self._valid_turns():
-            pieces.setdefault(number, bytearray()).extend(piece)
+        if self._first_turns:
+            self._drop_retracted()
+        view = memoryview(self._bytes)
+        by_number: Dict[int, bytearray] = {}
+        for number, start, stop in zip(self._turns, self._starts, self._stops()):
+            by_number.setdefault(number, bytearray()).extend(view[start:stop])
         block_ids = list(self._numbers)
-        by_block = {
-            block_id: pieces[number].decode() for number, block_id in enumerate(block_ids) if number in pieces and block_id is not None
-        }
-        return self._bytes.decode(), by_block
-
-    def _valid_turns(self) -> Iterator[Tuple[int, bytearray]]:
-        stops = self._starts[1:]
-        stops.append(len(self._bytes))
-        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, stops)):
-            if turn >= self._first_turns.get(number, 0):
-                yield number, self._bytes[start:stop]
+        by_block = {block_ids[number]: text.decode() for number, text in by_number.items()}
+        return self._bytes.decode(), {block_id: text for block_id, text in by_block.items() if block_id is not None}
 
     def _drop_retracted(self) -> None:
-        if not self._first_turns:
-            return
         kept, turns, starts = bytearray(), array("I"), array("Q")
-        for number, piece in self._valid_turns():
-            turns.append(number)
-            starts.append(len(kept))
-            kept += piece
+        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, self._stops())):
+            if turn >= self._first_turns.get(number, 0):
+                turns.append(number)
+                starts.append(len(kept))
+                kept += self._bytes[start:stop]
         self._bytes, self._turns, self._starts, self._first_turns = kept, turns, starts, {}
+
+    def _stops(self) -> Iterator[int]:
+        return chain(islice(self._starts, 1, None), [len(self._bytes)])
 
 
 _NO_BLOCK = object()
