@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rawserver import LAST_CHUNK, answers, chunk
 from recall_sdk import ExecutionError, StreamInterruptedError
 from recall_sdk.streaming import _Text
-from streams import CHUNKED, DONE, MARK, sse, streams, text
+from streams import CHUNKED, DONE, sse, streams, text
 
 HIGH, LOW = "\ud83d", "\ude00"
 SMILE = "\U0001f600"
@@ -164,10 +164,3 @@ def test_retracted_text_does_not_stay_in_memory():
     assert peak < 3_000_000
     numbers = "".join(f"{number} " for number in range(300))
     assert collected.snapshot() == (numbers + "!", {"b": numbers, "a": "!"})
-
-
-def test_long_text_is_kept_once(serve, connect):
-    """Once the result was read, the stream keeps no second copy of the text."""
-    stream = connect(serve(streams(text("x" * 1_000_000), DONE, MARK))).stream_workflow("w")
-    assert len(stream.result.text) == 1_000_000
-    assert stream._text.snapshot() == ("", {})
