@@ -741,7 +741,7 @@ def test_stream_iterated_again_raises(read, serve, connect):
     stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w")
     assert len(list(stream)) == 3
     for _ in range(2):
-        with pytest.raises(RecallError, match="read to its end.*use result"):
+        with pytest.raises(RecallError, match=r"read to its end.*use result"):
             read(stream)
     assert next(stream, "the end") == "the end"
     assert stream.result.text == "One, two"

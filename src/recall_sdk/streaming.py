@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from itertools import chain, islice
 from threading import Lock, RLock
 from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
+from weakref import finalize
 
 from typing_extensions import Self
 
@@ -69,9 +70,10 @@ class WorkflowStream:
         self._error: Optional[RecallError] = None
         self._is_exhausted = False
         self._is_closed = False
-        self._is_released = False
         self._reading = Lock()  # held by the thread that receives
         self._releasing = RLock()  # no thread may abort a connection while another one returns it to the pool
+        self._finalizer = finalize(self, response.close)  # closes a stream that is dropped, before the collector ends its parts
+        self._finalizer.atexit = False
         if response.request.stream and result is None:
             response.set_live()
 
@@ -93,10 +95,6 @@ class WorkflowStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if not self._is_released:
-            self._release()
 
     def text(self) -> Iterator[str]:
         """Return an iterator of the text only.
@@ -150,7 +148,7 @@ class WorkflowStream:
             >>> stream.close()
         """
         self._is_closed = True
-        if self._is_released:
+        if not self._finalizer.alive:
             return
         if self._reading.acquire(blocking=False):
             try:
@@ -159,14 +157,12 @@ class WorkflowStream:
                 self._reading.release()
         else:  # a thread is receiving: it closes the connection, which must not happen under it
             with self._releasing:
-                if not self._is_released:
+                if self._finalizer.alive:
                     self._response.abort()
 
     def _release(self) -> None:
         with self._releasing:
-            if not self._is_released:
-                self._is_released = True
-                self._response.close()
+            self._finalizer()
 
     def _fill(self) -> None:
         """Receive until an event is ready. Raise the failure of the stream, or ``StopIteration`` at its end."""
@@ -232,7 +228,7 @@ class WorkflowStream:
 
     def _finish(self) -> None:
         """Wait for the end of the response, so that its connection can be reused."""
-        if not self._is_released:
+        if self._finalizer.alive:
             with suppress(RecallError):  # the result is complete
                 self._response.set_deadline(LINGER)
                 while self._response.receive():
@@ -251,8 +247,8 @@ class WorkflowStream:
         request_id = self._response.headers.get("X-Request-Id")
         error.request_id = request_id and one_line(request_id)
         self._error = error
-        with suppress(RecallError), self._releasing, self._response:  # which masks the key
-            self._is_released = True
+        self._release()
+        with suppress(RecallError), self._response:  # which masks the key
             raise error
 
     def _interrupted(self, reason: str, cause: Optional[BaseException] = None) -> StreamInterruptedError:
