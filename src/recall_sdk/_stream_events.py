@@ -15,14 +15,15 @@ _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "messag
 
 _NOT_JSON: Any = object()
 
-_scan = json.JSONDecoder().scan_once
+_decoder: Any = json.JSONDecoder()
+_scan = _decoder.scan_once  # less than half the time of json.loads()
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
     payload: Any = None
     try:
-        payload, end = _scan(data, 0)  # less than half the time of json.loads()
+        payload, end = _scan(data, 0)
     except (ValueError, StopIteration, RecursionError):
         end = -1
     if end != len(data):

@@ -115,7 +115,7 @@ class EventDecoder:
                     self._retry = int(value)
             else:
                 if data:
-                    events.append((self._event or "message", _text(data[:-1]), self._id, self._retry))
+                    events.append((self._event or "message", data[:-1].decode("utf-8", "replace"), self._id, self._retry))
                     data.clear()
                 self._event = ""
                 self._retry = None

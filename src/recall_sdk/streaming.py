@@ -183,8 +183,8 @@ class WorkflowStream:
                     raise
         finally:
             self._reading.release()
-        if self._is_closed:
-            self.close()  # another thread closed it meanwhile, and could not close the connection
+            if self._is_closed:  # by another thread, which could not close the connection
+                self.close()  # type: ignore[unreachable]  # mypy knows no other threads
 
     def _receive(self) -> None:
         """Receive once, and decode the events that are complete."""
