@@ -11,8 +11,6 @@ from threading import Lock, RLock
 from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
 from weakref import finalize
 
-from typing_extensions import Self
-
 from recall_sdk import _decoding
 from recall_sdk._bodies import envelope
 from recall_sdk._response import Response
@@ -77,7 +75,7 @@ class WorkflowStream:
         if response.request.stream and result is None:
             response.set_live()
 
-    def __iter__(self) -> Self:
+    def __iter__(self: _Self) -> _Self:
         if self._is_exhausted:
             message = "the stream was already read to its end, and its events arrive only once: use result"
             raise build_error(RecallError, message, may_have_executed=True)
@@ -90,7 +88,7 @@ class WorkflowStream:
             self._fill()
         return self._ready.popleft()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:
