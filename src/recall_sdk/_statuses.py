@@ -196,7 +196,8 @@ def _reason(body: _Body) -> str:
     if body.is_page:
         return _HTML_PAGE
     reason = one_line(reason_of(body.value))
-    return reason or (f"the server gave no reason, only {_shown(body)}" if body.value else "the server gave no reason")
+    known = body.is_json and body.value
+    return reason or (f"the server gave no reason, only {_shown(body)}" if known else "the server gave no reason")
 
 
 def _shown(body: _Body) -> str:
