@@ -18,7 +18,7 @@ JOB = requests.job_status("job-1")
 USAGE = requests.usage_limits()
 
 
-def response_of(request=RUN, status=200, headers=None, body=b"", received=NOW, may_repeat=False):
+def response_of(request=RUN, status=200, headers=None, body=b"", *, received=NOW, may_repeat=False):
     """Make a response; a body that is not bytes is encoded as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Response(request, status, CaseInsensitiveDict(headers or {}), content, received, may_repeat)
+    return Response(request, status, CaseInsensitiveDict(headers or {}), content, received, may_repeat=may_repeat)

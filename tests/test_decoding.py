@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from recall_sdk import (
     AsyncExecutionResult,
-    ExecutionError,
     InvalidResponseError,
-    RateLimitError,
     RecallError,
     StreamEvent,
     UsageLimits,
@@ -20,7 +18,7 @@ from recall_sdk import (
     WorkflowStatus,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk._bodies import NO_REASON, begins_as_event_stream, message_of
+from recall_sdk._bodies import NO_REASON, begins_as_event_stream
 from recall_sdk._rate_limits import rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._requests import job_status as job_request
 from responses import JOB, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
@@ -196,7 +194,7 @@ def test_queued_run_without_task_id(body):
 @pytest.mark.parametrize("task_id", [".", "..", "a\ud83d"])
 def test_queued_run_with_unusable_task_id(task_id, name, request_):
     """A task id that can't be part of a path is reported at once, and the run may be in flight."""
-    with pytest.raises(InvalidResponseError, match="has the task id .*, which can't be part of a path") as caught:
+    with pytest.raises(InvalidResponseError, match=r"has the task id .*, which can't be part of a path") as caught:
         decoding.execution(reply({name: task_id}, 202, request_))
     assert caught.value.may_have_executed is True
     str(caught.value).encode()
@@ -273,7 +271,13 @@ def test_job_keeps_other_fields():
 
 @pytest.mark.parametrize(
     ("fields", "task_id"),
-    [({"taskId": 4711}, "4711"), ({"jobId": 0}, "0"), ({"taskId": True}, "job-1"), ({"taskId": 4.5}, "job-1"), ({"taskId": ["x"]}, "job-1")],
+    [
+        ({"taskId": 4711}, "4711"),
+        ({"jobId": 0}, "0"),
+        ({"taskId": True}, "job-1"),
+        ({"taskId": 4.5}, "job-1"),
+        ({"taskId": ["x"]}, "job-1"),
+    ],
 )
 def test_job_id_is_text(fields, task_id):
     """The id of a job is always text: that of the response, a whole number too, else that of the request."""
@@ -424,7 +428,10 @@ def test_stream_event_named():
 @pytest.mark.parametrize(
     ("payload", "result"),
     [
-        ({"success": True, "output": {}, "metadata": {"duration": 610}}, WorkflowExecutionResult(True, {}, metadata={"duration": 610}, total_duration=610)),
+        (
+            {"success": True, "output": {}, "metadata": {"duration": 610}},
+            WorkflowExecutionResult(True, {}, metadata={"duration": 610}, total_duration=610),
+        ),
         ({"data": {"success": False, "output": 1, "error": "e"}}, WorkflowExecutionResult(False, 1, "e")),
         ({}, WorkflowExecutionResult(True)),
         ({"success": "odd", "data": [1]}, WorkflowExecutionResult(True)),

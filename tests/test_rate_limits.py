@@ -240,7 +240,9 @@ def test_usage_level_of_queued_runs():
     assert usage_level(response_of(USAGE, body=body), asynchronous=True) == Level(3, 40, 20.0)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 100_000, b"\xff", b'{"rateLimit": 5}', b'{"rateLimit": {"sync": ' + b"9" * 5000 + b"}}"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[" * 100_000, b"\xff", b'{"rateLimit": 5}', b'{"rateLimit": {"sync": ' + b"9" * 5000 + b"}}"]
+)
 def test_usage_level_of_other_bodies(body):
     """A body that holds no usage limits says nothing."""
     assert usage_level(response_of(USAGE, body=body), asynchronous=False) is None

@@ -85,7 +85,6 @@ TABLE = [
 ]
 
 
-
 @pytest.mark.parametrize("row", TABLE)
 def test_error_for_each_status(row):
     """Each status has its class and code; the server's own code and the body are kept; the error says whether the run may have begun."""

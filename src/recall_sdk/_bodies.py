@@ -39,12 +39,12 @@ def as_str(value: object) -> Optional[str]:
     return value if isinstance(value, str) else None
 
 
-def as_list(value: object) -> Optional[List[Any]]:
+def as_list(value: Any) -> Optional[List[Any]]:
     """Return a list."""
     return value if isinstance(value, ARRAY) else None
 
 
-def as_dict(value: object) -> Dict[str, Any]:
+def as_dict(value: Any) -> Dict[str, Any]:
     """Return an object; an empty one instead of any other value."""
     return value if isinstance(value, OBJECT) else {}
 

@@ -19,7 +19,7 @@ class Response:
     """
 
     def __init__(
-        self, request: Request, status: int, headers: Mapping[str, str], body: bytes, received: float, may_repeat: bool = False
+        self, request: Request, status: int, headers: Mapping[str, str], body: bytes, received: float, *, may_repeat: bool = False
     ) -> None:
         self.request = request
         self.status = status
