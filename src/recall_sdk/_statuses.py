@@ -68,9 +68,6 @@ _REFUSAL = {"error", "message", "code", "detail", "title", "errors"}
 
 _HTML_PAGE = "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall"
 
-_MAX_SHOWN = 200
-"""Characters of a body without a reason that a message shows."""
-
 
 _NOT_JSON = object()
 
@@ -98,7 +95,7 @@ def error_of(response: Response) -> RecallError:
     is_own = request.executes and _is_own_response(status, body)
     kind, advice = _FAILED_RUN if is_own else _kind(response, body, server_code)
     if is_own:
-        message = f"the workflow's own response: {_shown(body)} (HTTP {status})"
+        message = f"the workflow's own response: {message_of(body.value)} (HTTP {status})"
     else:
         reason = _reason(body)
         message = f"the workflow failed: {reason} (HTTP {status})" if kind is ExecutionError else f"{reason} (HTTP {status})"
@@ -110,7 +107,8 @@ def error_of(response: Response) -> RecallError:
     if isinstance(error, RateLimitError):
         error.rate_limit = rate_limit_info(response, wait)
     elif isinstance(error, (RecallTimeoutError, ExecutionError)):
-        error.result = WorkflowExecutionResult(success=False, output=body.value, error=str(error)) if is_own else envelope(body.value)
+        own = WorkflowExecutionResult(success=False, output=body.value, error=f"the workflow responded with HTTP {status}")
+        error.result = own if is_own else envelope(body.value)
     return error
 
 
@@ -189,12 +187,7 @@ def _reason(body: _Body) -> str:
         return _HTML_PAGE
     reason = one_line(reason_of(body.value))
     known = body.is_json and body.value
-    return reason or (f"the server gave no reason, only {_shown(body)}" if known else "the server gave no reason")
-
-
-def _shown(body: _Body) -> str:
-    text = message_of(body.value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+    return reason or (f"the server gave no reason, only {message_of(body.value)}" if known else "the server gave no reason")
 
 
 def _advice(response: Response, body: _Body, kind: Type[RecallError], advice: str, wait: Optional[float]) -> str:
