@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Optional
 
-from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, enveloped, is_paused, json_or, message_of
+from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_paused, message_of
 from recall_sdk._rate_limits import with_limit
 from recall_sdk._response import Response
 from recall_sdk._statuses import check, not_json, unreadable
-from recall_sdk.errors import ExecutionError, build_error, one_line
+from recall_sdk.errors import ExecutionError, build_error
 from recall_sdk.models import (
     AsyncExecutionResult,
     Result,
-    StreamedExecutionResult,
-    StreamEvent,
     UsageLimits,
     WorkflowExecutionResult,
     WorkflowStatus,
@@ -148,77 +146,3 @@ def _object(response: Response) -> Dict[str, Any]:
     if not isinstance(body, OBJECT):
         raise unreadable(response, "is not a JSON object")
     return as_dict(body)
-
-
-_OBJECT, _dict, _str, _json_or, _enveloped = OBJECT, as_dict, as_str, json_or, enveloped  # for the functions below
-
-
-# ---------------------------------------------------------------------------------------------------- streams
-
-
-_raw_decode = json.JSONDecoder().raw_decode
-
-
-def stream_event(name: str, data: str) -> Optional[StreamEvent]:
-    """Read one server-sent event; return ``None`` for the mark that ends a stream."""
-    payload: Any = None
-    try:
-        payload, end = _raw_decode(data)  # twice as fast as json.loads()
-    except (ValueError, RecursionError):
-        end = -1
-    if end != len(data):
-        payload = _json_or(data, data)
-    if not isinstance(payload, _OBJECT):
-        if isinstance(payload, str) and payload.strip() == "[DONE]":
-            return None
-        return StreamEvent("error" if name == "error" else "message", None, "", {"data": payload})
-    block_id, chunk = payload.get("blockId"), payload.get("chunk")
-    if len(payload) == 2 and isinstance(block_id, str) and isinstance(chunk, str) and name != "error":
-        return StreamEvent("chunk", block_id, chunk, payload)  # nearly every event; nothing in it can report a failure
-    block_id, chunk, event = _str(block_id), _str(chunk), _str(payload.get("event"))
-    event_type = event or name
-    if name == "error" or _is_failure(event_type, payload):
-        return StreamEvent("error", block_id, "", payload)
-    if chunk is not None and event in (None, "message", "chunk"):
-        return StreamEvent("chunk", block_id, chunk, payload)
-    return StreamEvent(_EVENT_TYPES.get(event_type, event_type), block_id, "", payload)
-
-
-def _is_failure(event_type: str, payload: Dict[str, Any]) -> bool:
-    """Return whether an event reports that the run failed, in any of the known forms."""
-    if event_type == "error" or payload.get("type") == "error":
-        return True
-    if event_type in _ENDS:
-        end = _end_of(payload)
-        return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # otherwise the end itself says how the run ended
-    if not payload.get("error"):
-        return False
-    return payload.get("success") is False or ("blockId" not in payload and "chunk" not in payload)
-
-
-def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:
-    return {**payload, **_dict(payload.get("data"))}
-
-
-_ENDS = ("done", "final")
-_EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
-"""Servers' names for an event, and our types for them; a chunk without text is a message."""
-
-
-def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
-    """Read the result from the event that ends a stream; the mark alone means success."""
-    end = _end_of(event.data) if event else {}
-    return _enveloped({**end, "success": end.get("success") is not False})
-
-
-def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
-    """Return the error for the event that reports a failed run."""
-    data = _end_of(event.data)
-    reason = message_of(data.get("error") or data.get("message") or data.get("data") or "the server does not say why")
-    error = ExecutionError(one_line(f"the workflow failed: {reason}"), "EXECUTION_ERROR")
-    error.result = so_far
-    so_far.error = reason
-    error.body = event.data
-    error.server_code = _str(event.data.get("code"))
-    error.may_have_executed = True
-    return error

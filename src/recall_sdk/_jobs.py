@@ -7,6 +7,7 @@ import logging
 import math
 from typing import Any, Callable, Dict, Optional, Set, Tuple
 
+from recall_sdk._arguments import check_number
 from recall_sdk._decoding import JOB_STATES, job_failure
 from recall_sdk.errors import (
     AuthenticationError,
@@ -21,7 +22,7 @@ from recall_sdk.errors import (
     build_error,
     one_line,
 )
-from recall_sdk.retry import MAX_SLEEP, checked_number
+from recall_sdk.retry import MAX_SLEEP
 
 _log = logging.getLogger("recall_sdk")
 
@@ -72,8 +73,8 @@ def wait_for_job(
         clock: Returns seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
     """
-    interval = checked_number("poll_interval", poll_interval, least=MIN_INTERVAL)
-    max_interval = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
+    interval = check_number("poll_interval", poll_interval, least=MIN_INTERVAL)
+    max_interval = max(interval, check_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
     deadline = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
     rejected_since = math.inf

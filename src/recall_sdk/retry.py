@@ -6,9 +6,9 @@ Only a 429 is retried, because only a 429 proves that the workflow did not start
 from __future__ import annotations
 
 import logging
-import math
 from typing import Callable, Optional, TypeVar
 
+from recall_sdk._arguments import check_count, check_number
 from recall_sdk.errors import RateLimitError
 
 __all__ = ["MAX_RETRY_AFTER", "Backoff", "call_with_retry"]
@@ -50,10 +50,10 @@ class Backoff:
     __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
 
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
-        self.max_retries: int = checked_count("max_retries", max_retries, least=0)
-        self.initial_delay: float = checked_number("initial_delay", initial_delay, least=0)
-        self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), MAX_SLEEP)
-        self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
+        self.max_retries: int = check_count("max_retries", max_retries, least=0)
+        self.initial_delay: float = check_number("initial_delay", initial_delay, least=0)
+        self.max_delay: float = min(check_number("max_delay", max_delay, least=0), MAX_SLEEP)
+        self.multiplier: float = check_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
         """Return the delay before a retry.
@@ -142,25 +142,3 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         retry += 1
         _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
         sleep(wait)
-
-
-def checked_count(name: str, value: int, *, least: int) -> int:
-    """Return an integer argument, or raise the error that says what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def checked_number(name: str, value: float, *, least: float) -> float:
-    """Return a number argument as a float, or raise the error that says what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not (math.isfinite(number) and number >= least):
-        raise ValueError(f"{name} must be a finite number of {least} or more, not {value}")
-    return number
