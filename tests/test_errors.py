@@ -24,6 +24,7 @@ from recall_sdk import (
 )
 from recall_sdk import _decoding as decoding
 from recall_sdk._bodies import message_of
+from recall_sdk._stream_events import stream_failure
 from recall_sdk.errors import build_error, one_line
 
 FAMILY = [getattr(errors, name) for name in errors.__all__]
@@ -218,17 +219,9 @@ def test_job_failure_shows_any_reason_as_text(reason, text):
     """The documented ``error (any)`` of a job or a stream becomes readable text."""
     assert decoding.job_failure({**JOB, "error": reason}).result.error == text
     event = StreamEvent("error", None, "", {"event": "error", "error": reason})
-    error = decoding.stream_failure(event, StreamedExecutionResult(False, text="so far"))
+    error = stream_failure(event, StreamedExecutionResult(False, text="so far"))
     assert error.result.error == text
     assert str(error) == f"the workflow failed: {text}"
-
-
-def test_stream_failure_keeps_text_payload_and_code():
-    """The error of a stream keeps the text that arrived, the payload, and the server's code."""
-    payload = {"event": "error", "error": "boom", "code": "MODEL_DOWN"}
-    error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
-    assert (error.code, error.server_code, error.body, error.may_have_executed) == ("EXECUTION_ERROR", "MODEL_DOWN", payload, True)
-    assert error.result == StreamedExecutionResult(False, error="boom", text="so far")
 
 
 def test_job_failure_is_one_clean_line():

@@ -12,7 +12,6 @@ from itertools import chain
 from time import monotonic, time
 from typing import Any, Iterator, List, Optional, Type, TypeVar
 
-from typing_extensions import Self
 from urllib3.exceptions import DecodeError
 
 from recall_sdk._connections import check_process, remaining
@@ -65,7 +64,7 @@ class Response:
         self._is_live = False
         self._is_complete = False  # read to its end by us, which alone makes the connection fit for another request
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, _kind: Optional[Type[BaseException]], error: Optional[BaseException], _traceback: object) -> None:

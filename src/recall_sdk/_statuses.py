@@ -135,7 +135,7 @@ def not_json(response: Response) -> InvalidResponseError:
     elif encoding:
         what = f"is not JSON, or encoded in a way that can't be read (Content-Encoding: {encoding})"
     else:
-        what = "is not JSON"
+        what = f"is not JSON: {message_of(body.value)}"
     return unreadable(response, what)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import urljoin, urlsplit
@@ -33,6 +34,8 @@ from recall_sdk._translation import SENDING_ERRORS, Exchange, status_given_up_on
 from recall_sdk._version import __version__
 from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error, one_line
 
+Session = STANDARD_SESSION
+
 _log = logging.getLogger("recall_sdk")
 _log.addHandler(logging.NullHandler())  # print nothing until the application configures logging
 
@@ -47,7 +50,7 @@ _KEEPING_METHOD = (307, 308)
 _REDIRECTS = (301, 302, 303, *_KEEPING_METHOD)
 _KEPT_LOCATION = "X-Recall-Location"
 
-_STANDARD_METHODS = {name: getattr(STANDARD_SESSION, name) for name in ("request", "get", "post")}
+_STANDARD_METHODS = {name: getattr(Session, name) for name in ("request", "get", "post")}
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -80,9 +83,9 @@ class Transport:
         TypeError: It is not a session of requests.
     """
 
-    def __init__(self, session: Optional[requests.Session]) -> None:
-        classes = tuple(kind for kind in (STANDARD_SESSION, requests.Session) if isinstance(kind, type))  # a tool may have replaced it
-        if not isinstance(session, (*classes, type(None))):
+    def __init__(self, session: Optional[Session]) -> None:
+        classes: Any = (Session, requests.Session, type(None))  # a tool may have put another class, or a mock, in the place of the latter
+        if not isinstance(session, tuple(kind for kind in classes if isinstance(kind, type))):
             raise TypeError(f"session must be a requests.Session, not {type(session).__name__}")
         self.owns_session = session is None
         self._session: Any = new_session() if session is None else session
@@ -162,11 +165,12 @@ class Transport:
 
     def _replaced_method(self, method: str) -> Any:
         """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
-        for name in (method.lower(), "request"):
-            if getattr(type(self._session), name) is not _STANDARD_METHODS[name] or name in vars(self._session):
-                call = getattr(self._session, name)
-                return call if name != "request" else lambda **arguments: call(method=method, **arguments)
-        return None if self.owns_session else lambda **arguments: self._session.request(method=method, **arguments)
+        session, name = self._session, method.lower()
+        if getattr(type(session), name) is not _STANDARD_METHODS[name] or name in vars(session):
+            return getattr(session, name)
+        if not self.owns_session or type(session).request is not _STANDARD_METHODS["request"] or "request" in vars(session):
+            return partial(session.request, method=method)
+        return None
 
     def _timeout(self, exchange: Exchange, deadline: Optional[float]) -> Timeout:
         seconds = None if deadline is None else remaining(deadline)
@@ -238,7 +242,7 @@ class Transport:
             _close(self._session, self._pid)
 
 
-def _close(session: requests.Session, pid: int) -> None:
+def _close(session: Session, pid: int) -> None:
     if pid == os.getpid():
         session.close()
 

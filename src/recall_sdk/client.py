@@ -11,9 +11,6 @@ from functools import lru_cache, partial
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 from uuid import uuid4
 
-import requests
-from typing_extensions import Self
-
 from recall_sdk import _decoding, _requests
 from recall_sdk._arguments import (
     ClientTimeout,
@@ -32,7 +29,7 @@ from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._statuses import error_of
-from recall_sdk._transport import Transport
+from recall_sdk._transport import Session, Transport
 from recall_sdk.errors import NotFoundError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -84,7 +81,7 @@ class RecallClient:
         base_url: Optional[str] = None,
         *,
         timeout: Optional[float] = 30.0,
-        session: Optional[requests.Session] = None,
+        session: Optional[Session] = None,
     ) -> None:
         self._timeout = check_timeout(timeout)
         self._transport = Transport(session)
@@ -661,7 +658,7 @@ class RecallClient:
         """
         self._transport.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Client) -> _Client:
         return self
 
     def __exit__(self, *_: object) -> None:
