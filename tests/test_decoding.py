@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,7 @@ from recall_sdk import (
     WorkflowStatus,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk._bodies import NO_REASON, begins_as_event_stream
+from recall_sdk._bodies import NO_REASON
 from recall_sdk._rate_limits import rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._requests import job_status as job_request
 from responses import JOB, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
@@ -442,38 +441,3 @@ def test_any_job_can_be_reported(value, state):
     failure = decoding.job_failure(job)
     assert failure.may_have_executed
     assert len(str(failure).splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("body", "is_stream"),
-    [
-        (b'data: {"a": 1}\n\n', True),
-        (b"data:x", True),
-        (b"event: ping\ndata: x", True),
-        (b"id: 5\n", True),
-        (b"retry: 5\n", True),
-        (b": comment\n\ndata: x", True),
-        (b"\xef\xbb\xbf\r\n \t\n\n\rdata: x", True),
-        (b"", False),
-        (b"\n\n", False),
-        (b'{"data": 1}', False),
-        (b"data", False),
-        (b"data \n: x", False),
-        (b"database: x", False),
-        (b" data: x", False),
-        (b"Data: x", False),
-        (b"<html>", False),
-        (b"\x00data: x", False),
-    ],
-)
-def test_begins_as_event_stream(body, is_stream):
-    """A body begins as an event stream if its first line that is not blank is a known field or a comment."""
-    assert begins_as_event_stream(body) is is_stream
-
-
-@pytest.mark.parametrize("piece", [b"\n", b" ", b" \n", b"\r\n", b"\xef\xbb\xbf", b"data", b"\t"])
-def test_begins_as_event_stream_is_linear(piece):
-    """A hostile body takes no longer than its length."""
-    start = time.process_time()
-    begins_as_event_stream(piece * 200_000)
-    assert time.process_time() - start < 2.0
