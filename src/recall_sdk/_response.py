@@ -65,7 +65,9 @@ class Response:
         has_body = isinstance(getattr(original, "fp", None), io.BufferedReader) and not original.isclosed()
         self._original = original if has_body else None
         self._missing: Optional[int] = original.length if has_body and not original.chunked else None
-        self._reader: Any = getattr(original, "reader", None) or _UserSocket(response.raw, deadline)
+        reader = getattr(original, "reader", None)
+        self._user_socket = _UserSocket(response.raw, deadline) if reader is None else None
+        self._reader: Any = reader or self._user_socket
         self._pieces: Optional[Iterator[bytes]] = None
         if not has_body or "Content-Encoding" in self.headers:
             self._pieces = self._iter_decoded()
@@ -85,11 +87,11 @@ class Response:
         """Read the whole body within the remaining time. A second call returns it again."""
         if self._body is None:
             body = io.BytesIO()  # many small pieces would take far more memory than their bytes
-            while not self._is_complete and body.tell() <= MAX_BODY:
+            while body.tell() <= MAX_BODY:
                 piece = self.receive()
-                if not piece:
-                    break
                 body.write(piece)
+                if not piece or (self._is_complete and self._pieces is None):
+                    break
             if body.tell() > MAX_BODY:
                 message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
                 raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
@@ -114,7 +116,8 @@ class Response:
         if self._is_complete:
             return b""
         original: Any = self._original
-        self._reader.before_receive()
+        if self._user_socket is not None:
+            self._user_socket.before_receive()
         missing = self._missing
         data: bytes = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE)) if missing != 0 else b""
         if missing is not None:
