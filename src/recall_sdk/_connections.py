@@ -108,7 +108,7 @@ class _Buffer(io.BufferedReader):
         reader: Any = self.raw
         if not self.closed:
             reader.is_ended = True  # receive nothing more
-            reader.surplus = bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
+            reader.surplus |= bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
         super().close()
 
 
