@@ -92,7 +92,7 @@ class Exchange(NamedTuple):
         where: The server, as scheme and host.
         api_key: The key, which no error may show.
         timeout: Seconds for the exchange, or ``None``.
-        tls: ``verify`` and ``cert`` as requests takes them.
+        settings: The settings of the session for it: ``verify``, ``cert`` and ``proxies``.
         may_repeat: Whether an adapter of the user's session may send the request more than once.
     """
 
@@ -101,7 +101,7 @@ class Exchange(NamedTuple):
     where: str
     api_key: str
     timeout: Optional[float]
-    tls: Mapping[str, Any]
+    settings: Mapping[str, Any]
     may_repeat: bool
 
 
@@ -241,7 +241,7 @@ def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
         )
     if isinstance(cause, socket.gaierror):
         return f"the host of {where} is unknown ({cause.strerror}): check the base_url and the network"
-    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.tls)):
+    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.settings)):
         return f"could not connect to {where}: {broken_file}"
     if isinstance(cause, BaseSSLError) or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
         return _tls_message(getattr(cause, "verify_message", ""), reason, where)
