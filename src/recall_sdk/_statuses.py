@@ -6,7 +6,7 @@ import math
 from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from recall_sdk import errors
-from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of
+from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of, shown
 from recall_sdk._rate_limits import rate_limit_info, retry_after
 from recall_sdk._response import Response
 from recall_sdk.errors import build_error, one_line
@@ -77,12 +77,13 @@ def error_of(response: Response) -> errors.RecallError:
     """Return the error for a response with a status other than 2xx."""
     status, request = response.status, response.request
     body = _body(response, response.read())
-    server_code = as_str(as_dict(as_dict(body.value).get("error")).get("code")) or as_str(as_dict(body.value).get("code"))
+    fields = as_dict(body.value)
+    server_code = one_line(as_str(as_dict(fields.get("error")).get("code")) or as_str(fields.get("code")) or "") or None
     wait = retry_after(response, body.value)
     is_own = request.executes and _is_own_response(status, body)
     kind, advice = _FAILED_RUN if is_own else _kind(response, body, server_code)
     if is_own:
-        message = f"the workflow's own response: {message_of(body.value)} (HTTP {status})"
+        message = f"the workflow's own response: {shown(body.value)} (HTTP {status})"
     else:
         reason = _reason(body)
         message = f"the workflow failed: {reason} (HTTP {status})" if kind is errors.ExecutionError else f"{reason} (HTTP {status})"
@@ -174,7 +175,7 @@ def _reason(body: _Body) -> str:
         return _HTML_PAGE
     reason = one_line(reason_of(body.value))
     known = body.is_json and body.value
-    return reason or (f"the server gave no reason, only {message_of(body.value)}" if known else "the server gave no reason")
+    return reason or (f"the server gave no reason, only {shown(body.value)}" if known else "the server gave no reason")
 
 
 def _advice(response: Response, body: _Body, kind: Type[errors.RecallError], advice: str, wait: Optional[float]) -> str:
