@@ -315,6 +315,9 @@ def _(asked):
 # -------------------------------------------------------------------------------------- bytes beyond the end, wrong lengths
 
 
+# All of the surplus is sent at once with the response. What arrives only after the next request was sent can't be told from its response.
+
+
 @kind("surplus-line")
 def _(asked):
     yield http(envelope(asked)) + b"\r\n"
@@ -328,13 +331,6 @@ def _(asked):
 @kind("surplus-body")
 def _(asked):
     yield http(envelope(asked)) + packed(asked)
-
-
-@kind("surplus-late")
-def _(asked):
-    yield http(envelope(asked))
-    yield asked.random.random() * 0.005
-    yield http(envelope(asked))
 
 
 @kind("surplus-after-chunks")

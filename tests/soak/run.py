@@ -3,7 +3,9 @@
 import ctypes
 import faulthandler
 import gc
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Iterator, List, NamedTuple, Optional
 
-from recall_sdk import RecallClient, RecallError
+from recall_sdk import RecallClient, RecallError, __version__
 
 from . import report
 from .operations import CLIENT_TIMEOUT, HUNG, Book, Thread
@@ -100,7 +102,9 @@ def soak(seconds: float, seed: str, threads: int, skip: List[str]) -> int:
         book.send_denied()
         served = book.control("GET", "/soak/report")
         stalls, _ = metronome.communicate()
-    return report.show(book, served, quiet, eval(stalls), took, threads)
+    print(f"recall-sdk {__version__}, {platform.python_implementation()} {platform.python_version()}, {platform.system()}")
+    print(f"{took:.0f} s, {threads} threads, seed {seed}")
+    return report.show(book, served, quiet, json.loads(stalls))
 
 
 def run_round(workers: List[Thread], main: Thread, end: float) -> None:
