@@ -9,7 +9,7 @@ from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 
 from recall_sdk import RecallClient, RecallError, __version__
-from recall_sdk._settings import ClientTimeout
+from recall_sdk._arguments import ClientTimeout
 from recall_sdk.testing import RecallServer
 from recall_sdk.testing._scripts import UNSET
 
