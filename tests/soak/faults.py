@@ -130,6 +130,12 @@ def _(asked):
     yield http(envelope(asked), *[f"Set-Cookie: c{number}={asked.token}; Path=/" for number in range(20)])
 
 
+@kind("ok-limits")
+def _(asked):
+    reset = f"X-RateLimit-Reset: {time.time() + 1:.0f}"
+    yield http(envelope(asked), "X-RateLimit-Limit: 1000", f"X-RateLimit-Remaining: {asked.random.randrange(900, 1000)}", reset)
+
+
 @kind("ok-closed-later")
 def _(asked):
     yield http(envelope(asked))
