@@ -34,7 +34,7 @@ import pytest
 import recall_sdk
 from blocks import run
 from rawserver import cloudpickle, collect_quietly
-from recall_sdk import _decoding
+from recall_sdk import _decoding, _statuses, errors
 from recall_sdk.testing import RecallServer, __main__
 from recall_sdk.testing._workflows import add_workflows
 from test_package import LADDER
@@ -262,7 +262,7 @@ def test_wire_page_answers_are_decoded():
         assert caught.value.code == error["code"]
         streamed = client.execute_workflow("w", stream=True)
     assert streamed == recall_sdk.StreamedExecutionResult(
-        True, {"content": "One, two"}, metadata={"duration": 402}, text="One, two", text_by_block={"count-block": "One, two"}
+        True, {"content": "One, two"}, None, None, {"duration": 402}, None, 402, "One, two", {"count-block": "One, two"}
     )
 
 
@@ -292,7 +292,7 @@ def test_code_table_matches_codes():
     rows = re.findall(r"^\| (`[A-Z].+?) \|", PAGES["docs/howto/errors.md"].read_text("utf-8"), re.MULTILINE)
     known = set().union(*codes_by_class().values())
     assert set(re.findall("`([A-Z_]+)`", " ".join(rows))) == known | SENT_BY_SERVERS
-    given = set(re.findall('"([A-Z_]{4,})"', inspect.getsource(_decoding)))
+    given = {code for module in (_decoding, _statuses, errors) for code in re.findall('"([A-Z_]{4,})"', inspect.getsource(module))}
     assert given <= known | SENT_BY_SERVERS
 
 

@@ -53,7 +53,7 @@ def late_ones(book: Book, stalls: Stalls) -> List[str]:
 
 def leaks(quiet: List[Any]) -> List[str]:
     """Return what was left behind at the end of a round, and what grew from the second round to the last."""
-    start, second, last = quiet[0], quiet[2], quiet[-1]
+    start, second, last = quiet[0], quiet[min(2, len(quiet) - 1)], quiet[-1]
     found = [f"threads left: {one.threads - start.threads}" for one in quiet if one.threads > start.threads]
     found += [f"descriptors left: {one.descriptors - start.descriptors}" for one in quiet if one.descriptors != start.descriptors]
     if last.objects - second.objects > OBJECTS:

@@ -98,6 +98,8 @@ def soak(seconds: float, seed: str, threads: int, skip: List[str]) -> int:
             run_round(workers, main, time.monotonic() + seconds / rounds)
             client.close()
             quiet.append(settle(quiet[0]))
+            if "a thread hangs" in book.violations.counts:
+                break
         took = time.monotonic() - started
         book.send_denied()
         served = book.control("GET", "/soak/report")
