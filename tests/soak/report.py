@@ -1,6 +1,6 @@
 """The report of a soak, and what it requires."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .operations import GRACE, Book
 
@@ -11,7 +11,17 @@ RESIDENT = 100.0  # megabytes that the process may grow by from the middle round
 Stalls = List[Tuple[float, float]]
 
 
-def show(book: Book, served: Dict[str, Any], quiet: List[Any], stalls: Stalls) -> int:
+class Quiet(NamedTuple):
+    """What is there when nothing runs."""
+
+    threads: int
+    descriptors: Optional[int]
+    objects: int
+    traced: float  # megabytes that Python has allocated
+    resident: Optional[float]  # megabytes of the process, with what its allocators keep
+
+
+def show(book: Book, served: Dict[str, Any], quiet: List[Quiet], stalls: Stalls) -> int:
     """Print the report, and return 1 if anything was violated."""
     for what in late_ones(book, stalls):
         book.violations.add("late", what)
@@ -51,7 +61,7 @@ def late_ones(book: Book, stalls: Stalls) -> List[str]:
     return found
 
 
-def leaks(quiet: List[Any]) -> List[str]:
+def leaks(quiet: List[Quiet]) -> List[str]:
     """Return what was left behind at the end of a round, and what grew from the second round to the last."""
     start, second, last = quiet[0], quiet[min(2, len(quiet) - 1)], quiet[-1]
     found = [f"threads left: {one.threads - start.threads}" for one in quiet if one.threads > start.threads]

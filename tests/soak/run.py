@@ -15,12 +15,12 @@ import tracemalloc
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
-from typing import Any, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List
 
 from recall_sdk import RecallClient, RecallError, __version__
 
-from . import report
 from .operations import CLIENT_TIMEOUT, HUNG, Book, Thread
+from .report import Quiet, show
 
 METRONOME = """
 import sys, threading, time
@@ -36,16 +36,6 @@ sys.stdin.read()
 print(late)
 """
 """It sleeps in a process of its own: where it wakes up late, the machine is busy, and the client may be late by as much."""
-
-
-class Quiet(NamedTuple):
-    """What is there when nothing runs."""
-
-    threads: int
-    descriptors: Optional[int]
-    objects: int
-    traced: float  # megabytes that Python has allocated
-    resident: Optional[float]  # megabytes of the process, with what its allocators keep
 
 
 def measure() -> Quiet:
@@ -106,7 +96,7 @@ def soak(seconds: float, seed: str, threads: int, skip: List[str]) -> int:
         stalls, _ = metronome.communicate()
     print(f"recall-sdk {__version__}, {platform.python_implementation()} {platform.python_version()}, {platform.system()}")
     print(f"{took:.0f} s, {threads} threads, seed {seed}")
-    return report.show(book, served, quiet, json.loads(stalls))
+    return show(book, served, quiet, json.loads(stalls))
 
 
 def run_round(workers: List[Thread], main: Thread, end: float) -> None:
