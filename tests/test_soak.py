@@ -1,12 +1,14 @@
 """The checks of the soak: each of them notices what it is there for."""
 
+import logging
 from itertools import islice
 from random import Random
 
 import pytest
 
+from recall_sdk import RecallError
 from soak.faults import KINDS, Asked
-from soak.operations import Book, Thread
+from soak.operations import Book, LogCheck, Thread
 from soak.report import late_ones, leaks
 from soak.run import Quiet
 from soak.server import Ledger
@@ -58,6 +60,30 @@ def test_check_notices_wrong_response_and_foreign_exception(book):
     thread.check("call", "ok", "tok-1-2p", lambda: None, -9.0)
     assert dict(book.violations.counts) == {"a response to the wrong caller": 1, "a foreign exception": 1}
     assert len(late_ones(book, [])) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (RecallError("tok-1-1p failed", "CODE"), []),
+        (RecallError("tok-1-2p failed", "CODE"), ["a response to the wrong caller"]),
+        (RecallError("key-5-secret is wrong", "CODE"), ["the key in an error"]),
+        (RecallError("two\nlines", "CODE"), ["a message or a code that is not one clean line"]),
+        (RecallError("no", "CO\x1bDE"), ["a message or a code that is not one clean line"]),
+    ],
+)
+def test_check_notices_bad_error(book, error, found):
+    """An error that names another run or the key, or that is not one clean line, is reported."""
+    Thread(None, book, "1", Random(1)).check_error("call", "ok", "tok-1-1p", error, executes=False)
+    assert list(book.violations.counts) == found
+
+
+def test_log_check_notices_key_and_control_characters(book):
+    """A log line with the key or with a control character is reported."""
+    check = LogCheck(book)
+    for text in ("GET /api 200", "GET /key-1-secret 200", "GET /api\x1b 200"):
+        check.emit(logging.LogRecord("recall_sdk", logging.DEBUG, "", 0, text, (), None))
+    assert dict(book.violations.counts) == {"the key or a control character in the log": 2}
 
 
 def test_late_ones_allow_pauses_of_machine(book):

@@ -5,6 +5,7 @@ An operation returns nothing. It reports its outcome to a :class:`Book`, and wha
 
 import http.client
 import json
+import logging
 import re
 import threading
 import time
@@ -82,6 +83,19 @@ class Book:
             connection.close()
 
 
+class LogCheck(logging.Handler):
+    """Checks each line of the client's log."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self.book = book
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if SECRET.search(text) or not text.isprintable():
+            self.book.violations.add("the key or a control character in the log", repr(text))
+
+
 class Thread:
     """One thread of the soak, with random numbers of its own."""
 
@@ -139,8 +153,9 @@ class Thread:
         self.check_text(operation, kind, token, " ".join(facts))
         if SECRET.search(" ".join(facts)):
             self.book.violations.add("the key in an error", f"{operation} {kind}: {error}")
-        if not str(error).isprintable():
-            self.book.violations.add("a message that is not one clean line", f"{operation} {kind}: {str(error)!r}")
+        words = [str(error), error.code or "", error.server_code or "", error.request_id or ""]
+        if not "".join(words).isprintable():
+            self.book.violations.add("a message or a code that is not one clean line", f"{operation} {kind}: {words!r}")
         if executes and not error.may_have_executed:
             self.book.deny([token])
         self.book.outcome(operation, type(error).__name__)

@@ -4,6 +4,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import logging
 import os
 import platform
 import signal
@@ -19,7 +20,7 @@ from typing import Any, Iterator, List
 
 from recall_sdk import RecallClient, RecallError, __version__
 
-from .operations import CLIENT_TIMEOUT, HUNG, Book, Thread
+from .operations import CLIENT_TIMEOUT, HUNG, Book, LogCheck, Thread
 from .report import Quiet, show
 
 METRONOME = """
@@ -78,6 +79,8 @@ def soak(seconds: float, seed: str, threads: int, skip: List[str]) -> int:
     tracemalloc.start()
     with child("-m", "tests.soak.server", seed) as server, child("-c", METRONOME) as metronome:
         book = Book(int(server.stdout.readline()))
+        logging.getLogger("recall_sdk").addHandler(LogCheck(book))
+        logging.getLogger("recall_sdk").setLevel(logging.DEBUG)
         client = RecallClient("key-0-secret", f"http://127.0.0.1:{book.port}", timeout=CLIENT_TIMEOUT)
         workers = [Thread(client, book, str(number), Random(f"{seed} {number}"), skip) for number in range(threads)]
         main = Thread(client, book, "main", Random(f"{seed} main"))
