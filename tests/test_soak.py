@@ -9,8 +9,7 @@ import pytest
 from recall_sdk import RecallError
 from soak.faults import KINDS, Asked
 from soak.operations import Book, LogCheck, Thread
-from soak.report import late_ones, leaks
-from soak.run import Quiet
+from soak.report import Quiet, late_ones, leaks
 from soak.server import Ledger
 
 
