@@ -13,7 +13,7 @@ from recall_sdk import __version__
 
 from .measure import Bar, Row, Spread
 
-SUMMARIZED = ("call", "stream", "delay", "memory", "batch", "deadline")
+SUMMARIZED = ("call", "stream", "delay", "memory", "batch", "deadline", "load")
 """The rows of the short table."""
 
 LIBRARIES = ("requests", "urllib3", "httpx", "httpx-sse", "sseclient-py", "openai")
