@@ -1,4 +1,4 @@
-"""Common mistakes: each message says what happened and what to do next, as the how-to on errors shows it."""
+"""Common mistakes: each message says what happened and what to do next, as the page on troubleshooting shows it."""
 
 import errno
 import os
@@ -23,9 +23,9 @@ from recall_sdk import (
 from recall_sdk.testing import RecallServer
 from recall_sdk.testing._workflows import add_workflows
 
-HOW_TO = Path(__file__).parent.parent / "docs" / "howto" / "errors.md"
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "troubleshooting.md"
 
-SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the test server's, as the how-to has it
+SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the test server's, as the page has it
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
 
 
 def of_this_system(text: str) -> str:
-    """Replace the system's messages in the how-to by those of this system."""
+    """Replace the system's messages on the page by those of this system."""
     text = text.replace("[Errno 111] Connection refused", f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}")
     if "Name or service not known" in text:
         with pytest.raises(socket.gaierror) as caught:
@@ -185,12 +185,12 @@ def test_message_of_common_mistake(mistake: str, server: RecallServer):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_howto_shows_message(mistake: str):
-    """Each message is in the how-to on errors."""
-    assert f"\n> `{MISTAKES[mistake][2]}`\n" in HOW_TO.read_text("utf-8")
+def test_troubleshooting_shows_message(mistake: str):
+    """Each message is on the page."""
+    assert f"\n> `{MISTAKES[mistake][2]}`\n" in PAGE.read_text("utf-8")
 
 
-def test_howto_shows_no_other_messages():
-    """The how-to has no obsolete message."""
-    quoted = [line[3:-1] for line in HOW_TO.read_text("utf-8").splitlines() if line.startswith("> `")]
+def test_troubleshooting_shows_no_other_messages():
+    """The page has no obsolete message."""
+    quoted = [line[3:-1] for line in PAGE.read_text("utf-8").splitlines() if line.startswith("> `")]
     assert sorted(quoted) == sorted(text for _, _, text in MISTAKES.values())
