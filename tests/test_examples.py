@@ -37,7 +37,7 @@ PRINTS: Dict[str, List[str]] = {
         r"    RecallTimeoutError, code TIMEOUT, status None",
         r"    -> check whether it ran before you send it again",
         r"    InvalidRequestError, code INVALID_JSON, status None",
-        r"    input\.name: set is not JSON serializable",
+        r"    input\.name: set is not JSON serializable; use list\(\)",
         r"    AuthenticationError, code UNAUTHORIZED, status 401",
         r"    RecallConnectionError, code CONNECTION_ERROR, status None",
         r"    -> send it again",

@@ -88,10 +88,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a key with a newline": (
         lambda server: RecallClient("a-key\n"),
         ValueError,
-        (
-            "the API key contains white space, a control character or a non-ASCII character, perhaps a line break from a file: "
-            "pass only the key, for example with .strip()"
-        ),
+        "the API key contains a line break, perhaps from a file: pass only the key, for example with .strip()",
     ),
     "a wrong key": (
         with_a_wrong_key,
@@ -158,7 +155,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "an input that is no JSON": (
         lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24, tzinfo=timezone.utc)}}),
         InvalidRequestError,
-        "input.user.created_at: datetime is not JSON serializable",
+        "input.user.created_at: datetime is not JSON serializable; use .isoformat()",
     ),
 }
 

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import threading
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -329,8 +330,11 @@ def test_wait_for_job_rejects_other_objects():
         client.wait_for_job({"taskId": "t-1"})
     with pytest.raises(TypeError, match="on_update must be callable, not int"):
         client.wait_for_job("t-1", on_update=3)
-    with pytest.raises(TypeError, match=r"not WorkflowExecutionResult: execute_workflow.*async_execution=True"):
+    with pytest.raises(TypeError, match=r"not WorkflowExecutionResult: pass what execute_workflow.*async_execution=True"):
         client.wait_for_job(WorkflowExecutionResult(True))
+    for id in (7, UUID(int=7)):
+        with pytest.raises(TypeError, match=rf"not {type(id).__name__}: pass str\(job\)"):
+            client.wait_for_job(id)
 
 
 # ------------------------------------------------------------------------------------------------------------- real jobs

@@ -40,7 +40,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk._settings import Settings
+from recall_sdk._arguments import Settings
 from recall_sdk.client import MAX_REVIVED, _revive
 from recall_sdk.testing import RecallServer
 

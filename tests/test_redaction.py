@@ -177,7 +177,7 @@ def test_rejected_input_with_key_is_masked():
     with RecallClient(KEY) as client:
         for call in (client.execute_workflow, client.execute_with_retry, client.stream_workflow):
             error = caught(call, "wf", {KEY: object()})
-            assert str(error) == "input['[API key]']: object is not JSON serializable"
+            assert str(error) == "input['[API key]']: object is not JSON serializable; use a dict, list, str, number, bool or None"
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

@@ -1,12 +1,21 @@
 """What the constructor and the calls reject before anything is sent, and what they read from the environment."""
 
 import math
+import numbers
+from collections import UserList, UserString, deque
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
+import urllib3
 
-from recall_sdk import RecallClient
+from recall_sdk import AsyncExecutionResult, RecallClient
+from recall_sdk._arguments import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_count, check_number, check_timeout
 from recall_sdk._requests import execute, job_status, usage_limits, workflow_status
-from recall_sdk._settings import DEFAULT_BASE_URL, MAX_TIMEOUT, ClientTimeout, Settings, check_timeout
 
 CALLS = [
     lambda client, id: client.execute_workflow(id),
@@ -83,11 +92,61 @@ def test_unsendable_key_is_rejected(key):
     assert not key.strip() or key not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [b"a-key", 5, ["a-key"]])
-def test_key_of_wrong_type_is_rejected(key):
-    """A key that is not a str raises a TypeError that names its type."""
-    with pytest.raises(TypeError, match=f"api_key must be a str, not {type(key).__name__}"):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("'sk-1'", "has quotes around it: pass it without them, also in the environment variable"),
+        ('"sk-1"\n', "has quotes around it: pass it without them, also in the environment variable"),
+        ("`sk-1`", "has quotes around it: pass it without them, also in the environment variable"),
+        ("Bearer sk-1", 'starts with "Bearer": pass only what follows'),
+        ("authorization: bearer sk-1\n", 'starts with "Bearer": pass only what follows'),
+        ("Bearer\tsk-1", 'starts with "Bearer": pass only what follows'),
+        ("RECALL_API_KEY=sk-1", "starts with RECALL_API_KEY=: pass only what follows"),
+        ("export RECALL_API_KEY='sk-1'\n", "starts with RECALL_API_KEY=: pass only what follows"),
+        ("sk-1\n", "contains a line break, perhaps from a file: pass only the key, for example with .strip()"),
+        ("sk-1\r\nsk-1", "contains a line break, perhaps from a file: pass only the key, for example with .strip()"),
+        (" sk-1", "has white space around it: pass only the key, for example with .strip()"),
+        ("sk-1\t", "has white space around it: pass only the key, for example with .strip()"),
+        ("sk-1 sk-1", "contains white space, a control character or a non-ASCII character: copy the whole key again, and nothing else"),
+        ("sk-1\u2026", "contains white space, a control character or a non-ASCII character: copy the whole key again, and nothing else"),
+    ],
+)
+def test_message_says_what_is_wrong_with_key(monkeypatch, client, key, message):
+    """Each mistake has its own message, which says what to do and does not show the key, wherever the key comes from."""
+    monkeypatch.setenv("RECALL_API_KEY", key)
+    for use in (lambda: RecallClient(key), RecallClient, lambda: client.set_api_key(key)):
+        with pytest.raises(ValueError, match="API key") as caught:
+            use()
+        assert str(caught.value) == f"the API key {message}"
+
+
+@pytest.mark.parametrize("key", ["bearer-1", "a\"b'c", '"half', "RECALL_API_KEY"])
+def test_odd_key_is_accepted(key):
+    """A key that can be sent, and is not clearly a mistake, is accepted."""
+    assert RecallClient(key).api_key == key
+
+
+class Secret:
+    """As the secrets of Pydantic."""
+
+    def get_secret_value(self):
+        """Never called."""
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (b"a-key", "bytes: pass api_key.decode()"),
+        (Secret(), "Secret: pass api_key.get_secret_value()"),
+        (5, "int: pass str(api_key)"),
+        (["a-key"], "list"),
+    ],
+)
+def test_key_of_wrong_type_is_rejected(key, message):
+    """A key that is not a str raises a TypeError that names its type, and what to pass instead."""
+    with pytest.raises(TypeError, match="api_key") as caught:
         RecallClient(key)
+    assert str(caught.value) == f"api_key must be a str, not {message}"
 
 
 @pytest.mark.parametrize(
@@ -118,10 +177,76 @@ def test_invalid_base_url_is_rejected(url):
     assert "password" not in str(caught.value)
 
 
-def test_base_url_of_wrong_type_is_rejected():
-    """A base URL that is not a str raises a TypeError."""
-    with pytest.raises(TypeError, match="base_url must be a str, not bytes"):
-        RecallClient("a-key", b"http://host")
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("tryrecall.com", "https://tryrecall.com"),
+        ("//recall.example.com", "https://recall.example.com"),
+        ("recall.example.com:8443/api-v1/", "https://recall.example.com:8443/api-v1/"),
+        ("10.0.0.5:3000", "https://10.0.0.5:3000"),
+        ("localhost", "http://localhost"),
+        ("localhost:3000/prefix", "http://localhost:3000/prefix"),
+        ("127.0.0.1:3000", "http://127.0.0.1:3000"),
+    ],
+)
+def test_base_url_without_scheme_is_suggested_with_one(client, url, meant):
+    """A host without a scheme is shown with one: http for this machine, else https."""
+    with pytest.raises(ValueError, match="lacks http:// or https://") as caught:
+        client.set_base_url(url)
+    assert str(caught.value).endswith(f": did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "sk-secret",
+        "sk_secret:1",
+        "sk.secret1",
+        "SK.secret",
+        "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSM",
+        "user:secret@host.com",
+        "secret.com?a",
+        "secret .com",
+        "secret.com\n",
+        "'https://secret.com'",
+    ],
+)
+def test_base_url_that_may_be_a_key_is_not_shown(value):
+    """What does not look like a host may be the key, passed in the wrong place."""
+    with pytest.raises(ValueError, match="base_url") as caught:
+        RecallClient("a-key", value)
+    assert "secret" not in str(caught.value)
+    assert "eyJ" not in str(caught.value)
+    assert "https://host" in str(caught.value)
+
+
+def test_base_url_with_quotes_is_rejected(monkeypatch):
+    """Quotes around the URL, as some tools leave them in the environment, are named as such."""
+    monkeypatch.setenv("RECALL_BASE_URL", '"https://host.test"')
+    with pytest.raises(ValueError, match="base_url has quotes around it"):
+        RecallClient("a-key")
+
+
+class URL:
+    """As the URLs of httpx, yarl and Pydantic."""
+
+    scheme = "https"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (b"http://host", "bytes: pass base_url.decode()"),
+        (urlsplit("http://host"), "SplitResult: pass base_url.geturl()"),
+        (URL(), "URL: pass str(base_url)"),
+        (PurePosixPath("http://host"), "PurePosixPath"),
+    ],
+)
+def test_base_url_of_wrong_type_is_rejected(url, message):
+    """A base URL that is not a str raises a TypeError that says what to pass instead."""
+    with pytest.raises(TypeError, match="base_url") as caught:
+        RecallClient("a-key", url)
+    assert str(caught.value) == f"base_url must be a str, not {message}"
 
 
 @pytest.mark.parametrize("url", ["http://host", "http://host/", "http://host//"])
@@ -175,6 +300,38 @@ def test_id_of_wrong_type_is_rejected(client, call):
         call(client, 7)
 
 
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        (7, "int: pass str(workflow_id)"),
+        (UUID(int=7), "UUID: pass str(workflow_id)"),
+        (b"7", "bytes: pass workflow_id.decode()"),
+        (None, "NoneType"),
+        (7.0, "float"),
+    ],
+)
+def test_id_of_wrong_type_comes_with_advice(client, id, message):
+    """The message says how to make a str of a number, a UUID or bytes."""
+    for call in (client.execute_workflow, client.get_workflow_status):
+        with pytest.raises(TypeError, match="workflow_id") as caught:
+            call(id)
+        assert str(caught.value) == f"workflow_id must be a str, not {message}"
+
+
+def test_job_in_place_of_its_id_is_rejected_with_advice(client):
+    """A queued run passed as its own id is rejected with the name of the attribute."""
+    job = AsyncExecutionResult(True, "t-1", "queued", "", {})
+    with pytest.raises(TypeError, match=r"task_id must be a str, not AsyncExecutionResult: pass task_id\.task_id"):
+        client.get_job_status(job)
+
+
+def test_flag_of_numpy_is_rejected_with_advice(client):
+    """A NumPy bool, which has the name of the builtin, is named with its module."""
+    flag = type("bool", (), {"__module__": "numpy", "dtype": None})()
+    with pytest.raises(TypeError, match=r"stream must be a bool, not numpy\.bool: pass bool\(stream\)"):
+        client.execute_workflow("w", stream=flag)
+
+
 @pytest.mark.parametrize("flag", ["false", 0, None, [1]])
 @pytest.mark.parametrize("name", ["stream", "async_execution"])
 def test_flag_of_wrong_type_is_rejected(client, name, flag):
@@ -202,16 +359,18 @@ def test_async_execution_with_stream_is_rejected(client):
             method("id", async_execution=True, stream=True)
 
 
-@pytest.mark.parametrize("outputs", ["agent1.content", {"agent1.content"}, [1], 5])
+@pytest.mark.parametrize(
+    "outputs", ["agent1.content", b"agent1.content", UserString("a.b"), {"agent1.content"}, {"a.b": 1}, [1], range(2), 5]
+)
 def test_selected_outputs_of_wrong_type_are_rejected(client, outputs):
     """Selected outputs that are not a list of strings raise a TypeError that shows the form."""
     with pytest.raises(TypeError, match=r'list of "blockName\.attribute" strings'):
         client.execute_workflow("id", selected_outputs=outputs)
 
 
-@pytest.mark.parametrize("outputs", [["a.b"], ("a.b",), []])
+@pytest.mark.parametrize("outputs", [["a.b"], ("a.b",), deque(["a.b"]), UserList(["a.b"]), []])
 def test_selected_outputs_are_sent(outputs):
-    """Selected outputs are sent unchanged, also an empty list; None is omitted."""
+    """Selected outputs of any sequence are sent unchanged, also an empty list; None is omitted."""
     call = execute("id", None, stream=True, selected_outputs=outputs, asynchronous=False)
     assert call.body == b'{"stream":true,"selectedOutputs":%s}' % (b'["a.b"]' if outputs else b"[]")
     assert execute("id", None, stream=False, selected_outputs=None, asynchronous=False).body == b"{}"
@@ -226,18 +385,27 @@ def test_control_fields_replace_input_fields():
 
 
 def test_headers_of_each_call():
-    """Each call has the headers for what it accepts and sends; a queued one has the header for it."""
+    """Each call has the headers for what it accepts and sends; a queued one has the header for it, and what is read is not cached."""
     json = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-    assert usage_limits().headers == json
+    for call in (usage_limits(), workflow_status("w"), job_status("j")):
+        assert call.headers == {**json, "Cache-Control": "no-cache"}
+    assert execute("id", None, stream=False, selected_outputs=None, asynchronous=False).headers == {
+        **json,
+        "Content-Type": "application/json",
+    }
     assert usage_limits().path == "/api/users/me/usage-limits"
     queued = execute("id", None, stream=False, selected_outputs=None, asynchronous=True)
     assert queued.headers == {**json, "Content-Type": "application/json", "X-Execution-Mode": "async"}
     streamed = execute("id", None, stream=True, selected_outputs=None, asynchronous=False)
-    assert streamed.headers["Accept"].startswith("text/event-stream")
+    assert streamed.headers == {
+        "Accept": "text/event-stream, application/json",
+        "Accept-Encoding": "identity",  # a proxy that compresses holds events back
+        "Content-Type": "application/json",
+    }
     assert [call.executes for call in (usage_limits(), job_status("j"), queued)] == [False, False, True]
 
 
-@pytest.mark.parametrize("timeout", [0, -1, -0.0, math.nan, -math.inf])
+@pytest.mark.parametrize("timeout", [0, -1, -0.0, Fraction(-1, 3), -(10**400), math.nan, -math.inf])
 def test_invalid_timeout_is_rejected(client, timeout):
     """A timeout that is not above 0 raises a ValueError, for the client and for each call."""
     with pytest.raises(ValueError, match="more than 0 seconds"):
@@ -248,11 +416,23 @@ def test_invalid_timeout_is_rejected(client, timeout):
         client.wait_for_job("id", timeout=timeout)
 
 
-@pytest.mark.parametrize("timeout", [True, "5", (3, 30), [5]])
-def test_timeout_of_wrong_type_is_rejected(client, timeout):
+@pytest.mark.parametrize(
+    ("timeout", "message"),
+    [
+        (True, "bool"),
+        ("5", "str: pass float(timeout)"),
+        (Decimal(5), "Decimal: pass float(timeout)"),
+        (timedelta(seconds=5), "timedelta: pass timeout.total_seconds()"),
+        ((3, 30), "tuple"),
+        (urllib3.Timeout(5), "Timeout"),
+    ],
+)
+def test_timeout_of_wrong_type_is_rejected(client, timeout, message):
     """A timeout that is not a number, such as the pair of requests, raises a TypeError that says what it bounds."""
-    with pytest.raises(TypeError, match="seconds for the whole call"):
-        client.execute_workflow("id", timeout=timeout)
+    for call in (lambda: client.execute_workflow("id", timeout=timeout), lambda: RecallClient("a-key", timeout=timeout)):
+        with pytest.raises(TypeError, match="timeout") as caught:
+            call()
+        assert str(caught.value) == f"timeout must be a number of seconds for the whole call, or None, not {message}"
 
 
 def test_very_long_timeout_means_no_limit():
@@ -260,6 +440,35 @@ def test_very_long_timeout_means_no_limit():
     assert check_timeout(None) is check_timeout(math.inf) is check_timeout(10**400) is check_timeout(MAX_TIMEOUT * 2) is None
     assert check_timeout(MAX_TIMEOUT) == MAX_TIMEOUT
     assert check_timeout(5) == 5.0
+    assert type(check_timeout(Fraction(5))) is float
+
+
+class Whole(numbers.Integral):
+    """As the integers of NumPy, which are registered as integral."""
+
+    def __int__(self):
+        return 3
+
+    def __lt__(self, other):
+        return other > 3
+
+    def __float__(self):
+        return 3.0
+
+    def missing(self, *_):
+        raise NotImplementedError
+
+    locals().update(dict.fromkeys(numbers.Integral.__abstractmethods__ - {"__int__", "__lt__", "__float__"}, missing))
+
+
+def test_any_number_is_accepted():
+    """Numbers of any class that is registered as one, such as those of NumPy, become Python's own."""
+    assert (type(check_count("n", Whole(), least=0)), check_count("n", Whole(), least=0)) == (int, 3)
+    with pytest.raises(ValueError, match="n must be 4 or more"):
+        check_count("n", Whole(), least=4)
+    for number in (Whole(), 3, 3.0, Fraction(3)):
+        assert (type(check_number("n", number, least=0)), check_number("n", number, least=0)) == (float, 3.0)
+        assert check_timeout(number) == 3.0
 
 
 def test_default_timeout_has_readable_repr():

@@ -292,7 +292,6 @@ def test_stream_result_reads_rest(serve, connect):
     stream = connect(serve(streams(*ONE_TWO, text(" three"), DONE, MARK))).stream_workflow("w")
     assert next(stream).chunk == "One"
     assert stream.result.text == "One, two three"
-    assert list(stream) == []
     assert stream.result == stream.result
 
 
@@ -718,15 +717,89 @@ def test_stream_failure_closes_connection(tail, serve, connect):
     assert client.execute_workflow("w").output == "second"
 
 
-def test_stream_closed_yields_nothing(serve, connect):
-    """After close, a loop ends at once, and reading the result raises."""
+READS = {
+    "iterated": list,
+    "its next event": next,
+    "its text": lambda stream: list(stream.text()),
+    "its result": lambda stream: stream.result,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("leave", ["close", "with", "before the first event"])
+def test_stream_closed_early_raises(leave, read, serve, connect):
+    """A stream that was closed before its end raises an error that says so, each time it is read."""
     stream = connect(serve(unfinished)).stream_workflow("w")
-    assert next(stream).chunk == "One"
+    if leave == "with":
+        with stream:
+            next(stream)
+    elif leave == "close":
+        next(stream)
     stream.close()
-    assert list(stream) == []
-    with pytest.raises(StreamInterruptedError) as caught:
+    for _ in range(2):
+        with pytest.raises(StreamInterruptedError, match="it was closed here") as caught:
+            READS[read](stream)
+        assert caught.value.partial.text == ("" if leave == "before the first event" else "One")
+        assert caught.value.may_have_executed is True
+
+
+def test_stream_closed_with_events_ready_raises(serve, connect):
+    """It does not matter whether the rest had arrived already when the stream was closed."""
+    with connect(serve(answers(http(b"".join([*ONE_TWO, DONE]), STREAM)))).stream_workflow("w") as stream:
+        assert next(stream).chunk == "One"
+    with pytest.raises(StreamInterruptedError, match="it was closed here"):
         _ = stream.result
-    assert caught.value.partial.text == "One"
+
+
+def test_stream_left_by_break_goes_on(serve, connect):
+    """A loop that was left, without a close, can be taken up again."""
+    stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w")
+    for event in stream:
+        assert event.chunk == "One"
+        break
+    assert [event.type for event in stream] == ["chunk", "done"]
+
+
+@pytest.mark.parametrize("read", [iter, list, WorkflowStream.text])
+def test_stream_iterated_again_raises(read, serve, connect):
+    """After the end, a second iteration raises an error that points to the result, which stays readable."""
+    stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w")
+    assert len(list(stream)) == 3
+    for _ in range(2):
+        with pytest.raises(RecallError, match="read to its end.*use result"):
+            read(stream)
+    assert next(stream, "the end") == "the end"
+    assert stream.result.text == "One, two"
+    stream.close()
+    assert stream.result.text == "One, two"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_stream_failure_is_raised_again(closed, serve, connect):
+    """After a failure, each further read raises that failure, never the end of the iteration."""
+    stream = connect(serve(streams(text("One"), sse({"event": "error", "error": "boom"}), DONE))).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    with pytest.raises(ExecutionError, match="boom") as first:
+        next(stream)
+    if closed:
+        stream.close()
+    for read in READS.values():
+        with pytest.raises(ExecutionError) as again:
+            read(stream)
+        assert again.value is first.value
+
+
+def test_stream_failure_comes_after_events_before_it(serve, connect):
+    """Events that arrive in one piece with a failure are yielded first, also by a second loop."""
+    body = b"".join([*ONE_TWO, sse({"event": "error", "error": "boom"})])
+    stream = connect(serve(answers(http(body, STREAM)))).stream_workflow("w")
+    for event in stream:
+        assert event.chunk == "One"
+        break
+    got = []
+    with pytest.raises(ExecutionError, match="boom"):
+        got.extend(event.chunk for event in stream)
+    assert got == [", two"]
 
 
 @pytest.mark.parametrize("own_session", [False, True])
@@ -771,7 +844,7 @@ def test_stream_slow_reader_of_end_keeps_connection(serve, connect):
 
 @pytest.mark.parametrize("framing", ["chunked", "until close", "length"])
 def test_stream_closed_by_other_thread(framing, serve, connect):
-    """A close from another thread ends the wait of the one that iterates, without an error."""
+    """A close from another thread ends the wait of the one that iterates, with an error that says so."""
 
     def handler(connection):
         connection.request()
@@ -785,17 +858,21 @@ def test_stream_closed_by_other_thread(framing, serve, connect):
     got = []
 
     def read():
-        for event in stream:
-            got.append(event.chunk)
-            first.set()
-        got.append("the end")
+        try:
+            for event in stream:
+                got.append(event.chunk)
+                first.set()
+        except StreamInterruptedError as error:
+            got.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
     assert first.wait(PATIENCE)
     stream.close()
     reader.join(PATIENCE)
-    assert got == ["One", "the end"]
+    assert got[0] == "One"
+    assert "it was closed here" in str(got[1])
+    assert got[1].partial.text == "One"
     server.wait_for_hang_up()
 
 

@@ -100,7 +100,6 @@ class TestResponses:
             (requests.ConnectTimeout("no"), RecallTimeoutError),
             (requests.ReadTimeout("no"), RecallTimeoutError),
             (requests.exceptions.ChunkedEncodingError("no"), RecallConnectionError),
-            (ConnectionResetError(104, "no"), RecallConnectionError),
         ],
         ids=lambda value: getattr(value, "__name__", type(value).__name__),
     )
@@ -110,6 +109,12 @@ class TestResponses:
         with pytest.raises(raised) as caught:
             client.execute_workflow("w")
         assert caught.value.__cause__ is not None
+
+    def test_other_thrown_error(self, mocked, client):
+        """An error that requests would never raise reaches the caller unchanged, as from any adapter of the caller's."""
+        mocked.add(responses.POST, EXECUTE, body=ConnectionResetError(104, "no"))
+        with pytest.raises(ConnectionResetError):
+            client.execute_workflow("w")
 
     def test_a_timeout_thrown_where_none_was_set(self, mocked, client):
         """A timeout raised by the tool is a RecallTimeoutError, also without a timeout of the call."""
@@ -159,7 +164,7 @@ class TestRequestsMock:
 
     def test_errors(self, mocked, client):
         """Statuses and thrown errors become ours."""
-        mocked.post(EXECUTE, [{"status_code": 429, "json": {}}, {"exc": requests.ConnectTimeout}, {"json": envelope()}])
+        mocked.post(EXECUTE, [{"status_code": 429, "json": {"error": "slow"}}, {"exc": requests.ConnectTimeout}, {"json": envelope()}])
         with pytest.raises(RateLimitError):
             client.execute_workflow("w")
         with pytest.raises(RecallTimeoutError):

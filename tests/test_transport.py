@@ -274,7 +274,7 @@ def test_tls_unknown_authority(session, secure, connect):
 @pytest.mark.usefixtures("_trusted")
 def test_tls_wrong_host(session, secure, connect):
     """A certificate for another name is rejected."""
-    with pytest.raises(RecallConnectionError, match="can't be verified") as caught:
+    with pytest.raises(RecallConnectionError, match="is for another name") as caught:
         connect(secure(echo, "other.example.com"), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
 
@@ -493,8 +493,8 @@ def test_redirect_without_location(session, serve, connect):
         connect(serve(cut(http(b"", status="307 Hm"))), session=session).execute_workflow("w")
 
 
-def test_redirect_cookies_are_kept(session, serve, connect):
-    """A load balancer's cookie in a redirect is sent with the next request."""
+def test_redirect_cookies_of_own_session_are_kept(serve, connect):
+    """A load balancer's cookie in a redirect is sent with the next request of the user's session."""
 
     def handler(connection):
         while True:
@@ -505,7 +505,8 @@ def test_redirect_cookies_are_kept(session, serve, connect):
                 connection.send(http(b"", "Location: /elsewhere", "Set-Cookie: node=7; Path=/", status="307 Moved"))
 
     server = serve(handler)
-    assert connect(server, session=session).execute_workflow("w").output == "hello"
+    with requests.Session() as own:
+        assert connect(server, session=own).execute_workflow("w").output == "hello"
     assert server.requests[1].headers["cookie"] == "node=7"
 
 
@@ -811,16 +812,16 @@ def give_up(response, **_):
 
 @pytest.mark.parametrize("hook", [audit, reject, fail, give_up])
 def test_hook_that_raises_other_error(hook, serve, connect):
-    """An unrelated error of a hook means that the workflow may have run, and is not retried."""
+    """An unrelated error of a hook reaches the caller unchanged, and the call is not retried."""
     server = serve(echo)
     with requests.Session() as session:
         session.hooks["response"].append(hook)
-        with pytest.raises(RecallConnectionError, match=r"429|not this one|the disk is full") as caught:
+        with pytest.raises((OSError, requests.HTTPError), match=r"429|not this one|the disk is full") as caught:
             connect(server, session=session).execute_with_retry("w", initial_delay=0)
-    assert caught.value.may_have_executed is True
+    assert not isinstance(caught.value, RecallError)
     assert len(server.requests) == 1
     del caught
-    collect_quietly()  # requests leaves an answer open of which a hook raises
+    collect_quietly()  # requests leaves a response open of which a hook raises
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -970,14 +971,15 @@ def test_closed_reader_ignores_timeout():
         assert here.gettimeout() is None
 
 
-def test_cookies_are_sent_back(session, serve, connect):
-    """A cookie of the server is sent with the next call, until it is deleted."""
+def test_cookies_of_own_session_are_sent_back(serve, connect):
+    """A cookie of the server is sent with the next call of the user's session, until it is deleted."""
     server = serve(
         answers(http(envelope(), "Set-Cookie: node=7; Path=/"), OK, http(envelope(), "Set-Cookie: node=; Max-Age=0; Path=/"), OK)
     )
-    client = connect(server, session=session)
-    for _ in range(4):
-        client.execute_workflow("w")
+    with requests.Session() as own:
+        client = connect(server, session=own)
+        for _ in range(4):
+            client.execute_workflow("w")
     assert [request.headers.get("cookie") for request in server.requests] == [None, "node=7", "node=7", None]
 
 
@@ -1207,16 +1209,6 @@ def test_execute_cut_in_status_line(start, serve, connect):
     assert "base_url" not in str(caught.value)
 
 
-def test_set_api_key_drops_cookies(serve, connect):
-    """Cookies set for one key are not sent with the next one."""
-    server = serve(answers(http(envelope(), "Set-Cookie: session=first"), http(envelope())))
-    client = connect(server)
-    client.execute_workflow("w")
-    client.set_api_key("second")
-    client.execute_workflow("w")
-    assert [request.headers.get("cookie") for request in server.requests] == [None, None]
-
-
 def test_set_api_key_leaves_own_session_alone(serve, connect):
     """The cookies of the user's own session are kept."""
     server = serve(answers(http(envelope())))
@@ -1257,7 +1249,7 @@ SECRET_PROXIES = [
 def test_proxy_url_is_not_shown(proxy, scheme, session, connect, monkeypatch):
     """A proxy whose URL can't be parsed is reported; neither the message nor a cause shows its user name or password."""
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.format("127.0.0.1:1"))
-    with pytest.raises(RecallConnectionError, match=r"the URL of the proxy .* can't be parsed") as caught:
+    with pytest.raises(RecallConnectionError, match=r"the URL of the proxy .* can't be used") as caught:
         connect(f"{scheme}://recall.invalid", session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     assert "base_url" not in str(caught.value)

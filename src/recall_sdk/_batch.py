@@ -14,12 +14,13 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Any, Callable, Dict, Generator, Iterable, Optional, Tuple
 
-from recall_sdk._failures import foreign_failure, invalid_argument
+from recall_sdk._arguments import check_count
 from recall_sdk._limiter import Limiter, Sent
 from recall_sdk._requests import Request
+from recall_sdk._translation import foreign_failure, invalid_argument
 from recall_sdk.errors import RateLimitError, RecallError, build_error
 from recall_sdk.models import BatchItem, RateLimitInfo, Result
-from recall_sdk.retry import MAX_RETRY_AFTER, Backoff, checked_count
+from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
 _log = logging.getLogger("recall_sdk")
 
@@ -71,7 +72,7 @@ class Batch:
             raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
         self._source, self._prepare, self._attempt, self._ask_limits = enumerate(items), prepare, attempt, ask_limits
         self._executor, self._policy = executor, policy
-        self._max_workers = checked_count("max_workers", max_workers, least=1)
+        self._max_workers = check_count("max_workers", max_workers, least=1)
         self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Request]]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BatchItem[Result]] = queue.SimpleQueue()
         self._name = os.urandom(8).hex()

@@ -7,14 +7,20 @@ import io
 import os
 import socket
 from time import monotonic
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util.connection import allowed_gai_family
+from urllib3.exceptions import ClosedPoolError, ConnectTimeoutError, NewConnectionError
+from urllib3.util import connection as urllib3_connection
+from urllib3.util.ssl_ import is_ipaddress
+
+STANDARD_SESSION = requests.Session
+"""The class as it was at import. Tools such as requests-cache put another one in its place."""
 
 MAX_POOL_SIZE = 512
 """Maximum idle connections of a client. More threads still get connections, which are closed after the call."""
@@ -41,28 +47,39 @@ def check_process(pid: int) -> None:
 
 
 class Reader(io.RawIOBase):
-    """The receiving side of a socket. After each receive, the socket's timeout is the time that remains.
+    """The receiving side of a socket. Each receive is checked against the deadline, also while bytes keep coming.
 
-    http.client reads its answers from this instead of the socket, so one rule bounds the head, the body, and a proxy's answer to CONNECT.
+    http.client reads its responses from this instead of the socket, so one rule bounds the head, the body, and a proxy's response to
+    CONNECT.
+
+    Attributes:
+        sock: The socket.
+        surplus: Whether bytes arrived beyond the end of the response; known when the response has been read.
     """
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
-        self._file = sock.makefile("rb", 0)  # keeps the socket open until the answer is read, after the connection has closed it
+        self.surplus = False
+        self._file = sock.makefile("rb", 0)  # keeps the socket open until the response is read, after the connection has closed it
         self._pid = os.getpid()
+        self._ended = False
         timeout = sock.gettimeout()  # which urllib3 has just set
         self._deadline: Optional[float] = None if timeout is None else monotonic() + timeout
 
     def makefile(self, *_: Any) -> io.BufferedReader:
-        return io.BufferedReader(self)
+        return _Buffer(self)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
         check_process(self._pid)
         count: int = self.sock.recv_into(buffer)
         if self._deadline is not None:
+            if count and self._deadline <= monotonic():
+                raise socket.timeout("timed out")
             self.sock.settimeout(remaining(self._deadline))
         return count
 
@@ -72,6 +89,11 @@ class Reader(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+    def end(self, buffer: io.BufferedReader) -> None:
+        """Receive nothing more, and note whether the buffer or the TLS layer holds more than the response."""
+        self._ended = True
+        self.surplus = bool(buffer.peek(1)) or bool(getattr(self.sock, "pending", int)())
 
     def set_deadline(self, seconds: float) -> None:
         """Bound all that is still to be received."""
@@ -88,8 +110,17 @@ class Reader(io.RawIOBase):
             self.sock.settimeout(seconds)
 
 
-class Response(http.client.HTTPResponse):
-    """An answer with a deadline: the socket's timeout at the time when it is made."""
+class _Buffer(io.BufferedReader):
+    """The buffer from which http.client reads. It closes it at the end of the response, and would drop what it holds beyond."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.raw.end(self)  # type: ignore[attr-defined]  # it is a Reader
+        super().close()
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    """A response with a deadline: the socket's timeout at the time when it is made."""
 
     reader: Optional[Reader] = None
 
@@ -98,40 +129,53 @@ class Response(http.client.HTTPResponse):
             sock = self.reader = Reader(sock)
         super().__init__(sock, *args, **kwargs)
 
+    def begin(self) -> None:
+        super().begin()
+        while http.client.SWITCHING_PROTOCOLS < self.status < http.client.OK:  # an interim response, such as 103 Early Hints
+            self.headers: Any = None
+            super().begin()
+
 
 class _Connection(HTTPConnection):
     """A connection with one deadline: the time for connecting counts against the time for sending."""
 
-    response_class: Any = Response
+    response_class: Any = _HTTPResponse
     _deadline: Optional[float] = None
     _parts: Optional[List[bytes]] = None
 
     def connect(self) -> None:
         self._deadline = None if self.timeout is None else monotonic() + self.timeout
-        try:
-            super().connect()
-            self._keep_deadline(self.sock)
-        except Exception as error:
-            error.before_sending = True  # type: ignore[attr-defined]  # the errors of the libraries do not say so
-            raise
+        super().connect()
+        self._keep_deadline(self.sock)
 
     def _new_conn(self) -> Any:
-        seconds = self.timeout
-        if self._deadline is not None:
-            addresses = self._count_addresses()
-            self.timeout = remaining(self._deadline) / addresses  # urllib3 uses this for each address
+        host, addresses = self.host, self._addresses()
         try:
-            sock = super()._new_conn()
+            for index, address in enumerate(addresses):
+                self.host = address
+                if self._deadline is not None:
+                    self.timeout = remaining(self._deadline) / (len(addresses) - index)
+                try:
+                    sock = super()._new_conn()
+                    break
+                except (NewConnectionError, ConnectTimeoutError):
+                    if index == len(addresses) - 1:
+                        raise
         finally:
-            self.timeout = seconds
+            self.host = host
         self._keep_deadline(sock)
         return sock
 
-    def _count_addresses(self) -> int:
-        try:
-            return max(len(socket.getaddrinfo(self.host, self.port, allowed_gai_family(), socket.SOCK_STREAM)), 1)
-        except (OSError, UnicodeError):
-            return 1  # urllib3 reports it, unless its way to connect was replaced
+    def _addresses(self) -> List[str]:
+        """Return the addresses of the host, or its name if urllib3 or a tool that replaces a part of it has to look it up."""
+        found: List[str] = []
+        if urllib3_connection.create_connection.__module__ == urllib3_connection.__name__:
+            try:
+                infos = socket.getaddrinfo(self.host, self.port, urllib3_connection.allowed_gai_family(), socket.SOCK_STREAM)
+                found = [str(info[4][0]) for info in infos]
+            except (OSError, UnicodeError):
+                pass  # urllib3 reports it
+        return found if found and all(map(is_ipaddress, found)) else [self.host]
 
     def _keep_deadline(self, sock: Any) -> None:
         if self._deadline is None:
@@ -185,7 +229,7 @@ def _socket_options() -> List[Any]:
 
 
 class _Adapter(HTTPAdapter):
-    """The adapter of the client's own session. It caches the connection pool of each host."""
+    """The adapter of the client's own session. It remembers the connection pool of the latest host."""
 
     def __init__(self) -> None:
         super().__init__(pool_maxsize=MAX_POOL_SIZE)
@@ -194,7 +238,7 @@ class _Adapter(HTTPAdapter):
         base: Any = super()
         base.init_poolmanager(*args, socket_options=_socket_options(), **kwargs)
         self._use_our_pools(self.poolmanager)
-        self._pools: Dict[Any, Any] = {}
+        self._latest: Tuple[Any, Any] = (None, None)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         base: Any = super()
@@ -209,15 +253,23 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
         url: str = request.url
         key = (url[: url.find("/", len("https://"))], verify, tuple(proxies.items()))
-        pool = self._pools.get(key)
-        if pool is None or pool.pool is None:  # none yet, or closed
-            pool = self._pools[key] = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        latest, pool = self._latest
+        if latest != key or pool.pool is None:  # another host, or the pool was closed
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            self._latest = key, pool
         return pool
 
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        while True:
+            try:
+                return super().send(*args, **kwargs)
+            except requests.ConnectionError as error:
+                # Another thread has closed the client, or urllib3 the pool of a former host: nothing was sent.
+                if not isinstance(error.args[0], ClosedPoolError):
+                    raise
+
     def build_response(self, req: Any, resp: Any) -> requests.Response:
-        # requests would search each answer for cookies here, although its session does so again, and guess an encoding for text.
-        if 300 <= resp.status < 400:
-            req.prepare_cookies({})  # requests adds those of the session to a copy of them
+        # requests would search each response for cookies here, and guess an encoding for text.
         response = requests.Response()
         response.status_code, response.reason = resp.status, resp.reason
         response.headers = CaseInsensitiveDict(resp.headers)
@@ -225,7 +277,7 @@ class _Adapter(HTTPAdapter):
         return response
 
     def close(self) -> None:
-        self._pools.clear()
+        self._latest = (None, None)
         for manager in [self.poolmanager, *self.proxy_manager.values()]:
             for key in manager.pools.keys():  # noqa: SIM118 -- it can't be iterated
                 manager.pools[key].close()  # urllib3 2 leaves this to the garbage collector, but a stored error may refer to a pool
@@ -238,9 +290,17 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
+class _NoCookies(RequestsCookieJar):
+    """A jar that stays empty: an API with keys has no use for cookies, and none can outlive its key."""
+
+    def extract_cookies(self, *_: Any) -> None:
+        pass
+
+
 def new_session() -> requests.Session:
     """Create the session of a client without a session of the user's."""
-    session = requests.Session()
+    session = STANDARD_SESSION()
+    session.cookies = _NoCookies()
     if issubclass(HTTPConnection, http.client.HTTPConnection):  # not so with urllib3-future in the place of urllib3
         adapter = _Adapter()
         session.mount("http://", adapter)

@@ -5,7 +5,6 @@ The result must be strict JSON: servers treat a body that they can't parse as em
 
 from __future__ import annotations
 
-import builtins
 import io
 import json
 import math
@@ -18,6 +17,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
+from recall_sdk._arguments import type_name
 from recall_sdk.errors import InvalidRequestError, build_error
 
 _MAX_KEY = 80
@@ -42,11 +42,19 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message says where.
     """
-    fields: Dict[str, Any] = input if isinstance(input, _OBJECT) else {} if input is None else {"input": input}
     try:
-        return _ENCODER.encode({**fields, **control} if control else fields).encode()
+        fields = _fields(input)
+        # What UTF-8 has no form for, lone surrogates, stands in strings only, where a backslash and the number are JSON's own escape.
+        return _ENCODER.encode({**fields, **control} if control else fields).encode("utf-8", "backslashreplace")
     except Exception as error:  # the caller's object may raise anything
         raise build_error(InvalidRequestError, _rejection_reason(input, error), may_have_executed=False, code="INVALID_JSON") from error
+
+
+def _fields(input: Any) -> Dict[str, Any]:
+    if isinstance(input, _OBJECT):
+        # A subclass holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
+        return input if type(input) is _OBJECT else dict(input.items())
+    return {} if input is None else {"input": input}
 
 
 def _rejection_reason(input: Any, error: Exception) -> str:
@@ -62,7 +70,7 @@ def _rejection_reason(input: Any, error: Exception) -> str:
 
 def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
     if id(value) in above:
-        yield place, "contains itself; JSON has no form for a cycle"
+        yield place, "contains itself; JSON has no form for a cycle: leave it out"
     elif isinstance(value, _OBJECT):
         for key, item in value.items():
             if not _is_key(key):
@@ -72,7 +80,7 @@ def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tup
         for index, item in enumerate(value):
             yield from _find_faults(item, f"{place}[{index}]", (*above, id(value)))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield place, f"{value} is not JSON serializable"
+        yield place, f"{value} is not JSON serializable; use None or a finite number"
     else:
         try:
             _ENCODER.encode(value)
@@ -100,17 +108,50 @@ _shorten = _repr.repr
 
 def _encode_file(value: Any) -> Dict[str, str]:
     """Return the form in which the API accepts a file; reject everything else."""
-    if not callable(getattr(value, "read", None)):
-        raise TypeError(f"{_type_name(type(value))} is not JSON serializable")
+    if isinstance(value, type) or not callable(getattr(value, "read", None)):
+        raise TypeError(f"{type_name(type(value))} is not JSON serializable; use {_replacement(value)}")
     content = _content(value)
     name = _file_name(value)
     mime = _declared_mime(value) or _guessed_mime(name)
     return {"type": "file", "data": f"data:{mime};base64,{b64encode(content).decode()}", "name": name or "file", "mime": mime}
 
 
-def _type_name(kind: Any) -> str:
-    misleads = hasattr(builtins, kind.__name__) and kind.__module__ != "builtins"  # as numpy.bool does
-    return f"{kind.__module__}.{kind.__name__}" if misleads else kind.__name__
+def _replacement(value: Any) -> str:
+    """Return what to pass instead of a value."""
+    kind = value.__class__  # of a proxy, such as those of Flask, the class of what it stands for
+    traits = {each.__name__ for each in kind.__mro__}.union(f".{name}" for name in dir(kind))
+    return next((advice for names, advice in _ADVICE if not traits.isdisjoint(names.split())), "a dict, list, str, number, bool or None")
+
+
+_ADVICE = (
+    ("type", "an instance of the class"),
+    ("Enum", ".value"),
+    (".model_dump", '.model_dump(mode="json")'),  # Pydantic
+    (".__fields__", ".dict()"),  # Pydantic 1
+    (".__dataclass_fields__", "dataclasses.asdict()"),
+    (".__attrs_attrs__", "attrs.asdict()"),
+    ("NaTType NAType", "None"),  # pandas
+    (".isoformat", ".isoformat()"),
+    (".total_seconds", ".total_seconds()"),
+    ("bytes bytearray memoryview", "io.BytesIO() for a file, .decode() for text, or base64"),
+    ("Decimal Fraction", "str() or float()"),
+    ("PurePath", "str(), or open it with mode 'rb' to send the file"),
+    ("UUID complex BaseException datetime64 timedelta64 .casefold", "str()"),
+    (".tolist", ".tolist()"),  # NumPy, and the series of pandas
+    (".to_dicts", ".to_dicts()"),  # Polars
+    (".to_records", '.to_dict("records")'),  # pandas
+    (".to_dict", ".to_dict()"),
+    (".__await__", "its awaited result"),
+    (".__aiter__", "[item async for item in ...]"),
+    (".keys", "dict()"),
+    (".__iter__", "list()"),
+    ("SimpleNamespace Namespace", "vars()"),
+    (".__call__", "the result of a call"),
+)
+"""What to pass instead of a value: names of its type and the types that it inherits from, or of attributes, and the advice.
+
+The first match counts. Names rather than types: most of these are from modules that the client does not import.
+"""
 
 
 def _file_name(file: Any) -> str:
@@ -136,6 +177,8 @@ def _guessed_mime(name: str) -> str:
 def _content(file: Any) -> bytes:
     if iscoroutinefunction(file.read):
         raise TypeError("an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO")
+    if getattr(file, "closed", False) is True:
+        raise TypeError("a closed file is not JSON serializable; pass it while it is open")
     if hasattr(file, "readable") and not file.readable():
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
     if isinstance(file, io.TextIOBase):
@@ -144,8 +187,10 @@ def _content(file: Any) -> bytes:
         content = _read(file)
     except Exception as error:  # a file-like object may raise anything, a damaged archive an EOFError
         raise ValueError(f"the file can't be read ({error})") from error
-    if not isinstance(content, bytes):
+    if isinstance(content, str):
         raise TypeError(_TEXT_MODE)
+    if not isinstance(content, bytes):
+        raise TypeError(f"{type_name(type(file))} is not JSON serializable; its read() must return bytes, not {type_name(type(content))}")
     return content
 
 
@@ -162,4 +207,4 @@ def _read(file: Any) -> Any:
 _TEXT_MODE = "a file in text mode is not JSON serializable; open it with mode 'rb'"
 
 
-_ENCODER = json.JSONEncoder(default=_encode_file, allow_nan=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(default=_encode_file, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from typing import Any, Callable, Dict, Optional, Set, Tuple
 
+from recall_sdk._arguments import check_number
 from recall_sdk._decoding import JOB_STATES, job_failure
 from recall_sdk.errors import (
     AuthenticationError,
@@ -17,8 +19,10 @@ from recall_sdk.errors import (
     RecallError,
     RecallTimeoutError,
     ServerError,
+    build_error,
+    one_line,
 )
-from recall_sdk.retry import MAX_SLEEP, checked_number
+from recall_sdk.retry import MAX_SLEEP
 
 _log = logging.getLogger("recall_sdk")
 
@@ -29,10 +33,10 @@ TOO_EARLY = 425
 """The status of RFC 8470: try again later."""
 
 REJECTIONS = (AuthenticationError, PermissionDeniedError, NotFoundError)
-"""Answers of a server that has lost its database to a valid key and id."""
+"""What a server that has lost its database reports for a valid key and id. A job just accepted may not be found at once, either."""
 
 MAX_REJECTED = 60.0
-"""Seconds for which consecutive rejected polls are ignored, after a poll has succeeded."""
+"""Seconds for which consecutive rejected polls are ignored, if the job is known to exist."""
 
 GROWTH = 1.5
 """Factor from one interval to the next: the end of a short job is noticed soon, and a long one is polled rarely."""
@@ -48,6 +52,7 @@ def wait_for_job(
     poll: Callable[[Optional[float]], Tuple[Dict[str, Any], Optional[float]]],
     task_id: str,
     *,
+    accepted: bool,
     timeout: Optional[float],
     poll_interval: float,
     max_poll_interval: float,
@@ -60,18 +65,20 @@ def wait_for_job(
     Args:
         poll: Polls once within the given seconds; returns the job's status, and the server's retry-after in seconds.
         task_id: The job, for messages.
+        accepted: Whether the server is known to have accepted the job. Otherwise this is known after the first successful poll.
         timeout: Maximum seconds to wait, or ``None``.
         poll_interval: Seconds before the second poll.
         max_poll_interval: Maximum seconds between polls.
-        on_update: Called with the first status and each changed one.
+        on_update: Called with a copy of the first status and of each changed one.
         clock: Returns seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
     """
-    interval = checked_number("poll_interval", poll_interval, least=MIN_INTERVAL)
-    max_interval = max(interval, checked_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
+    interval = check_number("poll_interval", poll_interval, least=MIN_INTERVAL)
+    max_interval = max(interval, check_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
     deadline = math.inf if timeout is None else clock() + timeout
     job: Optional[Dict[str, Any]] = None
     rejected_since = math.inf
+    reported = ""
     logged: Set[str] = set()
     while True:
         remaining = deadline - clock()
@@ -79,23 +86,24 @@ def wait_for_job(
         try:
             newest, retry_after = poll(None if timeout is None else max(remaining, LAST_POLL))
         except RecallError as error:
+            known = accepted or job is not None
             rejected_since = min(rejected_since, clock()) if isinstance(error, REJECTIONS) else math.inf
-            rejected_too_long = job is None or clock() - rejected_since > MAX_REJECTED
+            rejected_too_long = not known or clock() - rejected_since > MAX_REJECTED
             if rejected_too_long if isinstance(error, REJECTIONS) else not _is_transient(error):
+                error.may_have_executed |= known  # the poll executes nothing, but the job may have run
                 _name_job(error, task_id)
                 raise
             trouble, retry_after = error, error.retry_after
         else:
             rejected_since = math.inf
-            if newest != job:
-                job = newest
-                if on_update is not None:
-                    on_update(job)
-            state = newest["status"]
+            job = newest
+            if on_update is not None:
+                reported = _report(job, reported, on_update)
+            state = job["status"]
             if state == "completed":
-                return newest
+                return job
             if state in ("failed", "cancelled"):
-                failure = job_failure(newest)
+                failure = job_failure(job)
                 _name_job(failure, task_id)
                 raise failure
             _log_unknown(state, task_id, logged)
@@ -104,7 +112,7 @@ def wait_for_job(
             raise _out_of_time(task_id, timeout, job, trouble) from trouble
         wait = min(max(interval, retry_after or 0.0), remaining, MAX_SLEEP)
         if trouble is not None:
-            _log.info("job %s could not be polled: %s; polling again in %.2f s", task_id, trouble, wait)
+            _log.info("job %s could not be polled: %s; polling again in %.2f s", one_line(task_id), trouble, wait)
         sleep(wait)
         interval = min(interval * GROWTH, max_interval)
 
@@ -113,15 +121,28 @@ def _is_transient(error: RecallError) -> bool:
     return isinstance(error, TRANSIENT) or error.status == TOO_EARLY
 
 
+def _report(job: Dict[str, Any], reported: str, on_update: Callable[[Dict[str, Any]], object]) -> str:
+    """Pass a copy of a changed status to the caller's function; return the text of what was reported last."""
+    try:
+        text = json.dumps(job)
+        twin = json.loads(text)
+    except RecursionError:  # nested more deeply than Python can copy
+        return reported
+    if text != reported:
+        on_update(twin)
+    return text
+
+
 def _log_unknown(state: str, task_id: str, logged: Set[str]) -> None:
     if state not in JOB_STATES.values() and state not in logged:
         logged.add(state)
-        _log.info("job %s has the unknown state %r; it is treated as not ended", task_id, state)
+        _log.info("job %s has the unknown state %r; it is treated as not ended", one_line(task_id), one_line(state))
 
 
 def _name_job(error: RecallError, task_id: str) -> None:
-    if task_id not in str(error):
-        error.args = (f"job {task_id}: {error}",)
+    name = one_line(task_id)
+    if name not in str(error):
+        error.args = (f"job {name}: {error}",)
 
 
 def _out_of_time(
@@ -131,10 +152,12 @@ def _out_of_time(
     if job is None:
         state = f"could not be polled within {timeout} s{why}; it may still be running"
     elif job["status"] in JOB_STATES.values():
-        state = f"is still {job['status']} after {timeout} s{why}; it continues"
+        state = f"is still {job['status']} after {timeout} s{why}; it may still be running"
     else:
         state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may or may not have ended"
-    error = RecallTimeoutError(f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})", "TIMEOUT")
-    error.body = job
-    error.may_have_executed = True  # the poll executes nothing, but the run may still be in progress
-    return error
+    return build_error(
+        RecallTimeoutError,
+        f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})",
+        may_have_executed=True,  # the poll executes nothing, but the job may still be running
+        body=job,
+    )

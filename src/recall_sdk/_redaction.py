@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import is_dataclass
 from typing import Any, Iterator, Set, TypeVar
 from urllib.parse import quote
 
-from recall_sdk import models
 from recall_sdk.errors import RecallError
 
 _E = TypeVar("_E", bound=RecallError)
 
 _MASK = "[API key]"
 
-MIN_SECRET = 4
-"""Characters. Masking a key like "k" would only garble messages."""
+SHORT_KEY = 8
+"""Characters. A shorter key is masked only as a whole word: "test" within "latest" is no key."""
 
 _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 """Characters to keep of the start and the end of a long message. The end says what to do."""
@@ -27,22 +28,26 @@ def without_key(error: _E, api_key: str) -> _E:
 
     The causes are not changed: one of them may be the exception that the caller is handling.
     """
-    if len(api_key) >= MIN_SECRET:
-        secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
-        error.args = tuple(_mask(each, secrets) for each in error.args)
-        for name, value in vars(error).items():
-            try:
-                setattr(error, name, _mask(value, secrets))
-            except RecursionError:
-                setattr(error, name, None)  # nested too deeply to be searched, so drop it
-        seen = {id(error)}
-        visible = "".join(map(_visible_text, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
-        if any(secret in visible for secret in secrets):
-            error.__cause__ = error.__context__ = None
+    secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
+    error.args = tuple(_mask(each, secrets) for each in error.args)
+    for name, value in vars(error).items():
+        try:
+            setattr(error, name, _mask(value, secrets))
+        except RecursionError:
+            setattr(error, name, None)  # nested too deeply to be searched, so drop it
+    seen = {id(error)}
+    visible = "".join(map(_visible_text, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
+    if _mask(visible, secrets) != visible:
+        error.__cause__ = error.__context__ = None
     message = str(error)
     if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
         error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
+
+
+def masked_text(text: str, api_key: str) -> str:
+    """Mask the key in a text, such as a log line."""
+    return str(_mask(text, {api_key}))
 
 
 def _mask(value: Any, secrets: Set[str]) -> Any:
@@ -50,12 +55,14 @@ def _mask(value: Any, secrets: Set[str]) -> Any:
     kind: Any = value.__class__
     if kind is str:
         for secret in secrets:
-            value = value.replace(secret, _MASK)
+            if secret in value:
+                word = re.escape(secret)
+                value = re.sub(word if len(secret) >= SHORT_KEY else rf"(?<!\w){word}(?!\w)", _MASK, value)
     elif kind is list:
         value = [_mask(item, secrets) for item in value]
     elif kind is dict:
         value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
-    elif kind.__module__ == models.__name__:
+    elif is_dataclass(kind):
         value = kind(**_mask(vars(value), secrets))
     return value
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
-from urllib.parse import quote
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
+from recall_sdk._arguments import check_flags, check_outputs, path_segment
 from recall_sdk._inputs import encode_body
+
+_ACCEPT = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}  # only encodings that can be decoded piece by piece
+_READ = {**_ACCEPT, "Cache-Control": "no-cache"}  # a cache on the way must not return an old state of a job
+_EXECUTE = {**_ACCEPT, "Content-Type": "application/json"}
+_QUEUE = {**_EXECUTE, "X-Execution-Mode": "async"}
+# A proxy that compresses a stream may hold its events back until the end.
+_STREAM = {**_EXECUTE, "Accept": "text/event-stream, application/json", "Accept-Encoding": "identity"}
 
 
 class Request(NamedTuple):
@@ -24,16 +31,9 @@ class Request(NamedTuple):
         return self.body is not None
 
     @property
-    def headers(self) -> Dict[str, str]:
-        # Only encodings that can be decoded piece by piece.
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-        if self.stream:
-            headers["Accept"] = "text/event-stream, application/json"
-        if self.body is not None:
-            headers["Content-Type"] = "application/json"
-        if self.asynchronous:
-            headers["X-Execution-Mode"] = "async"
-        return headers
+    def headers(self) -> Mapping[str, str]:
+        """The headers that say what is sent and accepted."""
+        return _READ if self.body is None else _STREAM if self.stream else _QUEUE if self.asynchronous else _EXECUTE
 
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Request:
@@ -41,47 +41,25 @@ def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Opt
     check_flags(stream=stream, async_execution=asynchronous)
     if asynchronous and stream:
         raise ValueError("async_execution=True and stream=True contradict each other: choose one")
-    path = f"/api/workflows/{_segment('workflow_id', workflow_id)}/execute"
+    path = f"/api/workflows/{path_segment('workflow_id', workflow_id)}/execute"
     control: Dict[str, Any] = {}
     if stream:
         control["stream"] = True
     if selected_outputs is not None:
-        control["selectedOutputs"] = _names("selected_outputs", selected_outputs)
+        control["selectedOutputs"] = check_outputs(selected_outputs)
     return Request("POST", path, encode_body(input, control), stream, asynchronous, workflow_id)
 
 
 def workflow_status(workflow_id: str) -> Request:
     """Ask whether a workflow is deployed."""
-    return Request("GET", f"/api/workflows/{_segment('workflow_id', workflow_id)}/status", id=workflow_id)
+    return Request("GET", f"/api/workflows/{path_segment('workflow_id', workflow_id)}/status", id=workflow_id)
 
 
 def job_status(task_id: str) -> Request:
     """Ask for the state of a queued run."""
-    return Request("GET", f"/api/jobs/{_segment('task_id', task_id)}", id=task_id)
+    return Request("GET", f"/api/jobs/{path_segment('task_id', task_id)}", id=task_id)
 
 
 def usage_limits() -> Request:
     """Ask for the account's limits."""
     return Request("GET", "/api/users/me/usage-limits")
-
-
-def check_flags(**flags: bool) -> None:
-    """Reject anything but a bool: a string such as "false" would count as true."""
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
-
-
-def _segment(name: str, value: str) -> str:
-    """Quote an id as one path segment; reject dot segments, which a server would resolve (RFC 3986, section 5.2.4)."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if value in ("", ".", ".."):
-        raise ValueError(f"{name} must be an id, not {value!r}")
-    return quote(value, safe="")
-
-
-def _names(name: str, values: Sequence[str]) -> List[str]:
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f'{name} must be a list of "blockName.attribute" strings')
-    return list(values)

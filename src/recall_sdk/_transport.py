@@ -1,6 +1,6 @@
-"""Send a call with requests and receive its answer.
+"""Send a request with requests, and open its response.
 
-A session of requests sends each call, so that adapters, hooks and instrumentation of requests work. The answer is always opened as a
+A session of requests sends each request, so that adapters, hooks and instrumentation of requests work. The response is always opened as a
 stream, so that deadlines, the translation of errors and closing are implemented once.
 """
 
@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import copy
 import http.client
-import io
 import logging
 import os
-import socket
+import re
 import sys
 from contextlib import suppress
-from time import monotonic, time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
-from urllib.parse import urlsplit
+from time import monotonic
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from urllib.parse import urljoin, urlsplit
 from weakref import finalize
 
 import requests
 from requests.structures import CaseInsensitiveDict
 from requests.utils import default_user_agent, select_proxy
-from urllib3.exceptions import DecodeError, LocationParseError
-from urllib3.response import DeflateDecoder, GzipDecoder
+from urllib3.exceptions import LocationParseError
 from urllib3.util import Timeout, parse_url
 
-from recall_sdk._connections import check_process, new_session, remaining
-from recall_sdk._failures import TRANSPORT_ERRORS, CallContext, status_given_up_on, translate, unusable_proxy
-from recall_sdk._messages import REQUEST_ID, Answer
+from recall_sdk._arguments import Settings
+from recall_sdk._connections import STANDARD_SESSION, new_session, remaining
+from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
-from recall_sdk._settings import Settings
+from recall_sdk._response import Response
+from recall_sdk._translation import SENDING_ERRORS, Exchange, status_given_up_on, translate_sending, unusable_proxy
 from recall_sdk._version import __version__
-from recall_sdk.errors import RedirectError, one_line
-from recall_sdk.retry import clock_offset, parse_retry_after
-
-Session = requests.Session
+from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error, one_line
 
 _log = logging.getLogger("recall_sdk")
 _log.addHandler(logging.NullHandler())  # print nothing until the application configures logging
@@ -44,152 +40,16 @@ USER_AGENT = "recall-sdk/{} requests/{} Python/{}.{}.{}".format(__version__, req
 
 MAX_REDIRECTS = 10
 
-READ_SIZE = 64 * 1024
-"""Maximum bytes of one read. It returns what has arrived."""
+REQUEST_ID = "X-Request-Id"
+"""The header with the id of a response in the server's logs."""
 
-_UNREADABLE = {"br", "zstd", "compress", "x-compress"}
-"""Encodings that the SDK can't decode (RFC 9110, section 8.4.1). With an unknown name, the body is read as it is."""
+_KEEPING_METHOD = (307, 308)
+_REDIRECTS = (301, 302, 303, *_KEEPING_METHOD)
+_KEPT_LOCATION = "X-Recall-Location"
 
-_NO_BODY = (*range(100, 200), 204, 304)
-"""Statuses without a body. Anything sent after one would be mistaken for the answer to the next call."""
+_STANDARD_METHODS = {name: getattr(STANDARD_SESSION, name) for name in ("request", "get", "post")}
 
-
-# ---------------------------------------------------------------------------------------------------------- one answer
-
-
-class OpenResponse:
-    """An answer whose head has arrived and whose body has not. The caller closes it."""
-
-    def __init__(self, call: Request, response: Any, context: CallContext, deadline: Optional[float]) -> None:
-        headers = response.headers
-        now = time()
-        offset = clock_offset(headers.get("Date"), now)
-        header = headers.get("Retry-After")
-        retry_after = None if header is None else parse_retry_after(header, now + offset)
-        self.head: Answer = Answer(call, response.status_code, headers, b"", now, retry_after, offset)
-        self._response = response
-        self._context = context
-        self._pid = os.getpid()
-        original = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
-        self._original = original if isinstance(getattr(original, "fp", None), io.BufferedReader) else None
-        self._body: Any = getattr(original, "reader", None) or _ForeignSocket(response.raw, deadline)
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of events."""
-        status, kind = self.head.status, self.head.headers.get("Content-Type", "")
-        return 200 <= status < 300 and status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
-
-    def read(self) -> Answer:
-        """Read the whole body within the remaining time, and close."""
-        try:
-            body = b"".join(self._iter_decoded())
-        except TRANSPORT_ERRORS as error:
-            raise translate(error, self._context) from error
-        finally:
-            self.close()
-        return self.head._replace(body=body)
-
-    def iter_bytes(self) -> Iterator[bytes]:
-        """Yield the body's bytes as they arrive. For a stream, the call's timeout bounds each silence."""
-        streaming = self.head.call.stream
-        try:
-            if _UNREADABLE.intersection(self._encodings):
-                raise DecodeError(f"encoding {', '.join(self._encodings)}")
-            if streaming:
-                self._body.set_read_timeout(self._context.timeout)
-            yield from self._iter_decoded()
-        except TRANSPORT_ERRORS as error:
-            raise translate(error, self._context._replace(streaming=streaming)) from error
-
-    def _iter_decoded(self) -> Iterator[bytes]:
-        if self._response.raw is None:  # made by an adapter of the user's
-            return iter([self._response.content or b""])
-        if self._original is None or self._original.isclosed():
-            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
-            whole: Iterator[bytes] = self._response.iter_content(READ_SIZE)
-            return whole
-        pieces = self._iter_raw(self._original)
-        for encoding in reversed(self._encodings):
-            if encoding in _DECODERS:
-                pieces = map(_DECODERS[encoding]().decompress, pieces)
-        return pieces
-
-    def _iter_raw(self, original: http.client.HTTPResponse) -> Iterator[bytes]:
-        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
-        # waits for a whole chunk or for the end.
-        missing = None if original.chunked else original.length
-        foreign = self._body if isinstance(self._body, _ForeignSocket) else None
-        read = original.read1  # looked up once: some streams have many small pieces
-        while missing is None or missing > 0:
-            if foreign is not None:
-                foreign.before_receive()
-            data = read(READ_SIZE if missing is None else min(missing, READ_SIZE))
-            if not data:
-                break
-            if missing is not None:
-                missing -= len(data)
-            yield data
-        original.close()
-        if missing:
-            raise http.client.IncompleteRead(b"", missing)
-
-    @property
-    def _encodings(self) -> List[str]:
-        return [each.strip().lower() for each in self.head.headers.get("Content-Encoding", "").split(",")]
-
-    def set_deadline(self, seconds: float) -> None:
-        """Bound the time for the rest of the body."""
-        self._body.set_deadline(seconds)
-
-    def abort(self) -> None:
-        """Shut down the connection, also from another thread than the one that reads."""
-        if self._pid == os.getpid() and self._original is not None:
-            with suppress(OSError, AttributeError, ValueError):  # it was closed in between
-                sock = socket.fromfd(self._original.fileno(), socket.AF_INET, socket.SOCK_STREAM)
-                with sock:
-                    sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Return the connection to the pool if the body was read to its end; else close it."""
-        if self._pid != os.getpid():
-            return  # the connection is the parent's
-        if self._original is not None:
-            if self._original.isclosed() and self.head.status not in _NO_BODY:
-                self._response.raw.release_conn()
-                return
-            self.abort()  # close() would not end the connection if a child of a fork has a copy of the socket
-        if self._response.raw is not None:
-            self._response.close()
-
-
-class _ForeignSocket:
-    """The socket of an answer that the user's own session received, if it is accessible."""
-
-    def __init__(self, raw: Any, deadline: Optional[float]) -> None:
-        self._sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
-        self._pid = os.getpid()
-        self._deadline = deadline
-        self._timeout: Optional[float] = None
-
-    def before_receive(self) -> None:
-        check_process(self._pid)
-        if self._deadline is not None and self._deadline <= monotonic():
-            raise socket.timeout("timed out")
-        if self._sock is not None and self._sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
-            self._sock.settimeout(self._timeout if self._deadline is None else remaining(self._deadline))
-
-    def set_deadline(self, seconds: float) -> None:
-        self._deadline = monotonic() + seconds
-
-    def set_read_timeout(self, seconds: Optional[float]) -> None:
-        self._deadline, self._timeout = None, seconds
-
-
-_DECODERS: Dict[str, Any] = {"gzip": GzipDecoder, "x-gzip": GzipDecoder, "deflate": DeflateDecoder}
-
-
-# ---------------------------------------------------------------------------------------------------------- sending
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 class Target(NamedTuple):
@@ -200,18 +60,18 @@ class Target(NamedTuple):
         base_url: The base URL as requests prepares it.
         origin: Its scheme, host and port.
         name: Its scheme and host, for messages.
-        settings_of_session: Proxies and certificates, resolved once; empty with the user's own session or an unusable proxy.
+        session_settings: Proxies and certificates, resolved once; empty with the user's own session or an unusable proxy.
     """
 
     settings: Settings
     base_url: str
     origin: Tuple[str, str, int]
     name: str
-    settings_of_session: Dict[str, Any]
+    session_settings: Dict[str, Any]
 
 
 class Transport:
-    """Sends calls over one session.
+    """Sends requests over one session.
 
     Args:
         session: The user's own session, or ``None`` for one of the transport's.
@@ -220,11 +80,12 @@ class Transport:
         TypeError: It is not a session of requests.
     """
 
-    def __init__(self, session: Optional[Session]) -> None:
-        if not isinstance(session, (requests.Session, type(None))):
+    def __init__(self, session: Optional[requests.Session]) -> None:
+        classes = tuple(kind for kind in (STANDARD_SESSION, requests.Session) if isinstance(kind, type))  # a tool may have replaced it
+        if not isinstance(session, (*classes, type(None))):
             raise TypeError(f"session must be a requests.Session, not {type(session).__name__}")
         self.owns_session = session is None
-        self._session: Any = session or new_session()
+        self._session: Any = new_session() if session is None else session
         self._pid = os.getpid()
         self._left_to_parent: List[Any] = []
         if self.owns_session:
@@ -236,90 +97,123 @@ class Transport:
         Raises:
             ValueError: requests can't prepare the base URL.
         """
-        prepared: Any = requests.PreparedRequest()
-        prepared.prepare_url(settings.base_url, None)
-        base_url = prepared.url.rstrip("/")
+        base_url = _prepared_url(settings.base_url).rstrip("/")
         name = "{0.scheme}://{0.netloc}".format(urlsplit(settings.base_url))
-        settings_of_session = self._settings_of_session(base_url) if self.owns_session else {}
-        return Target(settings, base_url, _origin(base_url), name, settings_of_session)
+        session_settings = self._session_settings(base_url) if self.owns_session else {}
+        return Target(settings, base_url, _origin(base_url), name, session_settings)
 
-    def open(self, call: Request, target: Target, timeout: Optional[float]) -> OpenResponse:
-        """Send a call, follow safe redirects, and return when the head of the answer has arrived.
+    def open(self, request: Request, target: Target, timeout: Optional[float]) -> Response:
+        """Send a request, follow safe redirects, and return when the head of the response is there.
 
         Args:
-            call: What to send.
+            request: What to send.
             target: Where to.
-            timeout: Seconds for the whole call, or ``None``.
+            timeout: Seconds for the whole exchange, or ``None``.
 
         Raises:
-            RecallError: No answer arrived, or it is a redirect that is not safe.
+            RecallError: There is no response, or it is a redirect that is not safe.
         """
         self._leave_connections_to_parent()
         deadline = None if timeout is None else monotonic() + timeout
-        context = CallContext(target.name, call.executes, timeout)
-        request: Any = None
-        response: Any = None
-        for _ in range(1 + MAX_REDIRECTS):
-            response = self._send(request, call, target, deadline, context)
-            if response.next is None:
-                return OpenResponse(call, response, context, deadline)
-            response.close()
-            request = _checked_redirect(response, call, target)
-        message = f"the server redirects too often, the last time to {request.url}: check the base_url"
-        raise _redirect_error(message, call, response.status_code)
-
-    def _send(self, request: Any, call: Request, target: Target, deadline: Optional[float], context: CallContext) -> Any:
-        """Send a redirected request, or else the call itself."""
-        start = monotonic()
-        response: Any = None
-        arguments = {"timeout": self._timeout(call, deadline, context), "allow_redirects": False}
+        settings = target.session_settings or self._session_settings(target.base_url)
+        url = target.base_url + request.path
+        exchange = Exchange(request, url, target.name, target.settings.api_key, timeout, settings, self._may_repeat(request, url))
         try:
-            settings = target.settings_of_session or self._settings_of_session(target.base_url)
             if not settings:
-                raise unusable_proxy(context)
-            if request is None and not self.owns_session:
-                response = self._session.request(**self._as_arguments(call, target), stream=True, **arguments)
+                raise unusable_proxy(exchange)
+            for _ in range(1 + MAX_REDIRECTS):
+                response = Response(exchange, self._send(exchange, settings, deadline), deadline)
+                location = _location(response)
+                if location is None:
+                    return response
+                with response:
+                    exchange = exchange._replace(url=_checked_redirect(response, location, target))
+                    if response.headers.get("Content-Length") == "0":
+                        response.read()  # makes the connection fit for the next request
+            message = f"the server redirects too often, the last time to {exchange.url}: check the base_url"
+            raise _redirect_error(message, response)
+        except RecallError as error:
+            without_key(error, exchange.api_key)
+            raise
+
+    def _send(self, exchange: Exchange, settings: Dict[str, Any], deadline: Optional[float]) -> Any:
+        start = monotonic()
+        request, response = exchange.request, None
+        arguments = {"timeout": self._timeout(exchange, deadline), "allow_redirects": False}
+        try:
+            send = self._replaced_method(request.method)
+            if send is None:
+                response = self._session.send(self._prepared(exchange), stream=True, **arguments, **settings)
             else:
-                response = self._session.send(request or self._prepared(call, target), **arguments, **settings)
+                response = send(stream=True, **self._as_arguments(exchange), **arguments)
             return response
-        except TRANSPORT_ERRORS as error:
-            response = _answer_in(error, request.url if request else target.base_url + call.path)
-            if response is None:
-                raise translate(error, context) from error
-            return response
+        except SENDING_ERRORS as error:
+            response = _response_in(error, exchange.url)
+            if response is not None:
+                return response
+            translated = translate_sending(error, exchange)
+            if translated is error:
+                raise
+            raise translated from error
         finally:
             if _log.isEnabledFor(logging.DEBUG):
-                _log.debug("%s %s %s %.0f ms", call.method, call.path, _outcome(response), (monotonic() - start) * 1000)
+                line = f"{request.method} {request.path} {_outcome(response)} {(monotonic() - start) * 1000:.0f} ms"
+                _log.debug("%s", masked_text(one_line(line), exchange.api_key))
 
-    def _timeout(self, call: Request, deadline: Optional[float], context: CallContext) -> Timeout:
+    def _replaced_method(self, method: str) -> Any:
+        """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
+        for name in (method.lower(), "request"):
+            if getattr(type(self._session), name) is not _STANDARD_METHODS[name] or name in vars(self._session):
+                call = getattr(self._session, name)
+                return call if name != "request" else lambda **arguments: call(method=method, **arguments)
+        return None if self.owns_session else lambda **arguments: self._session.request(method=method, **arguments)
+
+    def _timeout(self, exchange: Exchange, deadline: Optional[float]) -> Timeout:
         seconds = None if deadline is None else remaining(deadline)
-        if call.stream and not self.owns_session:
+        if exchange.request.stream and not self.owns_session:
             # If the socket is not accessible, this timeout also bounds each silence of the body.
-            return Timeout(connect=seconds, read=context.timeout)
+            return Timeout(connect=seconds, read=exchange.timeout)
         return Timeout(total=seconds, connect=seconds, read=seconds)
 
-    def _prepared(self, call: Request, target: Target) -> Any:
-        request: Any = requests.PreparedRequest()
-        request.method, request.url, request.body = call.method, target.base_url + call.path, call.body
-        headers = {"X-API-Key": target.settings.api_key, "User-Agent": USER_AGENT, **call.headers}
-        if call.body is not None:
-            headers["Content-Length"] = str(len(call.body))
-        request.headers = CaseInsensitiveDict(headers)
-        if self._session.cookies:
-            request.prepare_cookies(self._session.cookies)
-        return request
+    def _may_repeat(self, request: Request, url: str) -> bool:
+        """Return whether the user's adapter may send the request again after it reached the server."""
+        if self.owns_session:
+            return False
+        retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
+        methods = getattr(retries, "allowed_methods", getattr(retries, "method_whitelist", ()))  # the latter until urllib3 1.26
+        return getattr(retries, "total", 0) != 0 and (not methods or request.method in methods) and methods != ()
 
-    def _as_arguments(self, call: Request, target: Target) -> Dict[str, Any]:
-        """Return the arguments for ``request()`` of the user's own session, which a subclass may override."""
-        agent = self._session.headers.get("User-Agent")
+    def _prepared(self, exchange: Exchange) -> Any:
+        request = exchange.request
+        prepared: Any = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.body = request.method, exchange.url, request.body
+        headers = {"X-API-Key": exchange.api_key, "User-Agent": USER_AGENT, **request.headers}
+        if request.body is not None:
+            headers["Content-Length"] = str(len(request.body))
+        prepared.headers = CaseInsensitiveDict(headers)
+        prepared.hooks = {"response": [_keep_redirect]}
+        return prepared
+
+    def _as_arguments(self, exchange: Exchange) -> Dict[str, Any]:
+        """Return the arguments for a method of the session, which a subclass may override."""
+        session, request = self._session, exchange.request
+        agent = session.headers.get("User-Agent")
         agents = [USER_AGENT] if agent in (None, default_user_agent()) else [agent, USER_AGENT]
-        headers = {**call.headers, "X-API-Key": target.settings.api_key, "User-Agent": " ".join(agents)}
-        auth = self._session.auth or _unchanged  # otherwise requests would read ~/.netrc
-        return {"method": call.method, "url": target.base_url + call.path, "data": call.body, "headers": headers, "auth": auth}
+        headers = {**request.headers, "X-API-Key": exchange.api_key, "User-Agent": " ".join(agents)}
+        _check_headers(session.headers)
+        hooks = (session.hooks or {}).get("response") or []
+        return {
+            "url": exchange.url,
+            "data": request.body,
+            "headers": headers,
+            "auth": session.auth or _unchanged,  # otherwise requests would read ~/.netrc
+            "hooks": {"response": [*([hooks] if callable(hooks) else hooks), _keep_redirect]},
+        }
 
-    def _settings_of_session(self, url: str) -> Dict[str, Any]:
+    def _session_settings(self, url: str) -> Dict[str, Any]:
         """Return proxies and certificates, or nothing if the proxy is not usable."""
         settings: Dict[str, Any] = self._session.merge_environment_settings(url, proxies={}, stream=True, verify=None, cert=None)
+        del settings["stream"]
         return settings if _is_usable(select_proxy(url, settings["proxies"])) else {}
 
     def _leave_connections_to_parent(self) -> None:
@@ -338,24 +232,25 @@ class Transport:
         session.hooks = {event: session.hooks[event] for event in session.hooks or ()}
         self._pid = os.getpid()
 
-    def forget_cookies(self) -> None:
-        """Drop the cookies that servers have set, except those of the user's own session."""
-        if self.owns_session:
-            self._session.cookies.clear()
-
     def close(self) -> None:
         """Close the idle connections, except those of the user's own session."""
         if self.owns_session:
             _close(self._session, self._pid)
 
 
-def _close(session: Session, pid: int) -> None:
+def _close(session: requests.Session, pid: int) -> None:
     if pid == os.getpid():
         session.close()
 
 
 def _unchanged(request: Any) -> Any:
     return request
+
+
+def _prepared_url(url: str) -> str:
+    prepared: Any = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    return str(prepared.url)
 
 
 def _outcome(response: Any) -> str:
@@ -365,8 +260,8 @@ def _outcome(response: Any) -> str:
     return f"{response.status_code} [{request_id}]" if request_id else str(response.status_code)
 
 
-def _answer_in(error: Any, url: str) -> Any:
-    """Return the answer from which the user's session made an error of its own, or ``None``."""
+def _response_in(error: Any, url: str) -> Any:
+    """Return the response from which the user's session made an error of its own, or ``None``."""
     status = status_given_up_on(error)
     if status is not None:
         given_up = requests.Response()  # its body is lost
@@ -377,6 +272,14 @@ def _answer_in(error: Any, url: str) -> Any:
     return response if is_ours else None
 
 
+def _check_headers(headers: Any) -> None:
+    """Reject a header of the user's session that http.client can't send."""
+    for name, value in headers.items():
+        if isinstance(value, str) and not re.fullmatch(r"[^\r\n\u0100-\U0010ffff]*", value):  # requests rejects what is no text
+            message = f"the header {name} can't be sent, because it holds a line break or no Latin-1: check the headers of your session"
+            raise build_error(InvalidRequestError, message, may_have_executed=False)
+
+
 def _is_usable(proxy: Optional[str]) -> bool:
     if not proxy:
         return True
@@ -385,10 +288,23 @@ def _is_usable(proxy: Optional[str]) -> bool:
     except LocationParseError:
         return False
     # An "@" in the rest means that the user name or the password holds a character that ends the host.
-    return bool(parts.host) and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
+    return bool(parts.host) and parts.scheme in _PROXY_SCHEMES and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
 
 
 # ------------------------------------------------------------------------------------------------------------ redirects
+
+
+def _keep_redirect(response: Any, **_: Any) -> None:
+    """Hide a redirect from requests, which would read its whole body, however large, before it offers the next request."""
+    if response.status_code in _REDIRECTS and "Location" in response.headers:
+        response.headers[_KEPT_LOCATION] = response.headers.pop("Location")
+
+
+def _location(response: Response) -> Optional[str]:
+    if response.status not in _REDIRECTS:
+        return None
+    location: Optional[str] = response.headers.get(_KEPT_LOCATION) or response.headers.get("Location")
+    return location
 
 
 def _origin(url: str) -> Tuple[str, str, int]:
@@ -400,31 +316,30 @@ def _origin(url: str) -> Tuple[str, str, int]:
     return parts.scheme, str(parts.hostname), parts.port or {"https": 443}.get(parts.scheme, 80)
 
 
-def _checked_redirect(response: Any, call: Request, target: Target) -> Any:
-    """Return the redirected request; reject it if the key would leave its origin, or the call would be changed."""
-    request: Any = response.next
-    status: int = response.status_code
+def _checked_redirect(response: Response, location: str, target: Target) -> str:
+    """Return the URL of a redirect; reject it if the key would leave its origin, or the request would be changed."""
+    path = response.request.path
     try:
-        origin = _origin(request.url)
+        with suppress(UnicodeError):  # http.client reads headers as Latin-1, but URLs are sent as UTF-8
+            location = location.encode("latin-1").decode()
+        url = _prepared_url(urljoin(response.url, location))
+        origin = _origin(url)
     except (ValueError, LocationParseError):
-        location = response.headers.get("Location")
-        raise _redirect_error(f"the server redirects to {location!r}, which is not a valid URL: check the base_url", call, status) from None
-    parts = urlsplit(str(request.url))
+        message = f"the server redirects to {location!r}, which is not a valid URL: check the base_url"
+        raise _redirect_error(message, response) from None
+    parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    base_url = shown[: -len(call.path)] if shown.endswith(call.path) else shown
+    base_url = shown[: -len(path)] if shown.endswith(path) else shown
     if origin != target.origin:
         reason = "the API key is sent only to the origin of the base_url; if you trust the other origin"
-    elif request.method != call.method:
+    elif response.request.method == "POST" and response.status not in _KEEPING_METHOD:
         reason = "a POST would become a GET and execute nothing; if that is the API"
     else:
-        if "Authorization" not in response.request.headers:
-            request.headers.pop("Authorization", None)  # requests has read it from ~/.netrc
-        return request
-    raise _redirect_error(f"the server redirects to {shown} (HTTP {status}): {reason}, set base_url={base_url!r}", call, status)
+        return url
+    raise _redirect_error(f"the server redirects to {shown} (HTTP {response.status}): {reason}, set base_url={base_url!r}", response)
 
 
-def _redirect_error(message: str, call: Request, status: int) -> RedirectError:
-    error = RedirectError(one_line(message), "REDIRECT_REFUSED", status)
-    # A 303 is the answer to a POST that was carried out (RFC 9110, section 15.4.4).
-    error.may_have_executed = call.executes and status == http.client.SEE_OTHER
-    return error
+def _redirect_error(message: str, response: Response) -> RedirectError:
+    # A 303 is the response to a POST that was carried out (RFC 9110, section 15.4.4).
+    may_have_executed = response.request.executes and (response.may_repeat or response.status == http.client.SEE_OTHER)
+    return build_error(RedirectError, message, may_have_executed=may_have_executed, status=response.status)

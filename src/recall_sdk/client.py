@@ -1,4 +1,4 @@
-"""The client: each method builds a call, sends it, and decodes the answer."""
+"""The client: each method makes a request, opens its response, and decodes it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,34 @@ import os
 import random
 import threading
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
+from concurrent.futures import Executor
+from functools import lru_cache, partial
+from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
+from uuid import uuid4
+
+import requests
+from typing_extensions import Self
 
 from recall_sdk import _decoding, _requests
+from recall_sdk._arguments import (
+    ClientTimeout,
+    Settings,
+    check_api_key,
+    check_base_url,
+    check_flags,
+    check_job,
+    check_timeout,
+    read_settings,
+)
+from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._messages import Answer
+from recall_sdk._rate_limits import Level, rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
-from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
-from recall_sdk._transport import OpenResponse, Session, Transport
-from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
+from recall_sdk._response import Response
+from recall_sdk._statuses import error_of
+from recall_sdk._transport import Transport
+from recall_sdk.errors import NotFoundError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
     BatchItem,
@@ -28,17 +45,14 @@ from recall_sdk.models import (
     WorkflowStatus,
 )
 from recall_sdk.retry import Backoff, call_with_retry
-from recall_sdk.streaming import WorkflowStream
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
+from recall_sdk.streaming import WorkflowStream, open_stream, read_execution
 
 __all__ = ["RecallClient"]
 
 MAX_ASKING = 5.0
 """Seconds for a batch's request of the usage limits, while its workers wait."""
 
-_T = TypeVar("_T")
+_Client = TypeVar("_Client", bound="RecallClient")
 _Timeout = Union[float, None, ClientTimeout]
 
 
@@ -70,13 +84,11 @@ class RecallClient:
         base_url: Optional[str] = None,
         *,
         timeout: Optional[float] = 30.0,
-        session: Optional[Session] = None,
+        session: Optional[requests.Session] = None,
     ) -> None:
         self._timeout = check_timeout(timeout)
         self._transport = Transport(session)
-        self._target = self._transport.target(read_settings(api_key, base_url))
-        self._lock = threading.Lock()
-        self._rate_limit: Optional[RateLimitInfo] = None
+        self._start(read_settings(api_key, base_url))
 
     @property
     def api_key(self) -> str:
@@ -168,7 +180,7 @@ class RecallClient:
             input: The input, any JSON value. The keys of a dict are sent at the root of the body, any other value as ``input``.
                 It may contain files that are open for reading in binary mode.
             timeout: Seconds of wall-clock time for the whole call, ``None`` for no limit; by default the client's. With ``stream`` it
-                bounds the wait for the answer, and then each silence.
+                bounds the wait for the response, and then each silence.
             stream: Request a stream, and read it to its end. :meth:`stream_workflow` yields its events as they arrive.
             selected_outputs: Outputs to stream, each as ``"blockName.attribute"``.
             async_execution: Queue the run and return at once; :meth:`wait_for_job` waits for it.
@@ -192,7 +204,7 @@ class RecallClient:
             RecallConnectionError: The connection failed (``CONNECTION_ERROR``; in a stream ``STREAM_INTERRUPTED``).
             ServerError: The server failed (its code, else ``SERVER_ERROR``).
             RedirectError: The server redirects to a place that is not safe to follow (``REDIRECT_REFUSED``).
-            InvalidResponseError: The answer can't be read (``INVALID_RESPONSE``).
+            InvalidResponseError: The response can't be read (``INVALID_RESPONSE``).
             RecallError: The base of all of these; ``may_have_executed`` says whether the workflow may have run.
 
         Example:
@@ -201,8 +213,8 @@ class RecallClient:
 
         See the reference page, "execute_workflow()".
         """
-        call = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
-        return self._execute(call, self._seconds(timeout))[0]
+        request = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
+        return self._execute(request, self._seconds(timeout))
 
     @overload
     def execute_with_retry(
@@ -314,9 +326,9 @@ class RecallClient:
         See the reference page, "execute_with_retry()".
         """
         backoff = Backoff(max_retries, initial_delay, max_delay, backoff_multiplier)
-        call = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
-        attempt = partial(self._execute, call, self._seconds(timeout))
-        return call_with_retry(attempt, backoff, sleep=time.sleep, random=random.random)[0]
+        request = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
+        attempt = partial(self._execute, request, self._seconds(timeout))
+        return call_with_retry(attempt, backoff, sleep=time.sleep, random=random.random)
 
     def stream_workflow(
         self,
@@ -331,7 +343,7 @@ class RecallClient:
         Args:
             workflow_id: As for :meth:`execute_workflow`.
             input: As for :meth:`execute_workflow`.
-            timeout: Seconds until the answer begins, and then for each silence between bytes; ``None`` for no limit.
+            timeout: Seconds until the response begins, and then for each silence between bytes; ``None`` for no limit.
             selected_outputs: Outputs to stream, each as ``"blockName.attribute"``. Only these are streamed.
 
         Returns:
@@ -347,13 +359,8 @@ class RecallClient:
             ...         print(piece, end="")
             One, two
         """
-        call = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
-
-        def read(response: OpenResponse, api_key: str) -> WorkflowStream:
-            whole = None if response.is_event_stream else _decoding.execution_of_stream(response.read())
-            return WorkflowStream(response, api_key, whole)
-
-        return self._send(call, read, self._seconds(timeout))[0]
+        request = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
+        return open_stream(self._open(request, self._seconds(timeout)))
 
     @overload
     def execute_batch(
@@ -442,13 +449,11 @@ class RecallClient:
             0 {'content': 'Hello Ada'}
             1 {'content': 'Hello Alan'}
         """
-        from recall_sdk._batch import Batch  # noqa: PLC0415 -- it would make each import of the package slower
-
-        _requests.check_flags(async_execution=async_execution)
+        check_flags(async_execution=async_execution)
         return Batch(
             items,
             partial(self._execution, asynchronous=async_execution),
-            partial(self._execute, timeout=self._seconds(timeout)),
+            partial(self._attempt, timeout=self._seconds(timeout)),
             partial(self._ask_limits, asynchronous=async_execution),
             max_workers=max_workers,
             executor=executor,
@@ -477,7 +482,8 @@ class RecallClient:
 
         See the reference page, "get_workflow_status()".
         """
-        return self._ask(_requests.workflow_status(workflow_id), _decoding.workflow_status)
+        with self._open(_requests.workflow_status(workflow_id), self._timeout) as response:
+            return _decoding.workflow_status(response)
 
     def validate_workflow(self, workflow_id: str) -> bool:
         """Return whether a workflow exists and is deployed.
@@ -526,7 +532,8 @@ class RecallClient:
 
         See the reference page, "get_job_status()".
         """
-        return self._ask(_requests.job_status(task_id), _decoding.job_status)
+        with self._open(_requests.job_status(task_id), self._timeout) as response:
+            return _decoding.job_status(response)
 
     def wait_for_job(
         self,
@@ -561,20 +568,16 @@ class RecallClient:
             >>> client.wait_for_job(job, poll_interval=0.1)["output"]
             {'content': 'Hello Ada'}
         """
-        task_id = job.task_id if isinstance(job, AsyncExecutionResult) else job
-        if not isinstance(task_id, str):
-            raise TypeError(
-                f"job must be an AsyncExecutionResult or a task id, not {type(job).__name__}: "
-                "execute_workflow(..., async_execution=True) returns one"
-            )
+        task_id = check_job(job)
         if on_update is not None and not callable(on_update):
             raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
-        call = _requests.job_status(task_id)
+        request = _requests.job_status(task_id)
         api_key = self.api_key
         try:
             return wait_for_job(
-                partial(self._poll, call),
+                partial(self._poll, request),
                 task_id,
+                accepted=isinstance(job, AsyncExecutionResult),
                 timeout=check_timeout(timeout),
                 poll_interval=poll_interval,
                 max_poll_interval=max_poll_interval,
@@ -587,10 +590,10 @@ class RecallClient:
             raise
 
     def get_rate_limit_info(self) -> Optional[RateLimitInfo]:
-        """Return the rate limit reported in the last answer. Nothing is sent.
+        """Return the rate limit reported in the latest response. Nothing is sent.
 
         Returns:
-            The last reported limit, or ``None`` if no answer has reported one.
+            The last reported limit, or ``None`` if no response has reported one.
 
         Example:
             >>> client.get_rate_limit_info() is None
@@ -615,12 +618,13 @@ class RecallClient:
 
         See the reference page, "get_usage_limits()".
         """
-        return self._ask(_requests.usage_limits(), _decoding.usage_limits)
+        with self._open(_requests.usage_limits(), self._timeout) as response:
+            return _decoding.usage_limits(response)
 
     # ------------------------------------------------------------------------------------------------ the client itself
 
     def set_api_key(self, api_key: str) -> None:
-        """Use another key for all later calls. Drops the cookies that the server set for the former key.
+        """Use another key for all later calls.
 
         Args:
             api_key: The key.
@@ -633,7 +637,6 @@ class RecallClient:
             >>> client.set_api_key("another-key")
         """
         self._change(api_key=check_api_key(api_key))
-        self._transport.forget_cookies()
 
     def set_base_url(self, base_url: str) -> None:
         """Use another server for all later calls.
@@ -658,18 +661,31 @@ class RecallClient:
         """
         self._transport.close()
 
-    def __enter__(self) -> RecallClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __getstate__(self) -> Dict[str, Any]:
         if not self._transport.owns_session:
             raise TypeError("a client with its own session can't be pickled or copied: create one from the same arguments instead")
-        return _revive, (type(self), self._target.settings, self._timeout, _this_process(), _own_attributes(self))
+        attributes = {name: value for name, value in vars(self).items() if name not in _INTERNAL}  # of a subclass or a user
+        return {"settings": self._target.settings, "timeout": self._timeout, "process": _this_process(), "attributes": attributes}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        for name, value in state["attributes"].items():
+            setattr(self, name, value)
+        self._timeout = state["timeout"]
+        self._transport = Transport(None) if state["process"] == _this_process() else _shared_transport(state["settings"])
+        self._start(state["settings"])
 
     # ------------------------------------------------------------------------------------------------------------ inside
+
+    def _start(self, settings: Settings) -> None:
+        self._target = self._transport.target(settings)
+        self._lock = threading.Lock()
+        self._rate_limit: Optional[RateLimitInfo] = None
 
     def _seconds(self, timeout: _Timeout) -> Optional[float]:
         return self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
@@ -693,57 +709,47 @@ class RecallClient:
             without_key(error, self.api_key)
             raise
 
-    def _send(self, call: Request, read: Callable[[OpenResponse, str], _T], timeout: Optional[float]) -> Tuple[_T, Optional[RateLimitInfo]]:
-        """Send a call once; return what ``read`` makes of the answer and the key, and the rate limit reported in this answer."""
-        target = self._target  # with the key that is sent, even if another one is set meanwhile
+    def _open(self, request: Request, timeout: Optional[float]) -> Response:
+        """Send a request once and return its response, if that is a 2xx; note the rate limit that it reports."""
+        response = self._transport.open(request, self._target, timeout)
+        self._rate_limit = rate_limit_info(response) or self._rate_limit
+        if not 200 <= response.status < 300:
+            with response:
+                error = error_of(response)
+                self._rate_limit = getattr(error, "rate_limit", None) or self._rate_limit
+                raise error
+        return response
+
+    def _execute(self, request: Request, timeout: Optional[float]) -> Result:
+        with self._open(request, timeout) as response:
+            return read_execution(response)
+
+    def _attempt(self, request: Request, timeout: Optional[float]) -> Tuple[Result, Optional[Level]]:
+        """Make an attempt for a batch; return its result, and what the response says about the rate limit."""
+        with self._open(request, timeout) as response:
+            return read_execution(response), reported_level(response)
+
+    def _ask_limits(self, *, asynchronous: bool) -> Optional[Level]:
+        """Return the rate limit that the server reports on request; ``None`` if it does not say."""
         try:
-            response = self._transport.open(call, target, timeout)
-            rate_limit = _decoding.rate_limit(response.head)
-            self._rate_limit = rate_limit or self._rate_limit
-            return read(response, target.settings.api_key), rate_limit
-        except RecallError as error:
-            if isinstance(error, RateLimitError):
-                self._rate_limit = error.rate_limit or self._rate_limit
-            without_key(error, target.settings.api_key)
-            raise
-
-    def _execute(self, call: Request, timeout: Optional[float]) -> Tuple[Result, Optional[RateLimitInfo]]:
-        return self._send(call, _read_execution, timeout)
-
-    def _ask(self, call: Request, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
-        return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
-
-    def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
-        """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
-        try:
-            return self._ask(_requests.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+            with self._open(_requests.usage_limits(), MAX_ASKING) as response:
+                return usage_level(response, asynchronous=asynchronous)
         except Exception:  # noqa: BLE001 -- a hook of the user's session may raise anything
             return None
 
-    def _poll(self, call: Request, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
+    def _poll(self, request: Request, remaining: Optional[float]) -> Tuple[Dict[str, Any], Optional[float]]:
         """Return a job's state and the server's retry-after, within the remaining seconds."""
         timeout = remaining if self._timeout is None else self._timeout if remaining is None else min(remaining, self._timeout)
-        return self._ask(call, lambda answer: (_decoding.job_status(answer), answer.retry_after), timeout)
-
-
-def _read_execution(response: OpenResponse, api_key: str) -> Result:
-    call = response.head.call
-    if not response.is_event_stream:
-        result = _decoding.execution(response.read())
-        return StreamedExecutionResult(**vars(result)) if call.stream and isinstance(result, WorkflowExecutionResult) else result
-    if call.asynchronous:
-        response.close()
-        raise _decoding.unreadable(response.head, "is a stream, and has no task id")
-    return WorkflowStream(response, api_key).result
+        with self._open(request, timeout) as response:
+            return _decoding.job_status(response), retry_after(response)
 
 
 _INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit", "_lock")
 
-MAX_REVIVED = 32
-"""Maximum number of clients that a worker process keeps. Code that still uses a dropped one is not affected."""
+MAX_SHARED = 32
+"""Maximum number of transports that a worker process keeps for the clients that arrive in it."""
 
-_revived: Dict[Tuple[Any, ...], RecallClient] = {}
-_RUN_ID = os.urandom(8).hex()
+_RUN_ID = uuid4().hex
 
 
 def _this_process() -> Tuple[str, int]:
@@ -751,29 +757,7 @@ def _this_process() -> Tuple[str, int]:
     return _RUN_ID, os.getpid()
 
 
-def _own_attributes(client: RecallClient) -> Dict[str, Any]:
-    """Return the attributes that a subclass or a user has set on a client."""
-    return {name: value for name, value in vars(client).items() if name not in _INTERNAL}
-
-
-def _revive(
-    kind: type[RecallClient], settings: Settings, timeout: Optional[float], origin: Tuple[str, int], attributes: Dict[str, Any]
-) -> RecallClient:  # not a method: cloudpickle, which Ray and loky use, pickles a module's function by its name
-    """Make a copy: in the same process a new client, in a worker process one for all equal ones, so that connections are reused."""
-    if origin == _this_process():
-        return _copy(kind, settings, timeout, attributes)
-    key = (kind, settings, timeout)
-    client = _revived.get(key) or _revived.setdefault(key, _copy(kind, settings, timeout, attributes))
-    # The settings of the existing client may have been changed.
-    if (client.api_key, client.base_url, _own_attributes(client)) != (*settings, attributes):
-        client = _revived[key] = _copy(kind, settings, timeout, attributes)
-    for oldest in list(_revived)[:-MAX_REVIVED]:
-        _revived.pop(oldest, None)
-    return client
-
-
-def _copy(kind: type[RecallClient], settings: Settings, timeout: Optional[float], attributes: Dict[str, Any]) -> RecallClient:
-    client = kind.__new__(kind)  # a subclass may have a constructor with other arguments
-    RecallClient.__init__(client, *settings, timeout=timeout)
-    vars(client).update(attributes)
-    return client
+@lru_cache(maxsize=MAX_SHARED)
+def _shared_transport(_settings: Settings) -> Transport:
+    """Return the transport of all clients that arrive in this worker process with these settings."""
+    return Transport(None)

@@ -173,7 +173,7 @@ class InvalidRequestError(RecallError, ValueError):
         ...     client.execute_workflow("greet", {"name": {"Ada", "Alan"}})
         ... except InvalidRequestError as error:
         ...     print(error)
-        input.name: set is not JSON serializable
+        input.name: set is not JSON serializable; use list()
     """
 
     _code = "INVALID_REQUEST"

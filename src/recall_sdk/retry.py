@@ -6,11 +6,9 @@ Only a 429 is retried, because only a 429 proves that the workflow did not start
 from __future__ import annotations
 
 import logging
-import math
-import re
-from email.utils import mktime_tz, parsedate_tz
 from typing import Callable, Optional, TypeVar
 
+from recall_sdk._arguments import check_count, check_number
 from recall_sdk.errors import RateLimitError
 
 __all__ = ["MAX_RETRY_AFTER", "Backoff", "call_with_retry"]
@@ -20,9 +18,6 @@ MAX_RETRY_AFTER = 3600.0
 
 MAX_SLEEP = 2_000_000.0
 """Seconds (23 days): about the longest time that every platform can sleep."""
-
-FIRST_MOMENT = 1e9
-"""Seconds. A larger number is a time in seconds since the epoch (September 2001 or later); a smaller one is a duration."""
 
 JITTER = 0.25
 """Maximum change of a delay, as a fraction, so that clients that failed together do not retry together."""
@@ -55,10 +50,10 @@ class Backoff:
     __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
 
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
-        self.max_retries: int = checked_count("max_retries", max_retries, least=0)
-        self.initial_delay: float = checked_number("initial_delay", initial_delay, least=0)
-        self.max_delay: float = min(checked_number("max_delay", max_delay, least=0), MAX_SLEEP)
-        self.multiplier: float = checked_number("backoff_multiplier", multiplier, least=1)
+        self.max_retries: int = check_count("max_retries", max_retries, least=0)
+        self.initial_delay: float = check_number("initial_delay", initial_delay, least=0)
+        self.max_delay: float = min(check_number("max_delay", max_delay, least=0), MAX_SLEEP)
+        self.multiplier: float = check_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
         """Return the delay before a retry.
@@ -147,67 +142,3 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         retry += 1
         _log.info("rate limited: retry %d of %d in %.2f s", retry, backoff.max_retries, wait)
         sleep(wait)
-
-
-def parse_retry_after(value: str, now: float) -> Optional[float]:
-    """Read a ``Retry-After`` header (RFC 9110, section 10.2.3): seconds, with an optional fraction, or an HTTP date.
-
-    urllib3's own reading returns at most six hours, and no fractions. Some servers send a time in seconds since the epoch.
-
-    Args:
-        value: The header's value; of several, joined by commas, the first counts.
-        now: The server's time, in seconds since the epoch.
-
-    Returns:
-        Seconds from now, 0 or more; ``None`` if the value is neither.
-    """
-    number = re.match(r"\s*([0-9]{1,12}(\.[0-9]{1,12})?)\s*(,|$)", value)
-    if number:
-        seconds = float(number[1])
-        return seconds if seconds < FIRST_MOMENT else max(0.0, seconds - now)
-    date = _http_date(value)
-    return None if date is None else max(0.0, date - now)
-
-
-def clock_offset(date: Optional[str], now: float) -> float:
-    """Return the difference between the server's clock and this machine's.
-
-    Args:
-        date: The ``Date`` header of an answer that has just arrived (RFC 9110, section 6.6.1), or ``None``.
-        now: This machine's time, in seconds since the epoch.
-
-    Returns:
-        Seconds by which the server's clock is ahead, negative if it is behind; 0 without a readable date.
-    """
-    server = None if date is None else _http_date(date)
-    return 0.0 if server is None else server - now
-
-
-def _http_date(value: str) -> Optional[float]:
-    try:
-        date = parsedate_tz(value)
-        return None if date is None else mktime_tz((*date[:9], date[9] or 0))  # without a zone it is GMT
-    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
-        return None
-
-
-def checked_count(name: str, value: int, *, least: int) -> int:
-    """Return an integer argument, or raise the error that says what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def checked_number(name: str, value: float, *, least: float) -> float:
-    """Return a number argument as a float, or raise the error that says what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not (math.isfinite(number) and number >= least):
-        raise ValueError(f"{name} must be a finite number of {least} or more, not {value}")
-    return number

@@ -1,8 +1,11 @@
 """Server-sent events: a decoder that follows the WHATWG HTML standard, section 9.2 "Server-sent events"."""
 
-from typing import Iterable, Iterator, List, NamedTuple, Optional
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 __all__ = ["ServerSentEvent", "iter_events"]
+
+MAX_EVENT_SIZE = 1024**3
+"""Bytes of one event that are kept while its end has not arrived: 1 GiB."""
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = (b"\n", b"\r")
@@ -40,79 +43,112 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     Returns:
         An iterator of events.
 
+    Raises:
+        ValueError: While iterating, an event is longer than 1 GiB.
+
     Example:
         >>> [event.data for event in iter_events([b"data: on", b"e\n\ndata: two\r", b"\n\r\n"])]
         ['one', 'two']
 
     See https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
-    data: List[bytes] = []
-    event = last_id = ""
-    retry = None
-    for lines in _complete_lines(chunks):
-        for line in lines:
-            if line[:6] == b"data: ":  # nearly every line
-                data.append(line[6:])
-            elif line:
+    decoder = EventDecoder()
+    for chunk in chunks:
+        for event in decoder.feed(chunk):
+            yield ServerSentEvent(*event)
+
+
+class EventDecoder:
+    """Decodes an event stream whose chunks are passed in as they arrive.
+
+    Args:
+        max_size: Maximum bytes of one event that are kept while its end has not arrived.
+    """
+
+    def __init__(self, max_size: int = MAX_EVENT_SIZE) -> None:
+        self._max_size = max_size
+        self._start: Optional[bytes] = b""  # what may be the start of a byte order mark
+        self._line = bytearray()  # the start of a line whose end has not arrived
+        self._after_cr = False
+        self._data = bytearray()  # lines, each with a newline
+        self._event = self._id = ""
+        self._retry: Optional[int] = None
+        self._is_between_events = False
+
+    def feed(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
+        """Return the fields of the events that a chunk completes: type, data, last id and retry.
+
+        Raises:
+            ValueError: An event is longer than the maximum.
+        """
+        if self._is_between_events and chunk[:6] == b"data: " and chunk.endswith(b"\n\n"):  # nearly always: whole events of one line
+            return self._decode_whole(chunk)
+        first = 0 if self._is_between_events else chunk.find(b"\n\n") + 2
+        last = chunk.rfind(b"\n\n") + 2
+        if last - first < 2 or last - first == len(chunk):
+            return self._decode_lines(chunk)
+        # Only the two ends of the chunk belong to events that are split.
+        return self._decode_lines(chunk[:first]) + self.feed(chunk[first:last]) + self._decode_lines(chunk[last:])
+
+    def _decode_whole(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
+        try:
+            text = chunk[6:-2].decode()
+        except UnicodeDecodeError:
+            return self._decode_lines(chunk)
+        if "\n" not in text and "\r" not in text:
+            return [("message", text, self._id, None)]
+        datas = text.split("\n\ndata: ")
+        if "\r" in text or text.count("\n") != 2 * len(datas) - 2:
+            return self._decode_lines(chunk)
+        return [("message", data, self._id, None) for data in datas]
+
+    def _decode_lines(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
+        events: List[Tuple[str, str, str, Optional[int]]] = []
+        data = self._data
+        for line in self._complete_lines(chunk):
+            if line:
                 name, _, value = line.partition(b":")
                 if value[:1] == b" ":
                     value = value[1:]
                 if name == b"data":
-                    data.append(value)
+                    data += value
+                    data += b"\n"
                 elif name == b"event":
-                    event = _text(value)
+                    self._event = _text(value)
                 elif name == b"id" and b"\0" not in value:
-                    last_id = _text(value)
+                    self._id = _text(value)
                 elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
-                    retry = int(value)
+                    self._retry = int(value)
             else:
                 if data:
-                    yield ServerSentEvent(event or "message", _text(b"\n".join(data)), last_id, retry)
-                    data = []
-                event = ""
-                retry = None
+                    events.append((self._event or "message", _text(data[:-1]), self._id, self._retry))
+                    data.clear()
+                self._event = ""
+                self._retry = None
+        if len(self._line) + len(data) + len(self._event) + len(self._id) > self._max_size:
+            raise ValueError(f"an event of the stream is longer than {self._max_size} bytes")
+        is_pending = self._line or self._after_cr or data or self._event or self._retry is not None
+        self._is_between_events = self._start is None and not is_pending
+        return events
+
+    def _complete_lines(self, chunk: bytes) -> List[bytes]:
+        """Return the lines that a chunk completes."""
+        if self._start is not None:
+            chunk = self._start + chunk
+            self._start = chunk if len(chunk) < len(_BOM) and _BOM.startswith(chunk) else None
+            chunk = b"" if self._start is not None else chunk[len(_BOM) :] if chunk.startswith(_BOM) else chunk
+        if not chunk:
+            return []
+        rest = chunk[1:] if self._after_cr and chunk[:1] == b"\n" else chunk  # a CRLF may be split
+        self._after_cr = chunk[-1:] == b"\r"
+        lines = rest.splitlines()  # splits bytes only at LF, CR and CRLF, as the standard does
+        cut = [] if not lines or rest.endswith(_LINE_ENDS) else [lines.pop()]
+        if lines and self._line:
+            lines[0] = bytes(self._line + lines[0])
+            self._line.clear()
+        self._line += b"".join(cut)
+        return lines
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
-
-
-def _complete_lines(chunks: Iterable[bytes]) -> Iterator[List[bytes]]:
-    """Yield for each chunk the lines that it completes."""
-    started: List[bytes] = []  # pieces of a line whose end has not arrived yet
-    after_cr = False
-    for chunk in _without_bom(chunks):
-        if chunk[-1:] == b"\n" and not started and not after_cr:  # nearly always: whole lines, and nothing before them
-            yield chunk.splitlines()
-            continue
-        rest = chunk[1:] if after_cr and chunk[:1] == b"\n" else chunk  # a CRLF may be split
-        after_cr = chunk[-1:] == b"\r" if chunk else after_cr
-        lines = rest.splitlines()  # splits bytes only at LF, CR and CRLF, as the standard does
-        if not lines:
-            continue
-        complete = rest.endswith(_LINE_ENDS)
-        if len(lines) == 1 and not complete:
-            started.append(rest)
-            continue
-        if started:
-            started.append(lines[0])
-            lines[0] = b"".join(started)
-            started = []
-        if not complete:
-            started = [lines.pop()]
-        yield lines
-
-
-def _without_bom(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Drop one byte order mark at the start."""
-    rest = iter(chunks)
-    head = b""
-    for chunk in rest:
-        head += chunk
-        if head[:3] == _BOM:
-            head = head[3:]
-            break
-        if not _BOM.startswith(head):
-            break
-    yield head
-    yield from rest

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from io import StringIO
-from typing import Any, Dict, Generator, Iterator, List, Optional, Tuple
+import re
+from array import array
+from collections import deque
+from contextlib import ExitStack, suppress
+from itertools import chain
+from threading import Lock, RLock
+from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
+
+from typing_extensions import Self
 
 from recall_sdk import _decoding
-from recall_sdk._redaction import without_key
-from recall_sdk._transport import OpenResponse
-from recall_sdk.errors import RecallConnectionError, RecallError, RecallTimeoutError, StreamInterruptedError
-from recall_sdk.models import StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
-from recall_sdk.sse import iter_events
+from recall_sdk._bodies import envelope
+from recall_sdk._response import Response
+from recall_sdk._stream_events import stream_end, stream_event, stream_failure
+from recall_sdk.errors import (
+    ExecutionError,
+    InvalidResponseError,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    StreamInterruptedError,
+    build_error,
+    one_line,
+)
+from recall_sdk.models import Result, StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
+from recall_sdk.sse import EventDecoder
 
 __all__ = ["WorkflowStream"]
 
 LINGER = 0.1
-"""Seconds to wait, after the result has arrived, for the end of the answer: only then can its connection be reused."""
+"""Seconds to wait, after the result has arrived, for the end of the response: only then can its connection be reused."""
+
+_Self = TypeVar("_Self", bound="WorkflowStream")
 
 
 class WorkflowStream:
@@ -27,7 +46,8 @@ class WorkflowStream:
     Raises:
         ExecutionError: While iterating, the workflow failed (``EXECUTION_ERROR``); ``result`` holds the text so far.
         RecallTimeoutError: The server was silent for longer than the call's timeout (``TIMEOUT``); ``partial`` holds what arrived.
-        StreamInterruptedError: The stream was cut before its end (``STREAM_INTERRUPTED``); ``partial`` holds what arrived.
+        StreamInterruptedError: The stream was cut, or closed here, before its end (``STREAM_INTERRUPTED``); ``partial`` holds what arrived.
+        RecallError: The stream is iterated over again after its end.
 
     Example:
         >>> with client.stream_workflow("count", selected_outputs=["agent1.content"]) as stream:
@@ -38,24 +58,44 @@ class WorkflowStream:
         done
     """
 
-    def __init__(self, response: OpenResponse, api_key: str, result: Optional[WorkflowExecutionResult] = None) -> None:
+    def __init__(self, response: Response, result: Optional[WorkflowExecutionResult] = None) -> None:
         self._response = response
-        self._progress = _Progress(result)
-        self._events = _events(response, self._progress, api_key)
+        self._decoder = EventDecoder()
+        self._text = _Text()
+        self._ready: Deque[StreamEvent] = deque()  # events that arrived, and that the reader has not taken yet
+        self._has_begun = False
+        self._end = result
+        self._result: Optional[StreamedExecutionResult] = None
+        self._error: Optional[RecallError] = None
+        self._is_exhausted = False
+        self._is_closed = False
+        self._is_released = False
+        self._reading = Lock()  # held by the thread that receives
+        self._releasing = RLock()  # no thread may abort a connection while another one returns it to the pool
+        if response.request.stream and result is None:
+            response.set_live()
 
-    def __iter__(self) -> Iterator[StreamEvent]:
-        if self._progress.error is not None:
-            raise self._progress.error  # so that a second iteration does not treat the cut stream as complete
-        return self._events
+    def __iter__(self) -> Self:
+        if self._is_exhausted:
+            message = "the stream was already read to its end, and its events arrive only once: use result"
+            raise build_error(RecallError, message, may_have_executed=True)
+        if self._error is not None and not self._ready:
+            raise self._error
+        return self
 
     def __next__(self) -> StreamEvent:
-        return next(self._events)
+        if not self._ready or self._is_closed:
+            self._fill()
+        return self._ready.popleft()
 
-    def __enter__(self) -> WorkflowStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self._release()
 
     def text(self) -> Iterator[str]:
         """Return an iterator of the text only.
@@ -72,7 +112,11 @@ class WorkflowStream:
             One, two
         """
         events = iter(self)
-        return (event.chunk for event in events if event.chunk)
+        return chain((event.chunk for event in events if event.chunk), self._unpaired())
+
+    def _unpaired(self) -> Iterator[str]:
+        if self._text.unpaired:
+            yield self._text.unpaired
 
     @property
     def result(self) -> StreamedExecutionResult:
@@ -87,12 +131,16 @@ class WorkflowStream:
             ...     stream.result.text
             'One, two'
         """
-        for _ in self._events:
-            pass
-        return self._progress.result()
+        if self._result is None:
+            with suppress(StopIteration):
+                while True:
+                    next(self)
+            self._result = self._snapshot()
+            self._text = _Text()  # a long text is kept once, not twice
+        return self._result
 
     def close(self) -> None:
-        """Close the stream and its connection. After the end, this does nothing.
+        """Close the stream and its connection. After the end, this does nothing. Any thread may call it at any time.
 
         Example:
             >>> stream = client.stream_workflow("count")
@@ -100,126 +148,278 @@ class WorkflowStream:
             'One'
             >>> stream.close()
         """
+        self._is_closed = True
+        if self._reading.acquire(blocking=False):
+            try:
+                self._release()
+            finally:
+                self._reading.release()
+        else:  # a thread is receiving, and the connection must not be closed under it
+            with self._releasing:
+                if not self._is_released:
+                    self._response.abort()
+
+    def _release(self) -> None:
+        with self._releasing:
+            if not self._is_released:
+                self._is_released = True
+                self._response.close()
+
+    def _fill(self) -> None:
+        """Receive until an event is ready. Raise the failure of the stream, or ``StopIteration`` at its end."""
+        self._reading.acquire()  # a third of the time of a with statement
         try:
-            self._events.close()
-        except ValueError:  # another thread is waiting for the next event, and ends when the connection does
-            self._progress.closed = True
-            self._response.abort()
-        else:
-            self._response.close()
+            while not self._ready or self._is_closed:
+                if self._error is not None:
+                    raise self._error
+                if self._end is not None and not self._ready:
+                    self._finish()
+                    raise StopIteration
+                try:
+                    self._receive()
+                except RecallError as error:
+                    self._fail(error)
+                except BaseException:  # such as KeyboardInterrupt
+                    self._release()
+                    raise
+        finally:
+            self._reading.release()
+        if self._is_closed:
+            self.close()  # another thread closed it meanwhile, and could not close the connection
 
+    def _receive(self) -> None:
+        """Receive once, and decode the events that are complete."""
+        if self._is_closed:
+            raise self._interrupted("it was closed here")
+        if not self._has_begun:
+            self._has_begun = True
+            if not _is_stream(self._response):
+                self._end = self._read_whole()
+                return
+        piece = self._response.receive()
+        if not piece:
+            raise self._interrupted("the server closed it")
+        try:
+            arrived = self._decoder.feed(piece)
+        except ValueError as error:
+            raise build_error(InvalidResponseError, f"the stream can't be read: {error}", may_have_executed=True) from error
+        for name, data, _, _ in arrived:
+            event = stream_event(name, data)
+            if event is None or event.type == "done":
+                self._end = stream_end(event)
+                self._text.end()
+                if event is not None:
+                    self._ready.append(event)
+                break
+            if event.type == "chunk":
+                event.chunk = self._text.add(event.block_id, event.chunk)
+            elif event.type == "chunk_reset":
+                self._text.reset(event.block_id)
+            elif event.type == "error":
+                raise stream_failure(event, self._snapshot())
+            self._ready.append(event)
 
-class _Progress:
-    """The part of a stream that has arrived."""
+    def _read_whole(self) -> WorkflowExecutionResult:
+        """Read a body that is not a stream, although the server calls it one."""
+        event = stream_event("message", self._response.read().decode("utf-8-sig", "replace"))
+        if event is not None and event.type == "error" and envelope(event.data) is None:
+            raise stream_failure(event, self._snapshot())
+        return _decoding.execution_of_stream(self._response)
 
-    def __init__(self, end: Optional[WorkflowExecutionResult]) -> None:
-        self.text = StringIO()
-        self.turns: List[Tuple[Optional[str], int]] = []
-        """Block ids, each with the position in the text where its turn begins."""
-        self.end = end
-        self.whole: Optional[StreamedExecutionResult] = None
-        self.error: Optional[RecallError] = None
-        self.closed = False
+    def _finish(self) -> None:
+        """Wait for the end of the response, so that its connection can be reused."""
+        if not self._is_released:
+            with suppress(RecallError):  # the result is complete
+                self._response.set_deadline(LINGER)
+                while self._response.receive():
+                    pass
+            self._release()
+        self._is_exhausted = True
 
-    @property
-    def unfinished(self) -> bool:
-        return self.end is None and not self.closed
+    def _fail(self, error: RecallError) -> None:
+        """Close the connection, and keep the error for the reader."""
+        if self._is_closed and not isinstance(error, ExecutionError):
+            error = self._interrupted("it was closed here")
+        elif isinstance(error, RecallTimeoutError):
+            error.partial = self._snapshot()
+        elif isinstance(error, RecallConnectionError) and not isinstance(error, StreamInterruptedError):
+            error = self._interrupted(str(error), error.__cause__ or error)
+        request_id = self._response.headers.get("X-Request-Id")
+        error.request_id = request_id and one_line(request_id)
+        self._error = error
+        with suppress(RecallError), self._releasing, self._response:  # which masks the key
+            self._is_released = True
+            raise error
 
-    def snapshot(self) -> StreamedExecutionResult:
-        pieces: Dict[str, List[str]] = {}
-        for block_id, text in self._pieces():
-            if block_id is not None:
-                pieces.setdefault(block_id, []).append(text)
-        by_block = {block_id: "".join(parts) for block_id, parts in pieces.items()}
-        end = self.end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
-        facts: Dict[str, Any] = {**vars(end), "text": self.text.getvalue(), "text_by_block": by_block}
-        return StreamedExecutionResult(**facts)
-
-    def _pieces(self) -> List[Tuple[Optional[str], str]]:
-        text = self.text.getvalue()
-        stops = [start for _, start in self.turns[1:]] + [len(text)]
-        return [(block_id, text[start:stop]) for (block_id, start), stop in zip(self.turns, stops)]
-
-    def reset(self, block_id: Optional[str]) -> None:
-        """Drop the text of a block."""
-        kept = [(block, text) for block, text in self._pieces() if block != block_id]
-        self.text.seek(0)
-        self.text.truncate()
-        self.turns.clear()
-        for block, text in kept:
-            self.turns.append((block, self.text.tell()))
-            self.text.write(text)
-
-    def result(self) -> StreamedExecutionResult:
-        if self.end is not None:
-            if self.whole is None:
-                self.whole = self.snapshot()
-                self.text, self.turns = StringIO(), []  # a long text is kept once, not twice
-            return self.whole
-        if self.error is not None:
-            raise self.error
-        raise self.interrupted("it was closed here")
-
-    def interrupted(self, reason: str) -> StreamInterruptedError:
-        partial = self.snapshot()
-        error = StreamInterruptedError(
+    def _interrupted(self, reason: str, cause: Optional[BaseException] = None) -> StreamInterruptedError:
+        partial = self._snapshot()
+        message = (
             f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
-            f"the {len(partial.text)} characters that arrived are in partial",
-            "STREAM_INTERRUPTED",
+            f"the {len(partial.text)} characters that arrived are in partial"
         )
+        error = build_error(StreamInterruptedError, message, may_have_executed=True)
         error.partial = partial
-        error.may_have_executed = True
+        error.__cause__ = cause
         return error
 
+    def _snapshot(self) -> StreamedExecutionResult:
+        end = self._end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
+        text, by_block = self._text.snapshot()
+        facts: Dict[str, Any] = {**vars(end), "text": text, "text_by_block": by_block}
+        return StreamedExecutionResult(**facts)
 
-def _events(response: OpenResponse, progress: _Progress, api_key: str) -> Generator[StreamEvent, None, None]:
-    # Does not refer to the WorkflowStream, so that one without references is collected at once, with its connection.
-    if not progress.unfinished:  # the server sent the result as a whole
-        return
+
+class _Text:
+    """The text of a stream: in memory little more than its bytes, and in time linear in them, whatever is retracted.
+
+    Attributes:
+        unpaired: What stands at the end for halves of characters whose other half did not arrive.
+    """
+
+    def __init__(self) -> None:
+        self.unpaired = ""
+        self._bytes = bytearray()  # in UTF-8
+        self._turns = array("I")  # for each turn of a block, the block's number
+        self._starts = array("Q")  # for each turn, its position in the bytes
+        self._numbers: Dict[Optional[str], int] = {}
+        self._first_turns: Dict[int, int] = {}  # for each block with retracted text, its first turn that is valid
+        self._halves: Dict[Optional[str], str] = {}  # for each block, the half of a character that waits for the other half
+        self._block_id: object = _NO_BLOCK  # that of the current turn
+        self._next_drop = MIN_DROP
+
+    def add(self, block_id: Optional[str], chunk: str) -> str:
+        """Add a chunk, and return it without halves of characters: one at its end is kept for the block's next chunk."""
+        if block_id != self._block_id:
+            self._block_id = block_id
+            self._turns.append(self._numbers.setdefault(block_id, len(self._numbers)))
+            self._starts.append(len(self._bytes))
+        if self._halves:
+            chunk = self._halves.pop(block_id, "") + chunk
+        try:
+            self._bytes += chunk.encode()
+        except UnicodeEncodeError:
+            if "\ud800" <= chunk[-1] <= "\udbff":
+                self._halves[block_id], chunk = chunk[-1], chunk[:-1]
+            chunk = chunk.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            self._bytes += chunk.encode()
+        return chunk
+
+    def reset(self, block_id: Optional[str]) -> None:
+        """Retract the text of a block."""
+        self._halves.pop(block_id, None)
+        self._block_id = _NO_BLOCK
+        if block_id in self._numbers:
+            self._first_turns[self._numbers[block_id]] = len(self._turns)
+        if len(self._bytes) + len(self._turns) > self._next_drop:
+            self._drop_retracted()
+            self._next_drop = 2 * (len(self._bytes) + len(self._turns)) + MIN_DROP
+
+    def end(self) -> None:
+        """Add U+FFFD for each half of a character that still waits for the other half."""
+        for block_id in list(self._halves):
+            del self._halves[block_id]
+            self.unpaired += self.add(block_id, "\ufffd")
+
+    def snapshot(self) -> Tuple[str, Dict[str, str]]:
+        """Return the whole text, and that of each block."""
+        self.end()
+        self._drop_retracted()
+        pieces: Dict[int, bytearray] = {}
+        for number, piece in self._valid_turns():
+            pieces.setdefault(number, bytearray()).extend(piece)
+        block_ids = list(self._numbers)
+        by_block = {
+            block_id: pieces[number].decode() for number, block_id in enumerate(block_ids) if number in pieces and block_id is not None
+        }
+        return self._bytes.decode(), by_block
+
+    def _valid_turns(self) -> Iterator[Tuple[int, bytearray]]:
+        stops = self._starts[1:]
+        stops.append(len(self._bytes))
+        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, stops)):
+            if turn >= self._first_turns.get(number, 0):
+                yield number, self._bytes[start:stop]
+
+    def _drop_retracted(self) -> None:
+        if not self._first_turns:
+            return
+        kept, turns, starts = bytearray(), array("I"), array("Q")
+        for number, piece in self._valid_turns():
+            turns.append(number)
+            starts.append(len(kept))
+            kept += piece
+        self._bytes, self._turns, self._starts, self._first_turns = kept, turns, starts, {}
+
+
+_NO_BLOCK = object()
+
+MIN_DROP = 64 * 1024
+"""Bytes and turns that are kept at least before retracted text is dropped from memory."""
+
+
+# ------------------------------------------------------------------------------------------------ what a response holds
+
+_FIELD = re.compile(rb"(?:^|(?<=[\r\n]))(?:data|event|id|retry)?:")
+"""The start of a field or a comment of an event stream, at the start of a line."""
+
+_LONGEST_NAME = len("event")
+
+_BLANK = b"\xef\xbb\xbf\r\n"
+"""A byte order mark, and line ends."""
+
+_STARTS_OF_OTHERS = b'{["<'
+"""First bytes of JSON and of pages."""
+
+
+def open_stream(response: Response) -> WorkflowStream:
+    """Return the stream in a response; one with a result and no events if the server sent the result as a whole.
+
+    Raises:
+        RecallError: The response is neither.
+    """
+    if response.is_event_stream:
+        return WorkflowStream(response)
+    with ExitStack() as stack:
+        stack.enter_context(response)
+        if _is_stream(response):
+            stack.pop_all()
+            return WorkflowStream(response)
+        return WorkflowStream(response, _decoding.execution_of_stream(response))
+
+
+def read_execution(response: Response) -> Result:
+    """Read the response to an execution to its end, whether it is a stream or not."""
+    if response.is_event_stream and response.request.asynchronous:
+        raise build_error(
+            InvalidResponseError, "the response is a stream, and has no task id", may_have_executed=True, status=response.status
+        )
+    if response.is_event_stream or _is_stream(response):
+        return WorkflowStream(response).result
+    result = _decoding.execution(response)
+    return StreamedExecutionResult(**vars(result)) if response.request.stream and isinstance(result, WorkflowExecutionResult) else result
+
+
+def _is_stream(response: Response) -> bool:
+    """Receive until it is clear whether a body is an event stream.
+
+    What the server calls one may also begin with lines that the standard ignores.
+    """
+    if response.request.asynchronous or not 200 <= response.status < 300:
+        return False
+    is_named_so = response.is_event_stream
+    body = bytearray()
     try:
-        yield from _arriving(response, progress)
-        if progress.unfinished:
-            raise progress.interrupted("the server closed it")
-    except RecallError as error:
-        if progress.unfinished:
-            progress.error = without_key(_with_partial(error, progress), api_key)
-            progress.error.request_id = _decoding.request_id(response.head)
-            raise progress.error from error.__cause__
+        while True:
+            piece = response.receive()
+            start = max(len(body) - _LONGEST_NAME, 0)
+            body += piece if body else piece.lstrip(_BLANK)
+            if body and body[0] in _STARTS_OF_OTHERS:
+                return False
+            if _FIELD.search(body, start) if is_named_so else _FIELD.match(body):
+                return True
+            if not piece:
+                return is_named_so and not body
+            if len(body) > _LONGEST_NAME and not is_named_so:
+                return False
     finally:
-        response.close()
-
-
-def _arriving(response: OpenResponse, progress: _Progress) -> Iterator[StreamEvent]:
-    write, tell, turns = progress.text.write, progress.text.tell, progress.turns
-    turn: Optional[str] = ""
-    for name, data, _, _ in iter_events(response.iter_bytes()):
-        if progress.end is not None:
-            continue  # the result has arrived; ignore the rest
-        event = _decoding.stream_event(name, data)
-        if event is None or event.type == "done":
-            progress.end = _decoding.stream_end(event)
-            if event is not None:
-                yield event
-            response.set_deadline(LINGER)
-            continue
-        if event.type == "chunk":
-            if event.block_id != turn:
-                turn = event.block_id
-                turns.append((turn, tell()))
-            write(event.chunk)
-        elif event.type == "chunk_reset":
-            progress.reset(event.block_id)
-            turn = ""
-        elif event.type == "error":
-            raise _decoding.stream_failure(event, progress.snapshot())
-        yield event
-
-
-def _with_partial(error: RecallError, progress: _Progress) -> RecallError:
-    if isinstance(error, RecallTimeoutError):
-        error.partial = progress.snapshot()
-    elif isinstance(error, RecallConnectionError) and not isinstance(error, StreamInterruptedError):
-        interrupted = progress.interrupted(str(error))
-        interrupted.__cause__ = error.__cause__ or error
-        return interrupted
-    return error
+        response.unread(bytes(body))

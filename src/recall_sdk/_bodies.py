@@ -1,0 +1,156 @@
+"""Read what a body holds: JSON, text, an HTML page, an event stream, the envelope of a run, or a reason, in each form that servers use.
+
+Each function returns for any body, in time linear in its length. A field of another type than expected counts as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Dict, List, Optional, Union
+
+from recall_sdk.models import WorkflowExecutionResult
+
+OBJECT: Any = dict
+ARRAY: Any = list
+"""The containers of JSON as ``Any``, so that a type checker does not treat their contents as unknown."""
+
+
+# -------------------------------------------------------------------------------------------------------- small readers
+
+
+def json_or(text: Union[str, bytes], fallback: Any) -> Any:
+    """Parse JSON; return the fallback if that is not possible."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return fallback
+
+
+def as_number(value: object) -> Optional[float]:
+    """Return a finite number. Neither a bool is one, nor an integer that is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
+        return None
+    return value
+
+
+def as_str(value: object) -> Optional[str]:
+    """Return a text."""
+    return value if isinstance(value, str) else None
+
+
+def as_list(value: object) -> Optional[List[Any]]:
+    """Return a list."""
+    return value if isinstance(value, ARRAY) else None
+
+
+def as_dict(value: object) -> Dict[str, Any]:
+    """Return an object; an empty one instead of any other value."""
+    return value if isinstance(value, OBJECT) else {}
+
+
+# ------------------------------------------------------------------------------------------------------- kinds of bodies
+
+_PAGE = re.compile(
+    # Each character can be matched in one way only, so that the time is linear.
+    r"(?:[\s\x00\ufeff]|<!--(?:[^-]|-(?!->))*-->|<\?(?:[^?]|\?(?!>))*\?>)*"
+    r"<(?:!doctype\s+html|html|head|body|title|meta|script|style|center|div|p|h[1-6])\b",
+    re.IGNORECASE,
+)
+_PAGE_TYPES = ("text/html", "application/xhtml+xml")
+_START = 64 * 1024
+"""Characters in which the first tag of a page is searched."""
+
+_EVENT_STREAM = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:data|event|id|retry)?:")
+
+
+def is_html(text: str, content_type: str) -> bool:
+    """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag after comments and declarations."""
+    return content_type.partition(";")[0].strip().lower() in _PAGE_TYPES or _PAGE.match(text[:_START]) is not None
+
+
+def begins_as_event_stream(body: bytes) -> bool:
+    """Return whether the first line that is not blank is a field or a comment of an event stream."""
+    return _EVENT_STREAM.match(body) is not None
+
+
+# --------------------------------------------------------------------------------------------------------- the envelope
+
+NO_REASON = "the server gave no reason; the run may have been cancelled"
+
+
+def envelope(body: object) -> Optional[WorkflowExecutionResult]:
+    """Read the envelope around a workflow's output; return ``None`` if there is none and the body is the output."""
+    fields = as_dict(body)
+    success = fields.get("success")
+    is_envelope = isinstance(success, bool) and ("output" in fields or (not success and "error" in fields))
+    return enveloped(fields) if is_envelope else None
+
+
+def enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
+    """Read the fields of an envelope, of which ``success`` is a bool."""
+    metadata = as_dict(fields["metadata"]) if isinstance(fields.get("metadata"), OBJECT) else None
+    beside = {name: fields[name] for name in ("executionId", "status") if name in fields}
+    if is_paused(fields.get("output")):
+        beside.setdefault("status", "paused")
+    if beside:
+        metadata = {**(metadata or {}), **beside}
+    duration = as_number(fields.get("totalDuration"))
+    error = None if fields.get("error") is None else message_of(fields["error"])
+    return WorkflowExecutionResult(
+        success=fields["success"],
+        output=fields.get("output"),
+        error=error if error or fields["success"] else NO_REASON,
+        logs=as_list(fields.get("logs")),
+        metadata=metadata,
+        trace_spans=as_list(fields.get("traceSpans")),
+        total_duration=as_number(as_dict(metadata).get("duration")) if duration is None else duration,
+    )
+
+
+def is_paused(output: object) -> bool:
+    """Return whether the output is that of a run that waits for a person: it holds the addresses that resume it."""
+    fields = as_dict(output)
+    return "_resume" in fields or "_resume" in as_dict(fields.get("data"))
+
+
+# -------------------------------------------------------------------------------------------------------------- reasons
+
+_REASONS = ("error", "message", "title", "detail", "msg", "errors")
+_DEEP = "a reason nested too deeply to show"
+
+
+def message_of(value: object) -> str:
+    """Return a server's reason as text, whether it is a text, an object, or a list of them."""
+    try:
+        return _text(value)
+    except RecursionError:
+        return _DEEP
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, ARRAY):
+        return "; ".join(map(_text, value))
+    reason = _reason(as_dict(value))
+    if not reason:
+        return json.dumps(value, ensure_ascii=False)
+    path = value.get("path", value.get("loc"))
+    place = ".".join(map(_text, path)) if isinstance(path, ARRAY) else as_str(path)
+    return f"{place}: {reason}" if place else reason
+
+
+def _reason(fields: Dict[str, Any]) -> str:
+    said = [_text(fields[name]) for name in _REASONS if isinstance(fields.get(name), (str, OBJECT, ARRAY))]
+    faults = [_text(fault) for fault in as_list(fields.get("details")) or () if isinstance(fault, OBJECT)]
+    reason = ": ".join(dict.fromkeys(part for part in said if part))
+    return f"{reason} [{'; '.join(faults)}]".strip() if faults else reason
+
+
+def reason_of(body: object) -> str:
+    """Return the reason in the body of an error as text; an empty one if it holds none."""
+    try:
+        return _reason(as_dict(body)) if isinstance(body, OBJECT) else _text(body) if body else ""
+    except RecursionError:
+        return _DEEP

@@ -1,0 +1,176 @@
+"""Read every time and every limit that a server names, in its headers or in a body.
+
+No clock is used: a response holds the time of its arrival. A moment is read by the server's own clock, from its ``Date`` header, because
+this machine's clock may be minutes off. Whatever is sent, at most 64 characters of it are parsed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+from email.utils import mktime_tz, parsedate_tz
+from typing import Any, NamedTuple, Optional
+
+from recall_sdk._bodies import as_dict, as_number, json_or
+from recall_sdk._response import Response
+from recall_sdk.models import RateLimitInfo
+
+EPOCH_THRESHOLD = 1e9
+"""Seconds. A larger number is a time in seconds since the epoch (September 2001 or later); a smaller one is a duration."""
+
+END_OF_TIME = 1e11
+"""Seconds since the epoch: the year 5138. A larger number is a time in milliseconds."""
+
+CLOCKS_AGREE = 2.0
+"""Seconds by which the server's clock may differ from ours before a reset is shifted. A ``Date`` header has whole seconds."""
+
+MAX_LENGTH = 64
+"""Characters of a number or a date that are parsed."""
+
+MAX_NUMBER = 1e15
+"""A larger number is neither a time nor a count of requests."""
+
+
+class Level(NamedTuple):
+    """How many requests a server accepts until a reset.
+
+    Attributes:
+        remaining: The requests that remain.
+        limit: All requests between two resets; ``remaining`` if the server does not say.
+        seconds: Seconds until the reset, from the arrival of the response; 0 or more.
+    """
+
+    remaining: int
+    limit: int
+    seconds: float
+
+
+def retry_after(response: Response, body: object = None) -> Optional[float]:
+    """Return for how many seconds the server asks to wait: by its ``Retry-After`` header, else by ``retryAfterSeconds`` in the body."""
+    for value in (response.headers.get("Retry-After"), as_dict(body).get("retryAfterSeconds")):
+        time = _time(value)
+        if time is not None:
+            return time if time < EPOCH_THRESHOLD else max(0.0, time - _server_time(response))
+    return None
+
+
+def rate_limit_info(response: Response, retry_after: Optional[float] = None) -> Optional[RateLimitInfo]:
+    """Read the rate limit from the head of a response, or return ``None`` if it reports none.
+
+    Args:
+        response: The response.
+        retry_after: Seconds to wait, as :func:`retry_after` returns them.
+    """
+    limit, remaining, reset = _reported(response)
+    if limit is None and remaining is None and reset is None and (response.status != 429 or retry_after is None):
+        return None
+    until = _moment(reset, response)
+    if until is None:
+        until = response.received + (retry_after or 0.0)
+    wait = None if retry_after is None else math.ceil(retry_after)
+    return RateLimitInfo(_count(limit) or 0, _count(remaining) or 0, math.ceil(max(0.0, min(until, END_OF_TIME))), wait)
+
+
+def reported_level(response: Response) -> Optional[Level]:
+    """Read the level from the head of a response; ``None`` unless the server sent the remaining requests and the reset."""
+    limit, remaining, reset = _reported(response)
+    return _level(limit, remaining, reset, response)
+
+
+def usage_level(response: Response, *, asynchronous: bool) -> Optional[Level]:
+    """Read the level from the account's usage limits; ``None`` unless they hold the remaining requests and the reset."""
+    limits = as_dict(as_dict(json_or(response.read(), None)).get("rateLimit"))
+    fields = as_dict(with_limit(limits.get("async" if asynchronous else "sync")))
+    return _level(fields.get("limit"), fields.get("remaining"), fields.get("resetAt"), response)
+
+
+def with_limit(limits: object) -> Any:
+    """Fill in the ``limit`` of usage limits from the fields of other servers: what ``remaining`` counts down from, else the rate."""
+    fields = as_dict(limits)
+    known = [fields[name] for name in ("limit", "maxBurst", "requestsPerMinute") if fields.get(name) is not None]
+    return {**fields, "limit": known[0]} if known else limits
+
+
+def _reported(response: Response) -> Any:
+    return (response.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+
+
+def _level(limit: object, remaining: object, reset: object, response: Response) -> Optional[Level]:
+    count, moment = _count(remaining), _moment(reset, response)
+    if count is None or moment is None:
+        return None
+    return Level(count, max(count, _count(limit) or 0), max(0.0, moment - response.received))
+
+
+# --------------------------------------------------------------------------------------------------------- numbers and times
+
+_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:[,;]|$)")  # of several, separated by commas, the first counts
+
+
+def _number(value: object) -> Optional[float]:
+    if isinstance(value, str):
+        match = _NUMBER.match(value[:MAX_LENGTH])
+        return float(match[1]) if match else None
+    number = as_number(value)
+    return number if number is not None and 0 <= number < MAX_NUMBER else None
+
+
+def _count(value: object) -> Optional[int]:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _moment(value: object, response: Response) -> Optional[float]:
+    """Return a time in seconds since the epoch, on this machine's clock."""
+    time = _time(value)
+    if time is None:
+        return None
+    if time < EPOCH_THRESHOLD:
+        return response.received + time
+    offset = _server_time(response) - response.received
+    return time - offset if abs(offset) > CLOCKS_AGREE else time
+
+
+def _server_time(response: Response) -> float:
+    date = response.headers.get("Date")
+    time = None if date is None else _http_date(date[:MAX_LENGTH])
+    return response.received if time is None else time
+
+
+def _time(value: object) -> Optional[float]:
+    """Return a time as seconds from now if it is below the threshold, else as seconds since the epoch, on the server's clock."""
+    number = _number(value)
+    if number is not None:
+        return max(number / 1000, EPOCH_THRESHOLD) if number >= END_OF_TIME else float(number)
+    text = value[:MAX_LENGTH].strip() if isinstance(value, str) else ""
+    date = _iso_date(text)
+    if date is None:
+        date = _http_date(text)
+    return None if date is None else max(date, EPOCH_THRESHOLD)  # an older date has passed, too
+
+
+def _http_date(text: str) -> Optional[float]:
+    """Parse a date of HTTP (RFC 9110, section 5.6.7)."""
+    try:
+        date = parsedate_tz(text)
+        return None if date is None else mktime_tz((*date[:9], date[9] or 0))  # without a zone it is GMT
+    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
+        return None
+
+
+_ISO_DATE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:[.,]([0-9]{1,30}))?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2})?)?)?"
+)
+
+
+def _iso_date(text: str) -> Optional[float]:
+    match = _ISO_DATE.fullmatch(text)
+    if match is None:
+        return None
+    day, time, fraction, hours, minutes = match.groups()
+    try:
+        date = datetime.fromisoformat(f"{day}T{time or '00:00'}{hours or '+00'}:{minutes or '00'}")  # without a zone it is UTC
+    except ValueError:
+        return None
+    return date.timestamp() + float(f"0.{fraction or 0}")

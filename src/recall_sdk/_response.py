@@ -1,0 +1,244 @@
+"""The owner of an exchange, from the head of its response to the close: it reads, translates errors, masks the key and closes."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import socket
+import zlib
+from contextlib import suppress
+from itertools import chain
+from time import monotonic, time
+from typing import Any, Iterator, List, Optional, Type, TypeVar
+
+from typing_extensions import Self
+from urllib3.exceptions import DecodeError
+
+from recall_sdk._connections import check_process, remaining
+from recall_sdk._redaction import without_key
+from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
+from recall_sdk.errors import InvalidResponseError, RecallError, build_error
+
+READ_SIZE = 64 * 1024
+"""Maximum bytes of one read, and of one piece of a decompressed body. A read returns what has arrived."""
+
+MAX_BODY = 1024 * 1024 * 1024
+"""Bytes after decompression. A larger body is not read to its end."""
+
+MAX_ENCODINGS = 2
+"""Entries in a Content-Encoding: a second one comes from a proxy, and each one multiplies what few bytes can become."""
+
+_NO_BODY = (*range(100, 200), 204, 304)
+"""Statuses without a body. Anything sent after one would be mistaken for the response to the next request."""
+
+_Self = TypeVar("_Self", bound="Response")
+
+
+class Response:
+    """A response whose head has arrived. Use it in a ``with`` block: leaving it closes the exchange, and masks the key in an error.
+
+    Attributes:
+        request: The request.
+        url: Where it was sent, after redirects.
+        status: HTTP status.
+        headers: Its headers, by name in any case.
+        received: When its head arrived, in seconds since the epoch.
+        may_repeat: Whether an adapter of the user's may have sent the request more than once.
+    """
+
+    def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
+        self.request = exchange.request
+        self.url = exchange.url
+        self.status: int = response.status_code
+        self.headers = response.headers
+        self.received = time()
+        self.may_repeat = exchange.may_repeat
+        self._exchange = exchange
+        self._response = response
+        self._pid = os.getpid()
+        original = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
+        self._original = original if isinstance(getattr(original, "fp", None), io.BufferedReader) else None
+        self._reader: Any = getattr(original, "reader", None) or _UserSocket(response.raw, deadline)
+        self._pieces: Optional[Iterator[bytes]] = None
+        self._body: Optional[bytes] = None
+        self._is_live = False
+        self._is_complete = False  # read to its end by us, which alone makes the connection fit for another request
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: Optional[Type[BaseException]], error: Optional[BaseException], _traceback: object) -> None:
+        self.close()
+        if isinstance(error, RecallError):
+            without_key(error, self._exchange.api_key)
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the server calls the body a stream of events."""
+        kind: str = self.headers.get("Content-Type", "")
+        return 200 <= self.status < 300 and self.status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
+
+    def read(self) -> bytes:
+        """Read the whole body within the remaining time. A second call returns it again."""
+        if self._body is None:
+            body = io.BytesIO()  # many small pieces would take far more memory than their bytes
+            while body.tell() <= MAX_BODY:
+                piece = self.receive()
+                if not piece:
+                    break
+                body.write(piece)
+            else:
+                message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
+                raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
+            self._body = body.getvalue()
+        return self._body
+
+    def receive(self) -> bytes:
+        """Return the next bytes of the body as they arrive, decompressed; nothing at its end."""
+        try:
+            if self._pieces is None:
+                self._pieces = self._open_body()
+            return next(self._pieces, b"")
+        except RECEIVING_ERRORS as error:
+            raise translate(error, self._exchange, streaming=self._is_live) from error
+
+    def unread(self, data: bytes) -> None:
+        """Take back bytes that were received: the next :meth:`receive` returns them again."""
+        self._pieces = chain([data] if data else [], self._pieces or ())
+
+    def _open_body(self) -> Iterator[bytes]:
+        if self._response.raw is None:  # made by an adapter of the user's
+            return iter([self._response.content or b""])
+        if self._original is None or self._original.isclosed():
+            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
+            whole: Iterator[bytes] = filter(None, self._response.iter_content(READ_SIZE))
+            return whole
+        pieces = self._iter_raw(self._original)
+        for encoding in reversed(self._encodings()):
+            pieces = _decompressed(pieces, encoding)
+        return pieces
+
+    def _iter_raw(self, original: http.client.HTTPResponse) -> Iterator[bytes]:
+        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
+        # waits for a whole chunk or for the end.
+        missing = None if original.chunked else original.length
+        user_socket = self._reader if isinstance(self._reader, _UserSocket) else None
+        read = original.read1  # looked up once: some streams have many small pieces
+        while missing is None or missing > 0:
+            if user_socket is not None:
+                user_socket.before_receive()
+            data = read(READ_SIZE if missing is None else min(missing, READ_SIZE))
+            if not data:
+                break
+            if missing is not None:
+                missing -= len(data)
+            yield data
+        original.close()
+        if missing:
+            raise http.client.IncompleteRead(b"", missing)
+        self._is_complete = True
+
+    def _encodings(self) -> List[str]:
+        header: str = self.headers.get("Content-Encoding") or ""
+        entries = [each.strip().lower() for each in header.split(",")] if header else []
+        names = [each for each in entries if each not in ("", "identity")]
+        if len(names) > MAX_ENCODINGS:
+            raise DecodeError(f"it has {len(names)} encodings")
+        if self.is_event_stream and not _UNREADABLE.isdisjoint(names):
+            raise DecodeError(f"encoding {header}")
+        return [name for name in names if name in _WINDOW_BITS]
+
+    def set_live(self) -> None:
+        """From now on, the timeout bounds each silence instead of the whole exchange, as for a stream."""
+        self._is_live = True
+        self._reader.set_read_timeout(self._exchange.timeout)
+
+    def set_deadline(self, seconds: float) -> None:
+        """Bound the time for the rest of the body."""
+        self._reader.set_deadline(seconds)
+
+    def abort(self) -> None:
+        """Shut down the connection, also from another thread than the one that reads."""
+        if self._pid != os.getpid() or self._original is None:
+            return
+        with suppress(OSError, AttributeError, ValueError):  # it was closed in between
+            sock = self._reader.sock
+            if isinstance(sock, socket.socket):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # that of a TLS socket would end the decryption under a reader
+            else:
+                borrowed = socket.socket(fileno=self._original.fileno())  # needs no further descriptor
+                try:
+                    borrowed.shutdown(socket.SHUT_RDWR)
+                finally:
+                    borrowed.detach()
+
+    def close(self) -> None:
+        """Return the connection to the pool if its response was read to the end, and nothing came after it; else close it."""
+        if self._pid != os.getpid():
+            return  # the connection is the parent's
+        if self._is_complete and not self._reader.surplus and self.status not in _NO_BODY:
+            self._response.raw.release_conn()
+            return
+        self.abort()  # closing alone would not end the connection if a child of a fork has a copy of the socket
+        if self._response.raw is not None:
+            self._response.close()
+
+
+class _UserSocket:
+    """The socket of a response that the user's own session received, if it is accessible."""
+
+    surplus = False
+
+    def __init__(self, raw: Any, deadline: Optional[float]) -> None:
+        self.sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
+        self._pid = os.getpid()
+        self._deadline = deadline
+        self._timeout: Optional[float] = None
+
+    def before_receive(self) -> None:
+        check_process(self._pid)
+        if self._deadline is not None and self._deadline <= monotonic():
+            raise socket.timeout("timed out")
+        if self.sock is not None and self.sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
+            self.sock.settimeout(self._timeout if self._deadline is None else remaining(self._deadline))
+
+    def set_deadline(self, seconds: float) -> None:
+        self._deadline = monotonic() + seconds
+
+    def set_read_timeout(self, seconds: Optional[float]) -> None:
+        self._deadline, self._timeout = None, seconds
+
+
+# -------------------------------------------------------------------------------------------------------- decompression
+
+_UNREADABLE = {"br", "zstd", "compress", "x-compress"}
+"""Encodings that the SDK can't decode (RFC 9110, section 8.4.1). With an unknown name, the body is read as it is."""
+
+_GZIP_MAGIC = b"\x1f"
+
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Decompress piece by piece, because a few bytes may become gigabytes."""
+    decoder: Any = None
+    for piece in pieces:
+        rest, has_more = piece, True
+        while has_more:
+            if decoder is None:
+                decoder = _decoder(encoding, rest)
+            elif decoder.eof:  # gzip may have several members; anything else after the end is ignored
+                if encoding == "deflate" or rest[:1] != _GZIP_MAGIC:
+                    break
+                decoder = _decoder(encoding, rest)
+            data = decoder.decompress(rest, READ_SIZE)
+            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if data:
+                yield data
+            has_more = bool(rest) or (len(data) == READ_SIZE and not decoder.eof)
+
+
+def _decoder(encoding: str, first: bytes) -> Any:
+    has_header = encoding != "deflate" or first[0] & 0x0F == zlib.DEFLATED  # many servers leave out the header of deflate
+    return zlib.decompressobj(_WINDOW_BITS[encoding] if has_header else -zlib.MAX_WBITS)

@@ -1,0 +1,227 @@
+"""Which error a status is, what it says, and whether the workflow may have run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
+
+from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of
+from recall_sdk._rate_limits import rate_limit_info, retry_after
+from recall_sdk._response import Response
+from recall_sdk.errors import (
+    AuthenticationError,
+    ExecutionError,
+    InvalidRequestError,
+    InvalidResponseError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecallError,
+    RecallTimeoutError,
+    ServerError,
+    UsageLimitError,
+    build_error,
+    one_line,
+)
+from recall_sdk.models import WorkflowExecutionResult
+from recall_sdk.retry import MAX_RETRY_AFTER
+
+_Kind = Tuple[Type[RecallError], str]
+"""The class of an error, and the advice for the caller."""
+
+_FAILED_RUN: _Kind = (ExecutionError, "")
+_BAD_GATEWAY: _Kind = (ServerError, "a gateway could not reach the server; try again later")
+_GATEWAY_TIMEOUT: _Kind = (RecallTimeoutError, "a gateway stopped waiting, and the workflow may still be running")
+
+_KINDS: Dict[int, _Kind] = {
+    401: (AuthenticationError, "check the API key, passed as api_key= or in RECALL_API_KEY"),
+    402: (UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both"),
+    403: (PermissionDeniedError, "check that the API key may do this, and that the workflow is deployed"),
+    404: (NotFoundError, ""),
+    407: (InvalidRequestError, "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
+    408: (RecallTimeoutError, "the workflow takes longer than the server allows"),
+    429: (RateLimitError, ""),
+    503: (ServerError, "the server is overloaded or down; try again later"),
+    **dict.fromkeys((502, 520, 521, 522, 523, 530), _BAD_GATEWAY),
+    **dict.fromkeys((504, 524, 598), _GATEWAY_TIMEOUT),
+}
+"""The error for each status. From 520 on they are those of content delivery networks and proxies."""
+
+_KINDS_BY_CODE: Dict[Optional[str], _Kind] = {
+    "USAGE_LIMIT_EXCEEDED": _KINDS[402],
+    "EXECUTION_ID_CONFLICT": (InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
+}
+"""The error for a server's code, with any status."""
+
+_TAKE_THE_CODE = (PermissionDeniedError, NotFoundError, InvalidRequestError, ServerError)
+"""The classes whose code is the server's, if it sends one; the others have the documented code."""
+
+_REJECTIONS = (401, 402, 403, 404, 429)
+"""Statuses with which a server also rejects a run: with one of these, only a body with data of the run is a failed run."""
+
+_MAY_HAVE_STARTED = (408, 409, 422, 499)
+"""The 4xx statuses after which the workflow may have run."""
+
+_REFUSAL = {"error", "message", "code", "detail", "title", "errors"}
+"""Each refusal of the API has one of these fields. JSON without any of them is the workflow's own response."""
+
+_HTML_PAGE = "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall"
+
+_MAX_SHOWN = 200
+"""Characters of a body without a reason that a message shows."""
+
+
+_NOT_JSON = object()
+
+
+class _Body(NamedTuple):
+    """The body of a response: its JSON value, else its text, else ``None``."""
+
+    value: Any
+    is_json: bool
+    is_page: bool
+
+
+def check(response: Response) -> None:
+    """Raise the error for a response, unless it is a 2xx."""
+    if not 200 <= response.status < 300:
+        raise error_of(response)
+
+
+def error_of(response: Response) -> RecallError:
+    """Return the error for a response with a status other than 2xx."""
+    status, request = response.status, response.request
+    body = _body(response, response.read())
+    server_code = as_str(as_dict(as_dict(body.value).get("error")).get("code")) or as_str(as_dict(body.value).get("code"))
+    wait = retry_after(response, body.value)
+    is_own = request.executes and _is_own_response(status, body)
+    kind, advice = _FAILED_RUN if is_own else _kind(response, body, server_code)
+    if is_own:
+        message = f"the workflow's own response: {_shown(body)} (HTTP {status})"
+    else:
+        reason = _reason(body)
+        message = f"the workflow failed: {reason} (HTTP {status})" if kind is ExecutionError else f"{reason} (HTTP {status})"
+        advice = _advice(response, body, kind, advice, wait)
+    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not ExecutionError
+    error = build_error(
+        kind,
+        f"{message}: {advice}" if advice else message,
+        may_have_executed=request.executes and (response.may_repeat or not refused),
+        code=server_code if kind in _TAKE_THE_CODE else None,
+        status=status,
+        body=body.value,
+        server_code=server_code,
+        retry_after=wait,
+        request_id=request_id(response, body.value),
+    )
+    if isinstance(error, RateLimitError):
+        error.rate_limit = rate_limit_info(response, wait)
+    elif isinstance(error, (RecallTimeoutError, ExecutionError)):
+        error.result = WorkflowExecutionResult(success=False, output=body.value, error=str(error)) if is_own else envelope(body.value)
+    return error
+
+
+def unreadable(response: Response, what: str, content: Optional[bytes] = None) -> InvalidResponseError:
+    """Return the error for a 2xx response that is not what the API sends.
+
+    Args:
+        response: The response.
+        what: Continues "the response ...".
+        content: Its body; by default it is read.
+    """
+    body = _body(response, response.read() if content is None else content)
+    return build_error(
+        InvalidResponseError,
+        f"the response {what} (HTTP {response.status})",
+        may_have_executed=response.request.executes,
+        status=response.status,
+        body=body.value,
+        request_id=request_id(response, body.value),
+    )
+
+
+def not_json(response: Response) -> InvalidResponseError:
+    """Return the error for a 2xx response whose body is not JSON."""
+    body = _body(response, response.read())
+    encoding = response.headers.get("Content-Encoding")
+    if body.is_page:
+        what = "is an HTML page instead of JSON: check the base_url, and whether a proxy answered"
+    elif not response.read().strip():
+        what = "is empty: check the base_url, and whether a proxy answered"
+    elif encoding:
+        what = f"is not JSON, or encoded in a way that can't be read (Content-Encoding: {encoding})"
+    else:
+        what = "is not JSON"
+    return unreadable(response, what)
+
+
+def request_id(response: Response, body: object = None) -> Optional[str]:
+    """Return the server's id of a response, if it has one."""
+    return response.headers.get("X-Request-Id") or as_str(as_dict(body).get("requestId"))
+
+
+def _body(response: Response, content: bytes) -> _Body:
+    value = json_or(content, _NOT_JSON)
+    if value is not _NOT_JSON:
+        return _Body(value, is_json=True, is_page=False)
+    text = content.decode("utf-8", "replace")
+    is_page = bool(text.strip()) and is_html(text, response.headers.get("Content-Type") or "")
+    return _Body(text or None, is_json=False, is_page=is_page)
+
+
+def _kind(response: Response, body: _Body, server_code: Optional[str]) -> _Kind:
+    status, executes = response.status, response.request.executes
+    if executes and _is_failed_run(status, body):
+        return _FAILED_RUN
+    if server_code in _KINDS_BY_CODE:
+        return _KINDS_BY_CODE[server_code]
+    if executes and status == 500:
+        return _FAILED_RUN
+    other = ServerError if status >= 500 else InvalidRequestError if status >= 400 else InvalidResponseError
+    return _KINDS.get(status, (other, ""))
+
+
+def _is_failed_run(status: int, body: _Body) -> bool:
+    fields = as_dict(body.value)
+    if fields.get("success") is not False or not fields.get("error") or status == 408:
+        return False
+    return status not in _REJECTIONS or "output" in fields or "metadata" in fields
+
+
+def _is_own_response(status: int, body: _Body) -> bool:
+    return status >= 400 and body.is_json and _REFUSAL.isdisjoint(as_dict(body.value))
+
+
+def _reason(body: _Body) -> str:
+    if body.is_page:
+        return _HTML_PAGE
+    reason = one_line(reason_of(body.value))
+    return reason or (f"the server gave no reason, only {_shown(body)}" if body.value else "the server gave no reason")
+
+
+def _shown(body: _Body) -> str:
+    text = message_of(body.value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def _advice(response: Response, body: _Body, kind: Type[RecallError], advice: str, wait: Optional[float]) -> str:
+    """Return the advice that fits this request and this response."""
+    request = response.request
+    if kind is NotFoundError:
+        known = isinstance(body.value, OBJECT)
+        advice = f"check the id {request.id!r} and the base_url" if known else "this is not the API: check the base_url"
+    elif kind in (AuthenticationError, PermissionDeniedError):
+        if body.is_page:
+            advice = "check the base_url, and what is between here and the API"
+        elif "deployed" in _reason(body).lower():
+            advice = "deploy it in Recall first"
+    elif kind is RateLimitError:
+        advice = f"wait {math.ceil(wait)} s and retry" if wait else "wait and retry"
+        if request.executes and (wait or 0.0) <= MAX_RETRY_AFTER:
+            advice = f"{advice}; execute_with_retry() does so, up to max_retries times"
+    elif kind is RecallTimeoutError:
+        if not request.executes:
+            advice = "the server ran out of time; try again later"
+        elif not request.asynchronous:
+            advice = f"{advice}; async_execution=True queues it instead"
+    return advice

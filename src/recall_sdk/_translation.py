@@ -1,0 +1,298 @@
+"""Translate the errors of requests, urllib3 and http.client, of an executor, and of the caller's own code into ours."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import sys
+import traceback
+import zlib
+from types import CodeType
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Set, Type
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import BaseSSLError, HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    InvalidHeader,
+    LocationValueError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    ResponseError,
+)
+from urllib3.exceptions import TimeoutError as UrllibTimeoutError
+from urllib3.util.ssl_ import create_urllib3_context
+
+from recall_sdk._requests import Request
+from recall_sdk.errors import (
+    InvalidRequestError,
+    InvalidResponseError,
+    RecallConnectionError,
+    RecallError,
+    RecallTimeoutError,
+    build_error,
+)
+
+_KINDS: Dict[type, Type[RecallError]] = {
+    requests.RequestException: RecallConnectionError,
+    requests.Timeout: RecallTimeoutError,
+    requests.exceptions.ContentDecodingError: InvalidResponseError,
+    requests.exceptions.InvalidHeader: InvalidRequestError,
+    HTTPError: RecallConnectionError,
+    UrllibTimeoutError: RecallTimeoutError,
+    NewConnectionError: RecallConnectionError,  # a subclass of the timeout in urllib3 1.26
+    LocationValueError: RecallConnectionError,
+    DecodeError: InvalidResponseError,
+    InvalidHeader: InvalidResponseError,
+    http.client.HTTPException: InvalidResponseError,
+    http.client.IncompleteRead: RecallConnectionError,
+    http.client.RemoteDisconnected: RecallConnectionError,
+    socket.timeout: RecallTimeoutError,
+    BaseSSLError: RecallConnectionError,
+    OSError: RecallConnectionError,
+    zlib.error: InvalidResponseError,
+    ValueError: InvalidResponseError,  # Python could not parse a number or a URL in the response
+}
+"""What an error of the libraries becomes. A class that is not listed counts as the nearest of its bases."""
+
+SENDING_ERRORS = (HTTPError, http.client.HTTPException, OSError, ValueError)
+"""What the libraries raise until the head of the response is there. The caller's code runs there too: see :func:`translate_sending`."""
+
+RECEIVING_ERRORS = (HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
+"""What they raise while the body is read. No code of the caller's runs there, except for signal handlers."""
+
+
+def _codes(*functions: Any) -> Set[CodeType]:
+    return {function.__code__ for function in functions if hasattr(function, "__code__")}  # tools put other callables in their place
+
+
+_BEFORE_SENDING = _codes(
+    *(HTTPConnection.connect, getattr(HTTPSConnection, "connect", None), HTTPAdapter.cert_verify, HTTPAdapter.proxy_manager_for),
+    *(http.client.HTTPConnection.putheader, http.client.HTTPConnection.putrequest),
+)
+"""The code of the libraries in which an error means that nothing was sent."""
+
+_PROXY_CODE = _codes(HTTPAdapter.proxy_manager_for)
+_HEADER_CODE = _codes(http.client.HTTPConnection.putheader)
+
+
+class Exchange(NamedTuple):
+    """What the errors of an exchange need to know.
+
+    Attributes:
+        request: The request.
+        url: Where it goes.
+        where: The server, as scheme and host.
+        api_key: The key, which no error may show.
+        timeout: Seconds for the exchange, or ``None``.
+        tls: ``verify`` and ``cert`` as requests takes them.
+        may_repeat: Whether an adapter of the user's session may send the request more than once.
+    """
+
+    request: Request
+    url: str
+    where: str
+    api_key: str
+    timeout: Optional[float]
+    tls: Mapping[str, Any]
+    may_repeat: bool
+
+
+def translate_sending(error: Exception, exchange: Exchange) -> Exception:
+    """Translate an error of sending; return one that the caller's own code raised as it is."""
+    if isinstance(error, requests.RequestException):
+        # An auth callable may have sent requests of its own, with errors of their own.
+        url = getattr(error.request, "url", None)
+        is_ours = (url is None or url.startswith(exchange.url)) and not isinstance(error, requests.HTTPError)  # from raise_for_status()
+    else:
+        is_ours = isinstance(error, (HTTPError, http.client.HTTPException)) or _passes(error, _BEFORE_SENDING)
+    return translate(error, exchange) if is_ours else error
+
+
+def translate(error: Exception, exchange: Exchange, *, streaming: bool = False) -> RecallError:
+    """Translate an error of the libraries. One that the caller's signal handler raised is raised unchanged.
+
+    Args:
+        error: The error.
+        exchange: The exchange in which it was raised.
+        streaming: Whether the timeout bounded each silence of a stream instead of the whole call.
+    """
+    causes = list(_causes(error))
+    handlers = _signal_handlers()
+    for cause in reversed(causes):
+        if _passes(cause, handlers):
+            raise cause
+    if isinstance(error, requests.RequestException):
+        error.request = error.response = None  # their headers hold the key
+    kind = next(filter(None, map(_kind, reversed(causes))), RecallConnectionError)
+    unsent = kind is InvalidRequestError or any(map(_is_before_sending, causes))
+    may_have_executed = exchange.request.executes and (exchange.may_repeat or not unsent)
+    reason = _without_password(str(causes[-1]) or type(causes[-1]).__name__)
+    if kind is RecallTimeoutError:
+        message = _timeout_message(exchange, unsent=unsent, streaming=streaming)
+    elif kind is InvalidRequestError:
+        message = f"a header can't be sent ({reason}): check the headers of your session"
+    elif unsent:
+        kind, message = RecallConnectionError, _unsent_message(causes, reason, exchange)
+    elif kind is InvalidResponseError:
+        message = f"the response of {exchange.where} can't be read ({reason}): check the base_url"
+    else:
+        message = f"the connection to {exchange.where} broke before the response was complete ({reason})"
+        if exchange.request.executes and not streaming:
+            message = f"{message}: the workflow may have run"
+    return build_error(kind, message, may_have_executed=may_have_executed)
+
+
+def unusable_proxy(exchange: Exchange) -> RecallError:
+    """Return the error for a proxy whose URL can't be used. The message does not show it: it may hold a password."""
+    return build_error(
+        RecallConnectionError,
+        f"the URL of the proxy for {exchange.where} can't be used: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your session; "
+        "it begins with http://, https://, socks5:// or another socks scheme with its version, and in a user name or password, characters "
+        "such as # / ? and @ are percent-encoded",
+        may_have_executed=False,
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that an error wraps, outermost first, but not those that the caller was handling."""
+    yield error
+    wrapped = [error.__cause__, getattr(error, "reason", None), *error.args]
+    if isinstance(error, (NewConnectionError, ReadTimeoutError)):
+        wrapped.append(error.__context__)  # urllib3 1.26 sets no cause
+    inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
+    if inner is not None:
+        yield from _causes(inner)
+
+
+def _kind(error: BaseException) -> Optional[Type[RecallError]]:
+    if isinstance(error, OSError) and error.errno and isinstance(error, socket.timeout):
+        return RecallConnectionError  # the operating system's own timeout, not ours
+    if _passes(error, _HEADER_CODE):
+        return InvalidRequestError
+    if isinstance(error, http.client.BadStatusLine) and not str(error).endswith("\n"):
+        return RecallConnectionError  # the connection ended within the line
+    return next((_KINDS[base] for base in type(error).__mro__ if base in _KINDS), None)
+
+
+def _passes(error: BaseException, codes: Set[CodeType]) -> bool:
+    """Return whether an error was raised in one of these functions, or in what they call."""
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _is_before_sending(error: BaseException) -> bool:
+    unsent = (
+        NewConnectionError,
+        ConnectTimeoutError,
+        LocationValueError,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.InvalidURL,
+    )
+    return isinstance(error, (*unsent, requests.ConnectTimeout)) or _passes(error, _BEFORE_SENDING)
+
+
+def _signal_handlers() -> Set[CodeType]:
+    signal = sys.modules.get("signal")  # a program that has not imported it has no handlers
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()] if signal else []
+    return _codes(*handlers, *(getattr(each, name, None) for each in handlers for name in ("__call__", "func")))
+
+
+def status_given_up_on(error: Exception) -> Optional[int]:
+    """Return the status of the last response, if an adapter of the user's session gave up on it (``Retry(status_forcelist=...)``)."""
+    before, after = ResponseError.SPECIFIC_ERROR.split("{status_code}")
+    texts = (str(each) for each in _causes(error) if isinstance(each, ResponseError))
+    statuses = (text[len(before) : -len(after)] for text in texts if text.startswith(before) and text.endswith(after))
+    return next((int(status) for status in statuses if status.isdigit()), None)
+
+
+# ------------------------------------------------------------------------------------------------------------- messages
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+def _timeout_message(exchange: Exchange, *, unsent: bool, streaming: bool) -> str:
+    seconds = "the available time" if exchange.timeout is None else f"{exchange.timeout:g} s"
+    if unsent:
+        return f"could not connect to {exchange.where} within {seconds}: check the base_url and the network"
+    did = "sent nothing for" if streaming else "did not complete its response within"
+    message = f"{exchange.where} {did} {seconds}"
+    if not exchange.request.executes:
+        return message
+    return f"{message}: the workflow may still be running; for more time, use a longer timeout= or async_execution=True"
+
+
+def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
+    cause, where = causes[-1], exchange.where
+    if "SOCKS support" in reason:
+        return "the SOCKS proxy needs the package PySocks: install requests[socks]"
+    if any(isinstance(each, (ProxyError, requests.exceptions.InvalidProxyURL)) or _passes(each, _PROXY_CODE) for each in causes):
+        return (
+            f"could not connect through the proxy for {where} ({reason}): check HTTPS_PROXY and HTTP_PROXY and their credentials, "
+            "or the proxies of your session"
+        )
+    if isinstance(cause, socket.gaierror):
+        return f"the host of {where} is unknown ({cause.strerror}): check the base_url and the network"
+    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.tls)):
+        return f"could not connect to {where}: {broken_file}"
+    if hasattr(cause, "verify_message") or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
+        return _certificate_message(getattr(cause, "verify_message", reason), where)
+    if isinstance(cause, BaseSSLError):
+        return f"could not agree on TLS with {where} ({reason}): check the base_url; the server may support http:// only"
+    return f"could not connect to {where} ({reason}): check the base_url, and that the server is running"
+
+
+def _certificate_message(reason: str, where: str) -> str:
+    if "match" in reason:
+        return f"the certificate of {where} is for another name ({reason}): check the base_url"
+    return (
+        f"the certificate of {where} can't be verified ({reason}): "
+        "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on your own session"
+    )
+
+
+def _broken_tls_file(tls: Mapping[str, Any]) -> str:
+    """Return which file for TLS can't be loaded, and where it is set; an empty text if none."""
+    verify, cert = tls.get("verify"), tls.get("cert")
+    if isinstance(verify, (str, os.PathLike)):
+        try:
+            where = {"capath" if os.path.isdir(verify) else "cafile": verify}
+            create_urllib3_context().load_verify_locations(**where)
+        except OSError as error:
+            variables = [name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name) == verify]
+            source = variables[0] if variables else "verify of your session"
+            return f"the CA file {os.fspath(verify)!r} can't be read ({error}): check {source}"
+    if cert:
+        try:
+            create_urllib3_context().load_cert_chain(*([cert] if isinstance(cert, (str, os.PathLike)) else cert))
+        except OSError as error:
+            return f"the client certificate {cert!r} can't be read ({error}): check cert of your session"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------- the caller's code
+
+
+def invalid_argument(error: Exception) -> RecallError:
+    """Return the error for an argument with which nothing could be sent."""
+    if isinstance(error, RecallError):
+        return error
+    invalid = build_error(InvalidRequestError, str(error), may_have_executed=False)
+    invalid.__cause__ = error
+    return invalid
+
+
+def foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool) -> RecallError:
+    """Return the error for one of the caller's code or of an executor; our own errors are returned as they are."""
+    if isinstance(cause, RecallError):
+        return cause
+    error = build_error(RecallError, f"{what}: {type(cause).__name__}: {cause}".rstrip(": "), may_have_executed=may_have_executed)
+    error.__cause__ = cause
+    return error
