@@ -100,6 +100,7 @@ def show_typed_signatures(_app: Any) -> None:
         if isfunction(function) and not name.startswith("_"):
             overloads = analyzer.overloads.get(f"RecallClient.{name}", [])[:-1] or [signature(function)]
             lines = [typed(name, overload, function.__globals__) for overload in overloads]
+            lines.sort(key=lambda line: "Literal[True]" in line)  # the plain call first
             function.__doc__ = " \\\n".join(lines) + "\n\n" + (getdoc(function) or "")
     analyzer.overloads.clear()
 
@@ -114,9 +115,9 @@ def show_no_private_names(_app: Any) -> None:
 
 
 def speak_to_users(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: List[str]) -> None:
-    """Name a type by the address that users import it from, and link what Recall's own docs say about it."""
+    """Name types by the address that users import from, link Recall's own docs, and leave out what only the tests of an example need."""
     link = r"Compare :doc:`Recall's own docs <published>`, \1."
-    lines[:] = [re.sub(r'See the reference page, (".+")\.', link, line) for line in lines]
+    lines[:] = [re.sub(r'See the reference page, (".+")\.', link, line) for line in lines if ">>> server." not in line]
     lines[:] = [re.sub(r"\brecall_sdk\.\w+\.", "~recall_sdk.", line) if line.startswith(":vartype") else line for line in lines]
 
 

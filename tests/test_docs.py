@@ -292,7 +292,12 @@ def test_wire_page_responses_are_decoded():
         assert caught.value.code == error["code"]
         streamed = client.execute_workflow("w", stream=True)
     assert streamed == recall_sdk.StreamedExecutionResult(
-        True, {"content": "One, two"}, metadata={"duration": 402}, text="One, two", text_by_block={"count-block": "One, two"}
+        True,
+        {"content": "One, two"},
+        metadata={"duration": 402},
+        total_duration=402,
+        text="One, two",
+        text_by_block={"count-block": "One, two"},
     )
 
 

@@ -126,7 +126,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a proxy that answers with a page": (
         behind_a_proxy,
         InvalidResponseError,
-        "the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
     ),
     "a bot wall": (
         behind_a_bot_wall,
@@ -140,7 +140,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),
         RecallTimeoutError,
         (
-            "http://127.0.0.1:8787 did not complete its answer within 0.5 s: the workflow may still be running; "
+            "http://127.0.0.1:8787 did not complete its response within 0.5 s: the workflow may still be running; "
             "for more time, use a longer timeout= or async_execution=True"
         ),
     ),
