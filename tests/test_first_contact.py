@@ -64,12 +64,18 @@ def through_a_proxy_that_is_down(server: RecallServer) -> None:
         of_an_unknown_host(server)
 
 
-def behind_a_bot_wall(server: RecallServer) -> None:
+def with_a_missing_ca_file(server: RecallServer) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
+        of_an_unknown_host(server)
+
+
+def behind_bot_protection(server: RecallServer) -> None:
     server.respond_next(403, body="<!doctype html><title>Just a moment</title>")
     execute(server)
 
 
-def behind_a_proxy(server: RecallServer) -> None:
+def behind_a_login_page(server: RecallServer) -> None:
     server.respond_next(headers={"Content-Type": "text/html"}, body="<!doctype html><title>Please log in</title>")
     execute(server)
 
@@ -89,6 +95,16 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         lambda server: RecallClient("a-key\n"),
         ValueError,
         "the API key contains a line break, perhaps from a file: pass only the key, for example with .strip()",
+    ),
+    "a key with quotes": (
+        lambda server: RecallClient("'a-key'"),
+        ValueError,
+        "the API key has quotes around it: pass it without them, also in the environment variable",
+    ),
+    "a base URL without a scheme": (
+        lambda server: RecallClient("a-key", "recall.example.com"),
+        ValueError,
+        "base_url lacks http:// or https:// and a host, or contains white space: did you mean 'https://recall.example.com'?",
     ),
     "a wrong key": (
         with_a_wrong_key,
@@ -123,13 +139,21 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
             "HTTP_PROXY and their credentials, or the proxies of your session"
         ),
     ),
-    "a proxy that answers with a page": (
-        behind_a_proxy,
+    "authorities that can't be read": (
+        with_a_missing_ca_file,
+        RecallConnectionError,
+        (
+            "could not connect to https://recall.invalid: the CA file '/nonexistent/ca.pem' can't be read "
+            "([Errno 2] No such file or directory): check REQUESTS_CA_BUNDLE"
+        ),
+    ),
+    "a page instead of JSON": (
+        behind_a_login_page,
         InvalidResponseError,
         "the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
     ),
-    "a bot wall": (
-        behind_a_bot_wall,
+    "bot protection": (
+        behind_bot_protection,
         PermissionDeniedError,
         (
             "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
@@ -152,7 +176,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
             "to the origin of the base_url; if you trust the other origin, set base_url='https://www.example.com'"
         ),
     ),
-    "an input that is no JSON": (
+    "an input that isn't JSON-serializable": (
         lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24, tzinfo=timezone.utc)}}),
         InvalidRequestError,
         "input.user.created_at: datetime is not JSON serializable; use .isoformat()",
