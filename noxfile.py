@@ -164,6 +164,13 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
+def soak(session: nox.Session) -> None:
+    """Use one client in many threads against a hostile server, for two minutes; ``nox -s soak -- --seconds 3600`` for an hour."""
+    session.install(built("*.whl"))
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
     """Measure the SDK next to its peers; ``nox -s bench -- --check`` fails if a requirement is not met."""
     session.install(built("*.whl"), "-r", "tests/bench/requirements.txt")

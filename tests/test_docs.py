@@ -397,7 +397,7 @@ def test_command_options_are_documented():
 
 def public_objects() -> Dict[str, Any]:
     """Objects with docstrings for users: the public names, and the public members of classes."""
-    modules = ["recall_sdk", "recall_sdk.errors", "recall_sdk.sse", "recall_sdk.retry", "recall_sdk.testing", "recall_sdk.testing.plugin"]
+    modules = ["recall_sdk", "recall_sdk.errors", "recall_sdk.sse", "recall_sdk.retry", "recall_sdk.testing", "_recall_sdk_pytest"]
     found: Dict[str, Any] = {}
     for module in map(importlib.import_module, modules):
         found[module.__name__] = module

@@ -72,7 +72,6 @@ LADDER = (
     "_batch",
     "client",
     "__init__",
-    "testing._loopback",
     "testing._bucket",
     "testing._runs",
     "testing._http",
@@ -83,7 +82,6 @@ LADDER = (
     "testing.server",
     "testing._workflows",
     "testing.__init__",
-    "testing.plugin",
     "testing.demo",
     "testing.__main__",
 )

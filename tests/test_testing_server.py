@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timezone
+from importlib.metadata import distribution
 from math import inf
 
 import pytest
@@ -95,23 +97,23 @@ def payloads(response):
 
 
 def raw(server, request):
-    """Send bytes, and read the answer until the server closes."""
+    """Send bytes, and read the response until the server closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(request)
-        answer = b""
+        response = b""
         while True:
             piece = connection.recv(65536)
             if not piece:
-                return answer
-            answer += piece
+                return response
+            response += piece
 
 
 def test_run_in_documented_dialect(serve):
     """A run returns the whole documented envelope."""
-    answer = serve().execute("echo", {"name": "Ada"})
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json"
-    body = answer.json()
+    response = serve().execute("echo", {"name": "Ada"})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+    body = response.json()
     assert body["metadata"]["duration"] == body["totalDuration"] >= 0
     assert body["metadata"]["executionId"]
     del body["metadata"], body["totalDuration"]
@@ -120,10 +122,10 @@ def test_run_in_documented_dialect(serve):
 
 def test_run_in_observed_dialect(serve):
     """A run in the observed dialect has a top-level execution id, and is chunked, as recorded."""
-    answer = serve(dialect="observed").execute("echo", {"name": "Ada"})
-    assert answer.headers["Content-Type"] == "application/json;charset=utf-8"
-    assert answer.headers["Transfer-Encoding"] == "chunked"
-    body = answer.json()
+    response = serve(dialect="observed").execute("echo", {"name": "Ada"})
+    assert response.headers["Content-Type"] == "application/json;charset=utf-8"
+    assert response.headers["Transfer-Encoding"] == "chunked"
+    body = response.json()
     assert sorted(body) == ["executionId", "metadata", "output", "success"]
     assert sorted(body["metadata"]) == ["duration", "endTime", "startTime"]
     assert body["output"] == {"name": "Ada"}
@@ -158,10 +160,10 @@ def test_generator_without_stream_returns_text(serve):
 
 def test_stream_in_documented_dialect(serve):
     """A generator's pieces are chunks with block ids, then a done event and [DONE]."""
-    answer = serve().execute("count", {"stream": True})
-    assert answer.headers["Content-Type"] == "text/event-stream"
-    assert answer.headers["Transfer-Encoding"] == "chunked"
-    *chunks, end, done = payloads(answer)
+    response = serve().execute("count", {"stream": True})
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert response.headers["Transfer-Encoding"] == "chunked"
+    *chunks, end, done = payloads(response)
     assert [json.loads(chunk) for chunk in chunks] == [{"blockId": "count-block", "chunk": "One"}, {"blockId": "other", "chunk": ", two"}]
     end = json.loads(end)
     assert end.pop("metadata")["duration"] >= 0
@@ -183,17 +185,17 @@ def test_generator_returns_output(serve):
     @caller.server.workflow("both")
     def both(input):
         yield "text"
-        return {"answer": 42}
+        return {"result": 42}
 
-    assert caller.execute("both").json()["output"] == {"answer": 42}
-    assert json.loads(payloads(caller.execute("both", {"stream": True}))[-2])["output"] == {"answer": 42}
+    assert caller.execute("both").json()["output"] == {"result": 42}
+    assert json.loads(payloads(caller.execute("both", {"stream": True}))[-2])["output"] == {"result": 42}
 
 
 @pytest.mark.parametrize(("selected", "chunks"), [(["agent.content"], 1), ([], 0)])
 def test_plain_function_streams_selected_content(serve, selected, chunks):
     """The content of a plain function is one chunk if outputs were selected."""
-    answer = serve().execute("echo", {"content": "Hi", "stream": True, "selectedOutputs": selected})
-    assert len(payloads(answer)) == chunks + 2
+    response = serve().execute("echo", {"content": "Hi", "stream": True, "selectedOutputs": selected})
+    assert len(payloads(response)) == chunks + 2
 
 
 def test_stream_event_is_sent_when_yielded(serve):
@@ -207,8 +209,8 @@ def test_stream_event_is_sent_when_yielded(serve):
         assert go_on.wait(5)
         yield "second"
 
-    with caller.execute("wait", {"stream": True}, stream=True) as answer:
-        lines = answer.iter_lines(chunk_size=1)
+    with caller.execute("wait", {"stream": True}, stream=True) as response:
+        lines = response.iter_lines(chunk_size=1)
         assert b"first" in next(lines)
         go_on.set()
         assert b"second" in next(line for line in lines if line)
@@ -229,26 +231,26 @@ def test_closed_stream_ends_workflow(serve):
         finally:
             closed.set()
 
-    with caller.execute("endless", {"stream": True}, stream=True) as answer:
-        next(answer.iter_content(1))
+    with caller.execute("endless", {"stream": True}, stream=True) as response:
+        next(response.iter_content(1))
     assert closed.wait(5)
     assert caller.execute("echo").status_code == 200
 
 
 def test_workflow_exception_fails_run(serve, dialect):
     """An exception in the function is a 500 with the failed run, in both dialects."""
-    answer = serve(dialect=dialect).execute("fail")
-    assert answer.status_code == 500
-    body = answer.json()
+    response = serve(dialect=dialect).execute("fail")
+    assert response.status_code == 500
+    body = response.json()
     assert sorted(body.pop("metadata")) == ["duration", "endTime", "startTime"]
     assert body == {"success": False, "output": {}, "error": "division by zero"}
 
 
 def test_workflow_exception_ends_stream_with_error(serve):
-    """A failed run in a stream is an error event; only the documented dialect adds [DONE]."""
+    """A failed run in a stream is an error event, and then the mark of the end."""
     failure = '{"event":"error","error":"division by zero"}'
     assert payloads(serve().execute("fail", {"stream": True})) == [failure, "[DONE]"]
-    assert payloads(serve(dialect="observed").execute("fail", {"stream": True})) == [failure]
+    assert payloads(serve(dialect="observed").execute("fail", {"stream": True})) == [failure, '"[DONE]"']
 
 
 def test_exception_without_text_is_shown_by_name(serve):
@@ -299,9 +301,9 @@ def test_job_in_documented_dialect(serve):
     caller = serve()
     go_on = threading.Event()
     caller.server.workflow("wait")(lambda input: go_on.wait(5))
-    answer = caller.queue("wait")
-    assert answer.status_code == 202
-    ticket = answer.json()
+    response = caller.queue("wait")
+    assert response.status_code == 202
+    ticket = response.json()
     task_id = ticket["taskId"]
     assert ticket.pop("createdAt").endswith("Z")
     assert ticket == {"success": True, "taskId": task_id, "status": "queued", "links": {"status": f"/api/jobs/{task_id}"}}
@@ -319,6 +321,7 @@ def test_job_in_observed_dialect(serve):
     caller = serve(dialect="observed")
     ticket = caller.queue("echo", {"a": 1}).json()
     assert sorted(ticket) == ["async", "executionId", "jobId", "message", "statusUrl", "success"]
+    assert ticket["jobId"] == f"workflow-execution:{ticket['executionId']}"
     assert ticket["statusUrl"] == f"{caller.server.base_url}/api/jobs/{ticket['jobId']}"
     status = caller.job(ticket["jobId"])
     assert status["status"] == "completed"
@@ -359,7 +362,7 @@ def test_workflow_status(serve, dialect):
 def test_rejections_in_documented_dialect(serve):
     """Each rejection has a status and a code."""
     caller = serve()
-    answers = [
+    responses = [
         (caller.execute("nope"), 404, "Workflow not found", "WORKFLOW_NOT_FOUND"),
         (caller.execute("draft"), 403, "Workflow is not deployed", "WORKFLOW_NOT_DEPLOYED"),
         (caller.get("/api/workflows/nope/status"), 404, "Workflow not found", "WORKFLOW_NOT_FOUND"),
@@ -369,9 +372,9 @@ def test_rejections_in_documented_dialect(serve):
         (caller.execute("echo", headers={"X-API-Key": "wrong"}), 401, "Invalid API key", "UNAUTHORIZED"),
         (caller.execute("echo", headers={"X-API-Key": None}), 401, "Unauthorized", "UNAUTHORIZED"),
     ]
-    for answer, status, error, code in answers:
-        assert answer.status_code == status
-        assert answer.json() == {"error": error, "code": code}
+    for response, status, error, code in responses:
+        assert response.status_code == status
+        assert response.json() == {"error": error, "code": code}
     assert caller.get("/api/workflows/echo/execute").headers["Allow"] == "POST"
 
 
@@ -386,14 +389,13 @@ def test_rejections_in_observed_dialect(serve):
 
 
 @pytest.mark.parametrize("body", [b'{"message": ', b'{"n": NaN}', b"[1, 2]", b"\xff"])
-def test_body_without_json_object_is_rejected(serve, body):
-    """The documented dialect rejects it; the observed one runs the workflow with an empty input, as recorded."""
-    caller = serve()
-    answer = caller.execute("echo", data=body)
-    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_JSON")
+def test_body_without_json_object_is_rejected(serve, dialect, body):
+    """A body that is no JSON object is a 400 in both dialects, and the workflow does not run."""
+    caller = serve(dialect=dialect)
+    response = caller.execute("echo", data=body)
+    assert (response.status_code, response.json()["error"]) == (400, "The request's body must be a JSON object")
+    assert response.json().get("code") == ("INVALID_JSON" if dialect == "documented" else None)
     assert caller.server.executions == {}
-    caller = serve(dialect="observed")
-    assert caller.execute("echo", data=body).json()["output"] == {}
 
 
 def test_usage_limit_rejects_executions(serve, dialect):
@@ -409,11 +411,11 @@ def test_usage_limit_rejects_executions(serve, dialect):
 
 
 def test_rate_limit_in_documented_dialect(serve):
-    """Answers to executions report the limit; a 429 has a Retry-After."""
+    """Responses to executions report the limit; a 429 has a Retry-After."""
     caller = serve(rate_limit=0.5, burst=2)
     first, second, refused = [caller.execute("echo") for _ in range(3)]
     assert first.headers["X-RateLimit-Limit"] == "2"
-    assert [answer.headers["X-RateLimit-Remaining"] for answer in (first, second, refused)] == ["1", "0", "0"]
+    assert [response.headers["X-RateLimit-Remaining"] for response in (first, second, refused)] == ["1", "0", "0"]
     assert 0 < int(second.headers["X-RateLimit-Reset"]) - time.time() <= 5
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
     assert refused.json() == {"error": "Rate limit exceeded", "code": "RATE_LIMIT_EXCEEDED"}
@@ -431,7 +433,7 @@ def test_rate_limit_in_observed_dialect(serve):
     first, refused = caller.execute("echo"), caller.execute("echo")
     assert (first.status_code, refused.status_code) == (200, 429)
     assert refused.json() == {"error": "Rate limit exceeded. Please try again later."}
-    assert not [name for answer in (first, refused) for name in answer.headers if name.lower().startswith(("x-ratelimit", "retry"))]
+    assert not [name for response in (first, refused) for name in response.headers if name.lower().startswith(("x-ratelimit", "retry"))]
     usage = caller.get("/api/users/me/usage-limits").json()
     assert sorted(usage["rateLimit"]["sync"]) == ["isLimited", "maxBurst", "remaining", "requestsPerMinute", "resetAt"]
     assert usage["rateLimit"]["sync"]["requestsPerMinute"] == 30
@@ -467,18 +469,18 @@ def test_bucket_refills_over_time():
     assert bucket.remaining(1000.0) == 3
 
 
-def test_scripted_answers_are_sent_in_order(serve):
-    """Each scripted answer is sent as often as requested, for any request; then the usual answers follow."""
+def test_scripted_responses_are_sent_in_order(serve):
+    """Each scripted response is sent as often as requested, for any request; then the usual responses follow."""
     caller = serve()
     caller.server.respond_next(status=429, headers={"Retry-After": "7"}, json={"error": "slow down"}, times=2)
     caller.server.respond_next(status=503)
-    answers = [caller.execute("echo"), caller.get("/api/users/me/usage-limits", headers={"X-API-Key": "wrong"}), caller.get("/")]
-    assert [answer.status_code for answer in answers] == [429, 429, 503]
-    assert answers[1].headers["Retry-After"] == "7"
-    assert answers[1].json() == {"error": "slow down"}
-    assert answers[1].headers["Content-Type"] == "application/json"
-    assert answers[2].content == b""
-    assert "Content-Type" not in answers[2].headers
+    responses = [caller.execute("echo"), caller.get("/api/users/me/usage-limits", headers={"X-API-Key": "wrong"}), caller.get("/")]
+    assert [response.status_code for response in responses] == [429, 429, 503]
+    assert responses[1].headers["Retry-After"] == "7"
+    assert responses[1].json() == {"error": "slow down"}
+    assert responses[1].headers["Content-Type"] == "application/json"
+    assert responses[2].content == b""
+    assert "Content-Type" not in responses[2].headers
     assert caller.execute("echo").status_code == 200
     assert caller.server.executions == {"echo": 1}
 
@@ -496,13 +498,52 @@ def test_respond_next_body(serve):
     assert text.text == "Ü"
 
 
+@pytest.mark.parametrize("events", [None, ["a"]], ids=["body", "events"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Date: Thu, 01 Jan 1970 00:00:00 GMT",
+        "date: yesterday",
+        "Server: mine",
+        "Content-Type: mine/type",
+        "Content-Length: 10",
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding: gzip",
+        "Connection: close",
+        "Location: http://[::1/ü",
+        "X-Latin: \xe9\x7f",
+    ],
+)
+def test_respond_next_header_is_sent_once(serve, line, events):
+    """A scripted header is sent once, unchanged, instead of the usual one and of those that it excludes."""
+    server = serve().server
+    name, _, value = line.partition(": ")
+    server.respond_next(headers={name: value}, events=events, body="0123456789" if events is None else None)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    head, _, body = raw(server, request).partition(b"\r\n\r\n")
+    names = [sent.partition(b":")[0].lower() for sent in head.split(b"\r\n")[1:]]
+    assert line.encode("latin-1") in head.split(b"\r\n")
+    assert len(names) == len(set(names))
+    assert b"date" in names
+    assert not {b"content-length", b"transfer-encoding"} <= set(names)
+    content = b"0123456789" if events is None else b"data: a\n\n"
+    assert body == (b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if b"chunked" in head else content)
+
+
+@pytest.mark.parametrize("value", ["\u20ac", "a\r\nB: c", "a\nb"])
+def test_respond_next_rejects_header_that_cannot_be_sent(value):
+    """A header that is not one line of latin-1 text is rejected at once."""
+    with pytest.raises(ValueError, match=r"the header 'X-Custom' must be one line of latin-1 text"):
+        RecallServer().respond_next(headers={"X-Custom": value})
+
+
 def test_respond_next_events(serve):
     """Events are sent as passed: bytes, strings and JSON, with nothing added."""
     caller = serve()
     caller.server.respond_next(events=[{"chunk": "a"}, b"", "[DONE]", b": comment\r\n\r\n"])
-    answer = caller.execute("echo", {"stream": True})
-    assert answer.headers["Content-Type"] == "text/event-stream"
-    assert answer.content == b'data: {"chunk":"a"}\n\ndata: [DONE]\n\n: comment\r\n\r\n'
+    response = caller.execute("echo", {"stream": True})
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert response.content == b'data: {"chunk":"a"}\n\ndata: [DONE]\n\n: comment\r\n\r\n'
 
 
 def test_respond_next_path(serve):
@@ -519,13 +560,13 @@ def test_respond_next_without_headers(serve):
     caller = serve()
     caller.server.respond_next(headers={"X-Custom": "abc"})
     caller.server.respond_next(json=None)
-    answer = caller.get("/")
-    assert (answer.status_code, answer.headers["X-Custom"], answer.content) == (200, "abc", b"")
+    response = caller.get("/")
+    assert (response.status_code, response.headers["X-Custom"], response.content) == (200, "abc", b"")
     assert caller.get("/").content == b"null"
 
 
 def test_respond_next_delay(serve):
-    """A delay alone delays the usual answer."""
+    """A delay alone delays the usual response."""
     caller = serve()
     caller.server.respond_next(delay=0.2)
     started = time.monotonic()
@@ -534,7 +575,7 @@ def test_respond_next_delay(serve):
 
 
 def test_respond_next_drop(serve):
-    """A dropped request is recorded, and its connection is closed without an answer."""
+    """A dropped request is recorded, and its connection is closed without a response."""
     caller = serve()
     caller.server.respond_next(drop=True)
     with pytest.raises(requests.exceptions.ConnectionError):
@@ -548,11 +589,11 @@ def test_respond_next_drop(serve):
     "settings", [{"events": [{"chunk": "Hel"}]}, {"json": {"a": 1}}, {"body": b"abc", "headers": {"Content-Length": "9"}}]
 )
 def test_respond_next_cut(serve, settings):
-    """The scripted part is sent, then the connection is closed within the answer."""
+    """The scripted part is sent, then the connection is closed within the response."""
     caller = serve()
     caller.server.respond_next(cut=True, **settings)
-    answer = raw(caller.server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    head, _, body = answer.partition(b"\r\n\r\n")
+    response = raw(caller.server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = response.partition(b"\r\n\r\n")
     assert b"HTTP/1.1 200 OK" in head
     if b"Content-Length" in head:
         assert body == b"abc"
@@ -689,7 +730,7 @@ def test_connections_are_counted(serve):
 
 
 def test_server_handles_concurrent_requests(serve):
-    """Concurrent callers get their own answers, and every run is counted."""
+    """Concurrent callers get their own responses, and every run is counted."""
     caller = serve()
     wrong = []
 
@@ -697,9 +738,9 @@ def test_server_handles_concurrent_requests(serve):
         with requests.Session() as session:
             session.headers["X-API-Key"] = caller.server.api_key
             for turn in range(10):
-                answer = session.post(caller.server.base_url + "/api/workflows/echo/execute", json={"n": [number, turn]})
-                if answer.json()["output"] != {"n": [number, turn]}:
-                    wrong.append(answer.text)
+                response = session.post(caller.server.base_url + "/api/workflows/echo/execute", json={"n": [number, turn]})
+                if response.json()["output"] != {"n": [number, turn]}:
+                    wrong.append(response.text)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -713,12 +754,12 @@ def test_server_handles_concurrent_requests(serve):
 
 
 def test_server_handles_old_http_clients(serve):
-    """HTTP/1.0, HEAD, a whole URL as the target, a chunked body, Expect and a broken request line are all answered."""
+    """HTTP/1.0, HEAD, a whole URL as the target, a chunked body, Expect and a broken request line all get a response."""
     server = serve().server
     server.respond_next(events=["a"])
-    answer = raw(server, b"GET / HTTP/1.0\r\n\r\n")
-    assert b"Connection: close" in answer
-    assert answer.endswith(b"\r\n\r\ndata: a\n\n")
+    response = raw(server, b"GET / HTTP/1.0\r\n\r\n")
+    assert b"Connection: close" in response
+    assert response.endswith(b"\r\n\r\ndata: a\n\n")
     server.respond_next(body="text", times=2)
     assert raw(server, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
     assert raw(server, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b"text")
@@ -759,7 +800,7 @@ def test_server_prints_nothing(serve, capfd):
 
 
 def test_stop_is_prompt():
-    """`with` ends at once with an idle connection, an open stream, a delayed answer and a running job; no thread remains."""
+    """`with` ends at once with an idle connection, an open stream, a delayed response and a running job; no thread remains."""
     before = threading.active_count()
     with RecallServer() as server, requests.Session() as idle, requests.Session() as reader:
 
@@ -860,6 +901,9 @@ def test_stop_closes_clients_of_server():
         assert server.requests[0].json == {"input": "hello"}
 
 
+NO_WERKZEUG = 'recall_sdk.testing needs werkzeug: install the extra "testing", in a clone with pip install -e ".[testing]"'
+
+
 @pytest.fixture
 def no_werkzeug(monkeypatch):
     """An environment in which Werkzeug is not installed."""
@@ -870,7 +914,7 @@ def no_werkzeug(monkeypatch):
 
 def test_import_without_werkzeug_says_what_to_install(no_werkzeug):
     """Without Werkzeug the error says what to install."""
-    with pytest.raises(ImportError, match=r'needs werkzeug: pip install "recall-sdk\[testing\]"') as raised:
+    with pytest.raises(ImportError, match=r'needs werkzeug: install the extra "testing"') as raised:
         _ = recall_sdk.testing.RecallServer
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
 
@@ -878,7 +922,7 @@ def test_import_without_werkzeug_says_what_to_install(no_werkzeug):
 def test_command_without_werkzeug_says_what_to_install(no_werkzeug, capsys):
     """The command says in one line what to install, without a traceback."""
     assert importlib.import_module("recall_sdk.testing.__main__").main(["--port", "0"]) == 2
-    assert capsys.readouterr().err == 'error: recall_sdk.testing needs werkzeug: pip install "recall-sdk[testing]"\n'
+    assert capsys.readouterr().err == f"error: {NO_WERKZEUG}\n"
 
 
 def test_demo_without_werkzeug_says_what_to_install(no_werkzeug, monkeypatch):
@@ -887,7 +931,7 @@ def test_demo_without_werkzeug_says_what_to_install(no_werkzeug, monkeypatch):
     assert importlib.import_module("recall_sdk.testing.demo").server is None
     monkeypatch.delitem(sys.modules, "recall_sdk.testing.demo")
     monkeypatch.delenv("RECALL_API_KEY")
-    with pytest.raises(ImportError, match=r'pip install "recall-sdk\[testing\]"'):
+    with pytest.raises(ImportError, match=r'needs werkzeug: install the extra "testing"'):
         importlib.import_module("recall_sdk.testing.demo")
 
 
@@ -913,7 +957,7 @@ def test_fixture_gives_each_test_a_server(pytester, monkeypatch):
             assert recall_server.requests == []
         """
     )
-    pytester.runpytest_inprocess("-p", "recall_sdk.testing.plugin").assert_outcomes(passed=2)
+    pytester.runpytest_inprocess("-p", "_recall_sdk_pytest").assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize("others", ["", "intranet.example"])
@@ -932,7 +976,7 @@ def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_
             assert os.environ["no_proxy"] == {expected!r}
         """
     )
-    pytester.runpytest_inprocess("-p", "recall_sdk.testing.plugin").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "_recall_sdk_pytest").assert_outcomes(passed=1)
     assert "no_proxy" not in os.environ
     code = "import recall_sdk.testing.demo, recall_sdk; recall_sdk.RecallClient().execute_workflow('greet')"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, timeout=60).returncode == 0
@@ -941,15 +985,33 @@ def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_
     assert f"    export no_proxy={expected}\n" in capsys.readouterr().out
 
 
-def test_plugin_does_not_import_werkzeug():
-    """Without the fixture, Werkzeug is not imported."""
-    code = "import recall_sdk.testing.plugin, sys; sys.exit('werkzeug' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_plugin_imports_pytest_alone(tmp_path):
+    """A pytest run that does not use the fixture imports neither the package nor its libraries, not even before the first conftest.py."""
+    unwanted = ["recall_sdk", "requests", "urllib3", "werkzeug", "ssl"]
+    check = f"""
+        import sys
+
+        def check():
+            assert "_recall_sdk_pytest" in sys.modules
+            assert [name for name in {unwanted} if name in sys.modules] == []
+    """
+    (tmp_path / "conftest.py").write_text(f"{textwrap.dedent(check)}\ncheck()\n", encoding="utf-8")
+    (tmp_path / "test_it.py").write_text("from conftest import check\n\ndef test_end():\n    check()\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "_recall_sdk_pytest", str(tmp_path), "-c", os.devnull, f"--rootdir={tmp_path}"]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = subprocess.run(command, check=False, timeout=60, env=environment, stdout=subprocess.PIPE, text=True)
+    assert (run.returncode, "1 passed" in run.stdout) == (0, True), run.stdout
+
+
+def test_plugin_is_registered():
+    """The plugin is found by its entry point, a module outside the package."""
+    found = [point for point in distribution("recall-sdk").entry_points if point.group == "pytest11"]
+    assert [(point.name, point.value) for point in found] == [("recall_sdk", "_recall_sdk_pytest")]
 
 
 def test_command_serves_demonstration_workflows(capsys, ctrl_c):
     """The command prints what to export, serves its demonstrations, and logs each request until Ctrl-C."""
-    answers = {}
+    responses = {}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = free.getsockname()
@@ -976,14 +1038,14 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
                 ("fail", {}),
                 ("draft", {}),
             ):
-                answer = session.post(f"http://127.0.0.1:{address[1]}/api/workflows/{name}/execute", json=body)
-                answers[name] = (answer.status_code, answer.json().get("output"))
+                response = session.post(f"http://127.0.0.1:{address[1]}/api/workflows/{name}/execute", json=body)
+                responses[name] = (response.status_code, response.json().get("output"))
 
     visitor = threading.Thread(target=visit)
     visitor.start()
     assert __main__.main(["--port", str(address[1]), "--api-key", "a-key"]) == 0
     visitor.join()
-    assert answers == {
+    assert responses == {
         "greet": (200, {"content": "Hello Ada"}),
         "echo": (200, 1),
         "count": (200, {"content": "One, two, three, four, five"}),
@@ -996,6 +1058,20 @@ def test_command_serves_demonstration_workflows(capsys, ctrl_c):
     assert "no_proxy" not in text
     assert "200  POST /api/workflows/greet/execute" in text
     assert text.endswith("stopped\n")
+
+
+def test_command_waits_in_slices(monkeypatch):
+    """The command waits in short sleeps: on Windows, Ctrl-C does not interrupt the wait for an event."""
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert __main__.main(["--port", "0"]) == 0
+    assert waited == [1.0] * 3
 
 
 def test_command_that_cannot_start_exits_with_2(serve, capsys):
@@ -1109,8 +1185,8 @@ def test_rate_limit_refilled_in_a_lump(serve):
     assert 50 < reset - time.time() <= 61
 
 
-def test_observed_dialect_names_its_answers(serve):
-    """Each answer in the observed dialect has a request id, which errors have, too."""
+def test_observed_dialect_names_its_responses(serve):
+    """Each response in the observed dialect has a request id, which errors have, too."""
     client = serve(dialect="observed").server.client()
     ids = set()
     for _ in range(2):
@@ -1128,3 +1204,63 @@ def test_refill_interval_is_checked(settings):
     """An invalid interval, or one without a limit, is rejected."""
     with pytest.raises(ValueError, match="refill_interval must be seconds"):
         RecallServer(**settings)
+
+
+class Subserver(RecallServer):
+    """A server with a workflow of its own."""
+
+    def greeting(self):
+        return self.client().execute_workflow("greet").output
+
+
+def test_subclass_keeps_its_type():
+    """`with` and `start()` return the server itself, whatever its class."""
+    with Subserver() as server:
+        server.workflow("greet")(lambda _input: "hello")
+        assert server.greeting() == "hello"
+    started = Subserver().start()
+    started.stop()
+    assert isinstance(started, Subserver)
+
+
+USE_A_SERVER = """
+from recall_sdk.testing import RecallServer
+
+with RecallServer() as server:
+    server.workflow("echo")(lambda input: input)
+    client = server.client()
+    assert client.execute_workflow("echo", "hello").output == "hello"
+    job = client.execute_workflow("echo", "later", async_execution=True)
+    assert client.wait_for_job(job, poll_interval=0.01)["output"] == "later"
+"""
+
+
+def test_server_starts_without_daemon_threads(monkeypatch):
+    """Where daemon threads are refused, the server uses plain ones, which end with it."""
+    before = set(threading.enumerate())
+    made = []
+
+    class Refusing(threading.Thread):
+        def __init__(self, *args, daemon=None, **settings):
+            made.append(daemon)
+            if daemon:
+                raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+            super().__init__(*args, daemon=daemon, **settings)
+
+    monkeypatch.setattr(threading, "Thread", Refusing)
+    exec(USE_A_SERVER, {})
+    assert False in made
+    assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="before Python 3.13, subinterpreters have no threads or crash at their end")
+def test_server_runs_in_subinterpreter():
+    """The server and its client work in a subinterpreter, which refuses daemon threads."""
+    pytest.importorskip("_interpreters", reason="this Python has no subinterpreters")
+    code = f"""
+import sys, _interpreters
+failed = _interpreters.exec(_interpreters.create(), {USE_A_SERVER!r})
+sys.exit(failed and failed.errdisplay)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""Run the benchmark: ``python -m tests.bench [--check] [--only ROW] [--markdown FILE] [--summary FILE] [--json FILE] [--svg FILE]``."""
+"""Run the benchmark: ``python -m tests.bench --help`` lists the options."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, Iterator
 
-from . import batches, calls, chart, deadlines, imports, limiter_grid, memory, promptness, report, server, throughput
+from . import batches, calls, chart, deadlines, imports, limiter_grid, load, memory, promptness, report, server, throughput
 from .measure import Row
 
 ROWS: Dict[str, Callable[[str], Row]] = {
@@ -21,6 +21,7 @@ ROWS: Dict[str, Callable[[str], Row]] = {
     "batch": batches.measure,
     "limiter": limiter_grid.measure,
     "deadline": deadlines.measure,
+    "load": load.measure,
 }
 
 
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the short table here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart here")
+    parser.add_argument("--load-svg", type=Path, metavar="FILE", help="write the chart of the load here")
     options = parser.parse_args()
 
     started = time.perf_counter()
@@ -65,6 +67,9 @@ def main() -> int:
         options.json.write_text(json.dumps(report.as_json(rows, where), indent=2) + "\n", encoding="utf-8")
     if options.svg:
         options.svg.write_text(chart.svg(rows), encoding="utf-8")
+
+    if options.load_svg:
+        options.load_svg.write_text(chart.load_svg(rows), encoding="utf-8")
 
     missed = [bar.what for row in rows for bar in row.bars if not bar.kept]
     for what in missed:

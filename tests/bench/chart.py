@@ -1,12 +1,13 @@
-"""The chart of a run: horizontal bars on an axis, as inline SVG in the colour of the page's text.
+"""The charts of a run, as inline SVG in the colour of the page's text: horizontal bars, and a line for each contender under load.
 
-It is narrow, with each name above its bar, so that it can be read on a phone.
+They are narrow, and each bar has its name above it, so that they can be read on a phone.
 """
 
 import math
 from html import escape
-from typing import List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence
 
+from .load import CASES
 from .measure import Row
 from .peers import SDK
 from .report import number
@@ -106,3 +107,46 @@ def svg(rows: Sequence[Row]) -> str:
         'font-family="sans-serif" font-size="13" fill="currentColor">'
     )
     return "\n".join([head, "<title>recall-sdk beside other libraries</title>", *parts, "</svg>", ""])
+
+
+HEIGHT = 300
+LEFT, TOP, BOTTOM, NAMES = 48, 56, 44, 84  # room for the axes, and for the names at the right
+
+
+def load_svg(rows: Sequence[Row]) -> str:
+    """Draw the calls per second by the number of threads: one line for each contender, named at its end."""
+    (row,) = [row for row in rows if row.name == "load"]
+    lines: Dict[str, List[float]] = {}
+    for one in row.measured:
+        if one.wall and one.case in CASES.values():
+            lines.setdefault(one.who, []).append(one.wall.median)
+    top = max(max(line) for line in lines.values())
+    step = next(step for step in (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000) if step * 6 > top)
+    most = math.ceil(top / step) * step
+
+    def x(number: int) -> float:
+        return LEFT + (WIDTH - LEFT - NAMES) * number / (len(CASES) - 1)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / most
+
+    parts = ['<text y="18" font-weight="bold">Calls per second, by the number of threads</text>']
+    parts.append('<text y="36" font-size="12" opacity="0.8">more is better</text>')
+    for mark in range(0, most + 1, step):
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - NAMES}" y1="{y(mark):.1f}" y2="{y(mark):.1f}" stroke="currentColor" opacity="0.2"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:,}</text>')
+    parts += [f'<text x="{x(place):.1f}" y="{HEIGHT - 24}" text-anchor="middle">{count}</text>' for place, count in enumerate(CASES)]
+    parts.append(f'<text x="{(LEFT + WIDTH - NAMES) / 2:.1f}" y="{HEIGHT - 4}" text-anchor="middle">threads</text>')
+    label = HEIGHT * 2.0
+    for who, line in sorted(lines.items(), key=lambda item: item[1][-1]):
+        colour = 'stroke="#1a9b6c" stroke-width="3"' if who == SDK else 'stroke="currentColor" stroke-width="2" opacity="0.5"'
+        points = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in enumerate(line))
+        parts.append(f'<polyline points="{points}" fill="none" {colour}/>')
+        label = min(y(line[-1]) + 4, label - 15)  # above the one below
+        weight = ' font-weight="bold"' if who == SDK else ""
+        parts.append(f'<text x="{WIDTH - NAMES + 8}" y="{label:.1f}"{weight}>{escape(who)}</text>')
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        'font-family="sans-serif" font-size="13" fill="currentColor">'
+    )
+    return "\n".join([head, "<title>Calls per second under load, recall-sdk beside other libraries</title>", *parts, "</svg>", ""])

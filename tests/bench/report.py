@@ -20,6 +20,7 @@ SUMMARIZED = {
     "memory": "memory for a stream of 200 MB, beside its text",
     "batch": "time of a batch, as a multiple of the least that the rate limit allows",
     "deadline": "overrun of a timeout",
+    "load": "calls per second of many threads, as a multiple of `requests` with a session for each",
 }
 """The rows of the short table, each with what it says to a user."""
 

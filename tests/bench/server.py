@@ -7,6 +7,7 @@ Run as a script, it prints its port and serves until its standard input ends.
 """
 
 import gzip
+import importlib
 import json
 import re
 import socket
@@ -32,6 +33,9 @@ BURST_EVENTS = 6_000
 PACED_EVENTS = 20
 PACED_PAUSE = 0.02  # seconds between events
 MEMORY_BYTES = 200 * 1024 * 1024
+CROWD = 1_000  # streams at a time
+CROWD_EVENTS = 5
+CROWD_PAUSE = 1.0  # seconds between the events of one of them
 BUCKET_RATE = 50.0  # tokens per second
 BUCKET_SIZE = 10.0
 DRIP_SECONDS = 4.0
@@ -120,6 +124,37 @@ def send_paced(connection: socket.socket, framing: str) -> None:
     connection.sendall(head(framing, length))
     for piece in framed(framing, events(), length):
         connection.sendall(piece)
+
+
+CROWDS: Dict[str, threading.Barrier] = {}
+CROWDS_LOCK = threading.Lock()
+
+
+def send_in_crowd(connection: socket.socket, workflow: str) -> None:
+    """Send some events, each with its time of sending, once all streams of the crowd are open; their moments are spread over the pause."""
+    with CROWDS_LOCK:
+        crowd = CROWDS.setdefault(workflow, threading.Barrier(CROWD))
+    connection.sendall(head("chunked"))
+    time.sleep(crowd.wait() / CROWD * CROWD_PAUSE)
+    for _ in range(CROWD_EVENTS):
+        connection.sendall(chunk(b'data: {"blockId":"b","chunk":"Hello","sent":"%d"}\n\n' % time.monotonic_ns()))
+        time.sleep(CROWD_PAUSE)
+    connection.sendall(chunk(END) + chunk(b""))
+
+
+def allow_connections() -> bool:
+    """Allow this process the open files that a crowd needs, and return whether the system does."""
+    try:
+        resource = importlib.import_module("resource")  # there is none on Windows, which has no such limit
+    except ImportError:
+        return True
+    needed = CROWD + 600  # also the idle connections of other rows
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (-1, resource.RLIM_INFINITY) and hard < needed:
+        return False
+    if soft not in (-1, resource.RLIM_INFINITY) and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return True
 
 
 def send_memory(connection: socket.socket, kind: str) -> None:
@@ -264,6 +299,8 @@ def serve_connection(connection: socket.socket) -> None:
                     connection.sendall(burst(what))
                 elif kind == "paced":
                     send_paced(connection, what)
+                elif kind == "crowd":
+                    send_in_crowd(connection, workflow)
                 elif kind == "memory":
                     send_memory(connection, what)
                 elif kind == "slow":
@@ -282,7 +319,8 @@ def serve_connection(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serve on a free loopback port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    allow_connections()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
     print(listener.getsockname()[1], flush=True)
 
     def accept() -> None:

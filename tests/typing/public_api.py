@@ -26,6 +26,7 @@ from recall_sdk import (
     WorkflowStatus,
     WorkflowStream,
 )
+from recall_sdk.testing import RecallServer, RecordedRequest
 
 
 def the_constructor(session: requests.Session, key: Optional[str]) -> None:
@@ -155,3 +156,17 @@ def errors(client: RecallClient) -> None:
         assert_type(error.may_have_executed, bool)
         assert_type(error.request_id, Optional[str])
     assert_type(AuthenticationError("no", "UNAUTHORIZED", 401).status, Optional[int])
+
+
+class OwnServer(RecallServer):
+    """A server of a user's own."""
+
+
+def servers() -> None:
+    with OwnServer() as entered:
+        assert_type(entered, OwnServer)
+    started = RecallServer(rate_limit=5).start()
+    assert_type(started, RecallServer)
+    assert_type(started.client(timeout=5), RecallClient)
+    assert_type(started.requests, List[RecordedRequest])
+    assert_type(started.executions, Dict[str, int])

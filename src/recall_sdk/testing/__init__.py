@@ -1,6 +1,6 @@
 """A test server for this API, on loopback, for tests and for trying the SDK without an account.
 
-It needs Werkzeug: ``pip install "recall-sdk[testing]"``.
+It needs Werkzeug, which the extra ``testing`` installs: in a clone of the repository, ``pip install -e ".[testing]"``.
 
 Example:
     >>> from recall_sdk.testing import RecallServer
@@ -22,10 +22,11 @@ __all__ = ["RecallServer", "RecordedRequest"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the server on first use, so that the pytest plugin costs nothing to those who don't use it."""
+    """Import the server on first use, so that the command and the demonstration can say what to install."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module("recall_sdk.testing.server"), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f'recall_sdk.testing needs {error.name}: pip install "recall-sdk[testing]"', name=error.name) from error
+        message = f'recall_sdk.testing needs {error.name}: install the extra "testing", in a clone with pip install -e ".[testing]"'
+        raise ImportError(message, name=error.name) from error

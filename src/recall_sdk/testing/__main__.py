@@ -4,13 +4,14 @@ import argparse
 import logging
 import signal
 import sys
-import threading
+import time
 from contextlib import suppress
 from typing import Optional, Sequence
 
 from recall_sdk import testing  # it imports Werkzeug on first use of RecallServer
-from recall_sdk.testing._loopback import exports
-from recall_sdk.testing._workflows import SUMMARY, add_workflows
+from recall_sdk.testing._workflows import SUMMARY, add_workflows, exports
+
+SLICE_SECONDS = 1.0
 
 _DESCRIPTION = f"""\
 A test server on loopback, for trying recall-sdk without an account.
@@ -46,7 +47,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     print(*(f"    {line}" for line in exports(server.api_key, server.base_url)), "", sep="\n", flush=True)
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # process 1 of a container would ignore it
     with suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        while True:
+            time.sleep(SLICE_SECONDS)  # on Windows, Ctrl-C interrupts no wait of a lock, an event or a thread
     signal.signal(signal.SIGTERM, usual)
     server.stop()
     logger.removeHandler(log)
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8787, help="the port; 0 selects a free one (default: %(default)s)")
     parser.add_argument("--api-key", default="test-key", metavar="KEY", help="the key that is accepted (default: %(default)s)")
     parser.add_argument(
-        "--dialect", choices=["documented", "observed"], default="documented", help="the dialect of the answers (default: %(default)s)"
+        "--dialect", choices=["documented", "observed"], default="documented", help="the dialect of the responses (default: %(default)s)"
     )
     parser.add_argument("--rate-limit", type=float, metavar="N", help="executions per second (default: no limit)")
     parser.add_argument("--burst", type=int, metavar="N", help="executions allowed at once (default: the rate limit, rounded up)")

@@ -1,4 +1,4 @@
-"""The API itself: a request in, an answer out."""
+"""The API itself: a request in, a response out."""
 
 import re
 import threading
@@ -12,6 +12,7 @@ from werkzeug import Response
 
 from recall_sdk.testing._bucket import TokenBucket
 from recall_sdk.testing._dialects import Documented, Limits
+from recall_sdk.testing._http import new_thread
 from recall_sdk.testing._recording import RecordedRequest
 from recall_sdk.testing._runs import Run, Workflow, input_of
 from recall_sdk.testing._scripts import encode, event_bytes
@@ -21,8 +22,8 @@ COST_OF_NO_LIMIT = 100.0  # dollars: the limit reported for an account without o
 RATE_OF_NO_LIMIT = 100  # the same in executions per second
 
 
-class Rejection(Exception):  # noqa: N818  # an answer, not an error
-    """An answer that ends the processing of a request."""
+class Rejection(Exception):  # noqa: N818  # a response, not an error
+    """A response that ends the processing of a request."""
 
     def __init__(self, status: int, message: str, code: str, headers: Optional[Mapping[str, str]] = None) -> None:
         super().__init__(message)
@@ -33,11 +34,11 @@ class Rejection(Exception):  # noqa: N818  # an answer, not an error
 
 
 class Api:
-    """Runs workflows and answers requests, for one account with one key.
+    """Runs workflows and responds to requests, for one account with one key.
 
     Args:
         api_key: The key that is let in.
-        dialect: The body of the answers.
+        dialect: The bodies of the responses.
         bucket: The rate limit, or ``None`` for no limit.
         usage_limit: Spending, in dollars, from which on executions are rejected, or ``None`` for no limit.
         retry_after: Whether a documented 429 says when to come back.
@@ -64,8 +65,8 @@ class Api:
         with self._lock:
             return self._executions.copy()
 
-    def answer(self, request: RecordedRequest) -> Response:
-        """Answer a request."""
+    def respond(self, request: RecordedRequest) -> Response:
+        """Respond to a request."""
         path = urlsplit(request.path).path  # a client that uses this server as a proxy sends a whole URL
         executing = path.endswith("/execute")
         try:
@@ -140,9 +141,7 @@ class Api:
         body: Union[Dict[str, Any], object] = request.json if request.body else {}
         if isinstance(body, dict):
             return cast("Dict[str, Any]", body)
-        if self._dialect.strict_json:
-            raise Rejection(400, "The request's body must be a JSON object", "INVALID_JSON")
-        return {}
+        raise Rejection(400, "The request's body must be a JSON object", "INVALID_JSON")
 
     def _count(self, workflow_id: str) -> None:
         """Count an execution, if the limits allow it."""
@@ -178,8 +177,8 @@ class Api:
             yield event_bytes(payload)
 
     def _queue(self, run: Run, base_url: str) -> Response:
-        task_id = self._dialect.task_prefix + run.execution_id.replace("-", "")
-        thread = threading.Thread(target=self._work, args=(run,), daemon=True)
+        task_id = self._dialect.task_id(run)
+        thread = new_thread(self._work, run)
         with self._lock:
             self._jobs[task_id] = run
             self.job_threads = [other for other in self.job_threads if other.is_alive()]

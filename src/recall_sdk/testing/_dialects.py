@@ -1,4 +1,4 @@
-"""The fields of answers in the two dialects of this API: as documented, and as observed on a running server.
+"""The fields of responses in the two dialects of this API: as documented, and as observed on a running server.
 
 Pure: facts in, JSON values out.
 """
@@ -27,10 +27,8 @@ class Documented:
 
     json_type = "application/json"
     chunked_json = False
-    strict_json = True  # a body that is not JSON is rejected
     rate_headers = True
     request_ids = False
-    task_prefix = "task_"
     rate_limited = "Rate limit exceeded"
 
     def error(self, message: str, code: str, *, executing: bool) -> Json:
@@ -38,7 +36,7 @@ class Documented:
         return {"error": message, "code": code}
 
     def result(self, run: Run) -> Json:
-        """The answer of a run that has ended."""
+        """The response of a run that has ended."""
         return {
             "success": run.error is None,
             "output": run.output,
@@ -50,7 +48,7 @@ class Documented:
         }
 
     def failure(self, run: Run) -> Json:
-        """The answer of a run that has failed."""
+        """The response of a run that has failed."""
         metadata = {"duration": run.milliseconds, "startTime": _iso(run.started), "endTime": _iso(run.ended)}
         return {"success": False, "output": {}, "error": run.error, "metadata": metadata}
 
@@ -65,19 +63,23 @@ class Documented:
         metadata = {"duration": run.milliseconds, "executionId": run.execution_id}
         return [{"event": "done", "success": True, "output": run.output, "metadata": metadata}, "[DONE]"]
 
+    def task_id(self, run: Run) -> str:
+        """The id of a queued execution."""
+        return "task_" + run.execution_id.replace("-", "")
+
     def ticket(self, task_id: str, run: Run, base_url: str) -> Json:
-        """The answer to a queued execution."""
+        """The response to a queued execution."""
         links = {"status": f"/api/jobs/{task_id}"}
         return {"success": True, "taskId": task_id, "status": "queued", "createdAt": _iso(run.started), "links": links}
 
     def job(self, task_id: str, run: Run) -> Json:
         """The state of a queued execution."""
         metadata: Json = {"startedAt": _iso(run.started)}
-        answer: Json = {"success": True, "taskId": task_id, "status": _state(run), "metadata": metadata}
+        body: Json = {"success": True, "taskId": task_id, "status": _state(run), "metadata": metadata}
         if run.ended is not None:
             metadata.update(completedAt=_iso(run.ended), duration=run.milliseconds)
-            answer.update({"output": run.output} if run.error is None else {"error": run.error})
-        return answer
+            body.update({"output": run.output} if run.error is None else {"error": run.error})
+        return body
 
     def usage(self, limits: Limits) -> Json:
         """Limits and spending of the account."""
@@ -102,24 +104,25 @@ class Observed(Documented):
 
     json_type = "application/json;charset=utf-8"
     chunked_json = True
-    strict_json = False  # it runs the workflow with an empty input
     rate_headers = False
     request_ids = True
-    task_prefix = "run_"
     rate_limited = "Rate limit exceeded. Please try again later."
 
     def error(self, message: str, code: str, *, executing: bool) -> Json:
         return {"error": message} if executing else {"error": message, "code": message.upper().replace(" ", "_")}
 
     def result(self, run: Run) -> Json:
-        answer = self.failure(run)
-        del answer["error"]
-        return {**answer, "success": True, "executionId": run.execution_id, "output": run.output}
+        body = self.failure(run)
+        del body["error"]
+        return {**body, "success": True, "executionId": run.execution_id, "output": run.output}
 
     def stream_end(self, run: Run) -> List[Any]:
         if run.error is not None:
-            return [{"event": "error", "error": run.error}]
+            return [{"event": "error", "error": run.error}, '"[DONE]"']
         return [{"event": "final", "data": {"success": True, "output": run.output}}, '"[DONE]"']
+
+    def task_id(self, run: Run) -> str:
+        return f"workflow-execution:{run.execution_id}"
 
     def ticket(self, task_id: str, run: Run, base_url: str) -> Json:
         return {
@@ -133,18 +136,18 @@ class Observed(Documented):
 
     def job(self, task_id: str, run: Run) -> Json:
         metadata = {"workflowId": run.workflow_id, "correlation": {"executionId": run.execution_id, "triggerType": "api"}}
-        answer: Json = {"success": True, "taskId": task_id, "status": _state(run), "metadata": metadata, "output": None}
+        body: Json = {"success": True, "taskId": task_id, "status": _state(run), "metadata": metadata, "output": None}
         if run.error is not None:
-            answer["error"] = run.error
+            body["error"] = run.error
         elif run.ended is not None:
-            answer["output"] = {
+            body["output"] = {
                 "output": run.output,
                 "success": True,
                 "executedAt": _iso(run.ended),
                 "workflowId": run.workflow_id,
                 "executionId": run.execution_id,
             }
-        return answer
+        return body
 
     def usage(self, limits: Limits) -> Json:
         return {**super().usage(limits), "storage": {"usedBytes": 0, "limitBytes": 5368709120, "percentUsed": 0}}

@@ -1,4 +1,4 @@
-"""HTTP on Werkzeug, with connections that stay open and answers that are sent at once."""
+"""HTTP on Werkzeug, with connections that stay open and responses that are sent at once."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ _GRACE_SECONDS = 0.5  # how long stop() waits for threads
 
 
 class ConnectionDropped(Exception):  # noqa: N818  # a requested fault, not an error
-    """Close the connection at once, whatever part of the answer has been sent."""
+    """Close the connection at once, whatever part of the response has been sent."""
 
 
 class HttpServer(ThreadedWSGIServer):
@@ -28,21 +28,19 @@ class HttpServer(ThreadedWSGIServer):
     Args:
         host: The address to listen on.
         port: The port; 0 takes a free one.
-        answer: Returns the answer to a request. The environment has the connection's number under ``CONNECTION``.
+        respond: Returns the response to a request. The environment has the connection's number under ``CONNECTION``.
     """
 
-    daemon_threads = True
-
-    def __init__(self, host: str, port: int, answer: Callable[[Request], Response]) -> None:
-        self.answer = answer
+    def __init__(self, host: str, port: int, respond: Callable[[Request], Response]) -> None:
+        self.respond = respond
         self.connections = 0
         self._open: Dict[socket.socket, Tuple[int, threading.Thread]] = {}
         family = select_address_family(host, port)
         # The socket is made here, since Werkzeug ends the interpreter when the port is taken.
         with socket.create_server((host, port), family=family, backlog=128) as listening:
             bound = listening.getsockname()[1]
-            super().__init__(host, bound, Request.application(answer), _Handler, fd=listening.fileno())
-        self._accepting = threading.Thread(target=self.serve_forever, args=(_POLL_SECONDS,), daemon=True)
+            super().__init__(host, bound, Request.application(respond), _Handler, fd=listening.fileno())
+        self._accepting = new_thread(self.serve_forever, _POLL_SECONDS)
         self._accepting.start()
 
     def stop(self) -> None:
@@ -62,7 +60,7 @@ class HttpServer(ThreadedWSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, and remember it for ``stop``."""
         self.connections += 1
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        thread = new_thread(self.process_request_thread, request, client_address)
         self._open[request] = (self.connections, thread)
         thread.start()
 
@@ -72,15 +70,23 @@ class HttpServer(ThreadedWSGIServer):
         super().shutdown_request(request)
 
 
+def new_thread(target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Return a thread that the interpreter does not wait for at its end. A subinterpreter may refuse those: there it is a plain thread."""
+    try:
+        return threading.Thread(target=target, args=args, daemon=True)
+    except RuntimeError:
+        return threading.Thread(target=target, args=args, daemon=False)
+
+
 def join_all(threads: Iterable[threading.Thread]) -> None:
-    """Wait briefly for threads to end. A thread inside a user's function may continue as a daemon."""
+    """Wait briefly for threads to end. A thread inside a user's function may continue."""
     deadline = time.monotonic() + _GRACE_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Handler(WSGIRequestHandler):
-    """Serves one connection. Werkzeug's own handler closes it after each answer; this one keeps it."""
+    """Serves one connection. Werkzeug's own handler closes it after each response; this one keeps it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # an event is sent when it is written
@@ -91,13 +97,13 @@ class _Handler(WSGIRequestHandler):
         self._number = self._serving.number_of(self.connection)
 
     def run_wsgi(self) -> None:
-        """Read a whole request, answer it, and leave the connection ready for the next."""
+        """Read a whole request, respond to it, and leave the connection ready for the next."""
         started = time.monotonic()
         request = Request({**self.make_environ(), CONNECTION: self._number})
         outcome = "dropped"
         try:
             request.get_data()
-            response = self._serving.answer(request)
+            response = self._serving.respond(request)
             self._send(response, request)
             outcome = str(response.status_code)
         except (ClientDisconnected, ConnectionDropped, OSError):
@@ -105,19 +111,25 @@ class _Handler(WSGIRequestHandler):
         LOGGER.info("%s  %-4s %s  %.0f ms", outcome, self.command, self.path, (time.monotonic() - started) * 1000)
 
     def _send(self, response: Response, request: Request) -> None:
-        headers = response.get_wsgi_headers(request.environ)
+        """Send a response with its own headers unchanged; those that it lacks are added."""
+        headers = response.headers.copy()
         parts = response.get_app_iter(request.environ)  # none if the method or the status has no body
-        bodiless = request.method == "HEAD" or response.status_code in (204, 304) or response.status_code < 200
-        chunked = "Content-Length" not in headers and not bodiless and self.request_version != "HTTP/1.0"
-        if chunked:
-            headers["Transfer-Encoding"] = "chunked"
-        elif "Content-Length" not in headers and not bodiless:
-            headers["Connection"] = "close"
+        bodiless = request.method == "HEAD" or response.status_code in (204, 304)
+        if not bodiless and "Content-Length" not in headers and "Transfer-Encoding" not in headers:
+            if response.is_sequence:
+                headers["Content-Length"] = str(sum(map(len, response.iter_encoded())))
+            elif self.request_version != "HTTP/1.0":
+                headers["Transfer-Encoding"] = "chunked"
+        chunked = not bodiless and headers.get("Transfer-Encoding", "").lower() == "chunked"
+        ends_by_closing = not bodiless and not chunked and "Content-Length" not in headers
+        if ends_by_closing:
+            headers.setdefault("Connection", "close")
+        headers.setdefault("Date", self.date_time_string())
         self.send_response_only(response.status_code, response.status.partition(" ")[2])
-        self.send_header("Date", self.date_time_string())
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+        self.close_connection = self.close_connection or ends_by_closing
         try:
             for part in parts:
                 if part:

@@ -1,6 +1,7 @@
-"""Scripted answers, including faults."""
+"""Scripted responses, including faults."""
 
 import math
+import re
 from dataclasses import dataclass
 from json import dumps
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
@@ -14,7 +15,7 @@ UNSET: Any = object()
 
 @dataclass(frozen=True)
 class Script:
-    """One scripted answer. Without a ``response`` the usual answer follows after ``delay`` seconds."""
+    """One scripted response. Without a ``response`` the usual response follows after ``delay`` seconds."""
 
     delay: float
     drop: bool
@@ -27,7 +28,7 @@ class Script:
     cut: bool
 
     def response(self) -> Optional[Response]:
-        """The scripted answer, or ``None`` for the usual one."""
+        """The scripted response, or ``None`` for the usual one."""
         if self.status is None:
             return None
         # A generator has no known length, so it is sent in chunks.
@@ -57,7 +58,7 @@ def script(
     drop: bool,
     path: Optional[str],
 ) -> Script:
-    """Check the arguments, and encode the answer."""
+    """Check the arguments, and encode the response."""
     bodies = [json is not UNSET, body is not None, events is not None]
     if sum(bodies) > 1:
         raise ValueError("json, body and events exclude each other: pass one")
@@ -69,6 +70,9 @@ def script(
         raise ValueError(f"status must be from 200 to 599, not {status!r}")
     if not 0 <= delay < math.inf:
         raise ValueError(f"delay must be seconds from 0 on, not {delay!r}")
+    for name, value in (headers or {}).items():
+        if re.fullmatch(r"[^\r\n\u0100-\U0010ffff]*", f"{name}{value}") is None:
+            raise ValueError(f"the header {name!r} must be one line of latin-1 text, not {value!r}")
     if status is None and (any(bodies) or headers is not None):
         status = 200
     parts, content_type = _content(json, body, events)

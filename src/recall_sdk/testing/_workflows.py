@@ -1,7 +1,10 @@
-"""The demonstration workflows, which the documentation and the examples execute."""
+"""What the command, the demonstration and the fixture share: workflows to try, and the environment of a client on the same machine."""
 
+import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 if TYPE_CHECKING:
     from recall_sdk.testing.server import RecallServer
@@ -18,11 +21,24 @@ PAUSE = 0.2
 """Seconds between two pieces of a stream: slow enough to see."""
 
 
+def no_proxy(host: str) -> str:
+    """Return a value of the variable ``no_proxy`` that adds this host to the current ones."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    return f"{others},{host}" if others else host
+
+
+def exports(api_key: str, base_url: str) -> List[str]:
+    """Return the shell lines to run before a client of this server."""
+    host = str(urlsplit(base_url).hostname)
+    lines = [f"export RECALL_API_KEY={api_key}", f"export RECALL_BASE_URL={base_url}"]
+    return [*lines, f"export no_proxy={no_proxy(host)}"] if "http" in getproxies() else lines
+
+
 def add_workflows(server: "RecallServer") -> None:
-    """Register all of them.
+    """Register the workflows that ``SUMMARY`` lists.
 
     Args:
-        server: Who is to serve them.
+        server: The server that runs them.
     """
 
     @server.workflow("greet")

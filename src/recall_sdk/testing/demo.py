@@ -12,8 +12,7 @@ import sys
 from typing import Optional
 
 from recall_sdk import testing  # it imports Werkzeug on first use of RecallServer
-from recall_sdk.testing._loopback import no_proxy
-from recall_sdk.testing._workflows import add_workflows
+from recall_sdk.testing._workflows import add_workflows, no_proxy
 
 __all__ = ["server"]
 

@@ -25,6 +25,7 @@ __all__ = ["RecallServer", "RecordedRequest"]
 _DIALECTS = {"documented": Documented, "observed": Observed}
 
 _Function = TypeVar("_Function", bound=Callable[[Any], Any])
+_Server = TypeVar("_Server", bound="RecallServer")
 
 
 class RecallServer:
@@ -97,7 +98,7 @@ class RecallServer:
         self._scripts: List[Script] = []
         self._requests: List[RecordedRequest] = []
 
-    def start(self) -> "RecallServer":
+    def start(self: _Server) -> _Server:
         """Listen, in a thread. A server that was stopped listens on the same port again.
 
         Returns:
@@ -116,7 +117,7 @@ class RecallServer:
         if self._http is not None:
             raise RuntimeError("this server is already running")
         self._api.stopping.clear()
-        self._http = HttpServer(self._host, self._port, self._answer)
+        self._http = HttpServer(self._host, self._port, self._respond)
         self._port = self._http.port
         return self
 
@@ -137,7 +138,7 @@ class RecallServer:
         self._connections += self._http.connections
         self._http = None
 
-    def __enter__(self) -> "RecallServer":
+    def __enter__(self: _Server) -> _Server:
         return self.start()
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Optional[TracebackType]) -> None:
@@ -276,10 +277,10 @@ class RecallServer:
         times: int = 1,
         path: Optional[str] = None,
     ) -> None:
-        """Script the answer to the next request, whatever it is. Scripted answers are queued.
+        """Script the response to the next request, whatever it is. Scripted responses are queued.
 
-        Without ``status``, ``headers``, ``json``, ``body`` and ``events`` the server sends its usual answer, so that ``delay`` alone makes
-        it slow.
+        Without ``status``, ``headers``, ``json``, ``body`` and ``events`` the server sends its usual response, so that ``delay`` alone
+        makes it slow.
 
         Args:
             status: The HTTP status; 200 by default.
@@ -288,21 +289,21 @@ class RecallServer:
             body: A body, sent unchanged.
             events: The events of a stream: bytes are sent unchanged, a ``str`` as the data of an event, any other value as JSON data. The
                 server adds no end event.
-            cut: Close the connection after this part of the answer, as if the server had died.
-            delay: Seconds to wait before the answer.
-            drop: Close the connection without an answer.
-            times: The number of requests that get this answer.
-            path: Only requests whose path contains this string get this answer.
+            cut: Close the connection after this part of the response, as if the server had died.
+            delay: Seconds to wait before the response.
+            drop: Close the connection without a response.
+            times: The number of requests that get this response.
+            path: Only requests whose path contains this string get this response.
 
         Raises:
-            ValueError: The arguments contradict each other, or are out of bounds.
+            ValueError: The arguments contradict each other, or are out of bounds, or a header is not one line of latin-1 text.
             TypeError: A value has no JSON form.
 
         Example::
 
             server.respond_next(429, headers={"Retry-After": "2"}, json={"error": "slow down"}, times=2)
             server.respond_next(delay=5)                     # slow
-            server.respond_next(drop=True)                   # no answer
+            server.respond_next(drop=True)                   # no response
             server.respond_next(events=[{"blockId": "b", "chunk": "Hel"}], cut=True)
         """
         if times < 1:
@@ -311,7 +312,7 @@ class RecallServer:
         with self._lock:
             self._scripts += [scripted] * times
 
-    def _answer(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response:
         received = record(request)
         scripted = self._take_script(received)
         if scripted is not None:
@@ -320,7 +321,7 @@ class RecallServer:
             response = scripted.response()
             if response is not None:
                 return response
-        return self._api.answer(received)
+        return self._api.respond(received)
 
     def _take_script(self, received: RecordedRequest) -> Optional[Script]:
         with self._lock:
