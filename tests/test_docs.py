@@ -11,6 +11,7 @@ A page is one session on one test server with the demonstration workflows, start
   stand in for their executors.
 """
 
+import asyncio
 import code
 import contextlib
 import doctest
@@ -25,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,6 +97,17 @@ def serve(text: str) -> RecallServer:
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def to_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.8, a function that does what the pages tell its users to do instead of ``asyncio.to_thread``."""
+
+    async def to_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+    if sys.version_info < (3, 9):
+        monkeypatch.setattr(asyncio, "to_thread", to_thread, raising=False)
 
 
 @contextlib.contextmanager
@@ -380,6 +393,42 @@ def test_howto_resumes_a_paused_run():
         output["data"]["_resume"] = {"apiUrl": "https://elsewhere.example.com/api/resume/w/e/c"}
         with pytest.raises(ValueError, match="the key is not sent"):
             names["resume"](output, {})
+
+
+def test_howto_relay_closes_its_stream(monkeypatch: pytest.MonkeyPatch):
+    """Under ASGI, the relay closes its stream as soon as the browser has left, while a thread waits for the next event."""
+    page = PAGES["docs/howto/relay.md"].read_text("utf-8")
+    names: Dict[str, Any] = {}
+    left = threading.Event()
+    with RecallServer() as server:
+
+        @server.workflow("pause")
+        def pause(input: Any) -> Iterator[str]:
+            yield "One"
+            left.wait(30)
+            yield ", two"
+
+        monkeypatch.setenv("RECALL_API_KEY", server.api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
+        for block in blocks_of(page):
+            if "def events" in block.code or "def async_events" in block.code:
+                run(block.code, names)
+        stream = names["client"].stream_workflow("pause")
+
+        async def visit() -> None:
+            relayed = names["async_events"](stream)
+            assert await relayed.__anext__() == 'event: text\ndata: "One"\n\n'
+            reader = asyncio.ensure_future(relayed.__anext__())
+            await asyncio.sleep(0.1)
+            reader.cancel()  # as a server does when the browser leaves
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+
+        asyncio.run(visit())
+        with pytest.raises(recall_sdk.StreamInterruptedError, match="closed here"):
+            next(stream)
+        left.set()
+        names["client"].close()
 
 
 def test_command_options_are_documented():
