@@ -396,7 +396,7 @@ def test_deadline_covers_unrequested_stream(call, serve, connect):
     client = connect(serve(handler))
     with times_out() as caught:
         CALLS[call](client, timeout=TIMEOUT)
-    assert "did not complete its answer" in str(caught.value)
+    assert "did not complete its response" in str(caught.value)
 
 
 @pytest.mark.parametrize("own_session", [False, True])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import time
 
 import pytest
 
@@ -22,8 +23,34 @@ from recall_sdk import (
     errors,
 )
 from recall_sdk import _decoding as decoding
+from recall_sdk._bodies import message_of
+from recall_sdk._stream_events import stream_failure
+from recall_sdk.errors import build_error, one_line
 
 FAMILY = [getattr(errors, name) for name in errors.__all__]
+
+CODES = {
+    errors.RecallError: None,
+    errors.AuthenticationError: "UNAUTHORIZED",
+    errors.UsageLimitError: "USAGE_LIMIT_EXCEEDED",
+    errors.PermissionDeniedError: "FORBIDDEN",
+    errors.NotFoundError: "NOT_FOUND",
+    errors.RateLimitError: "RATE_LIMIT_EXCEEDED",
+    errors.InvalidRequestError: "INVALID_REQUEST",
+    errors.RecallTimeoutError: "TIMEOUT",
+    errors.ExecutionError: "EXECUTION_ERROR",
+    errors.ServerError: "SERVER_ERROR",
+    errors.RecallConnectionError: "CONNECTION_ERROR",
+    errors.StreamInterruptedError: "STREAM_INTERRUPTED",
+    errors.RedirectError: "REDIRECT_REFUSED",
+    errors.InvalidResponseError: "INVALID_RESPONSE",
+}
+"""The documented code of each class."""
+
+NEVER_EXECUTED = {
+    *(errors.AuthenticationError, errors.UsageLimitError, errors.PermissionDeniedError, errors.NotFoundError, errors.RateLimitError),
+}
+"""The classes of refusals."""
 
 OWN_FACTS = {
     RateLimitError: {"rate_limit": RateLimitInfo(10, 0, 1_800_000_000, 2)},
@@ -64,11 +91,56 @@ def test_errors_docstring_tree_matches_classes():
 def test_errors_share_constructor(kind):
     """Each class accepts (message, code=None, status=None), as documented, and starts with default attributes."""
     plain, full = kind("what happened"), kind("what happened", code="A_CODE", status=418)
-    assert (str(plain), plain.code, plain.status) == ("what happened", None, None)
+    assert (str(plain), plain.code, plain.status) == ("what happened", CODES[kind], None)
     assert (str(full), full.code, full.status) == ("what happened", "A_CODE", 418)
     assert full.args == ("what happened",)
-    assert [plain.body, plain.server_code, plain.retry_after, plain.may_have_executed] == [None, None, None, False]
+    assert [plain.body, plain.server_code, plain.retry_after, plain.request_id] == [None] * 4
     assert all(getattr(plain, name) is None for name in OWN_FACTS.get(kind, {}))
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_errors_rebuilt_from_message(kind):
+    """An error that is rebuilt from its message alone says False only if it is a refusal, and has the code of its class."""
+    again = kind(str(kind("what happened", "A_CODE", 418)))
+    assert (again.code, again.may_have_executed) == (CODES[kind], kind not in NEVER_EXECUTED)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_build_error(kind):
+    """The builder sets every attribute, and shows what a server sends as one clean line."""
+    odd = "a\r\n\tb\x1b[31m\u202ec\ud83d"
+    error = build_error(kind, odd, may_have_executed=True, code=odd, status=418, body=odd, server_code=odd, retry_after=1.5, request_id=odd)
+    assert type(error) is kind
+    assert (str(error), error.code, error.server_code, error.request_id) == ("a b c", "a b c", "a b c", "a b c")
+    assert (error.status, error.body, error.retry_after, error.may_have_executed) == (418, odd, 1.5, True)
+    plain = build_error(kind, "no", may_have_executed=False)
+    assert (plain.code, plain.may_have_executed) == (CODES[kind], False)
+    assert [plain.status, plain.body, plain.server_code, plain.retry_after, plain.request_id] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (" a \n b ", "a b"),
+        ("a\x00\x1b]0;title\x07b", "a 0;title b"),
+        ("a\u2028\u2066b\ufeff", "a b"),
+        ("Grüße 世界 😀", "Grüße 世界 😀"),
+        ("", ""),
+    ],
+)
+def test_one_line(text, line):
+    """White space, control characters, escape sequences and bidirectional marks become one space."""
+    assert one_line(text) == line
+
+
+@pytest.mark.parametrize("piece", ["\x1b[", "\x1b", " ", "\x1b[0", "\n", "a "])
+def test_one_line_is_linear(piece):
+    """A text of any length is cleaned at once, and shortened in the middle."""
+    start = time.process_time()
+    line = one_line("begin " + piece * 500_000 + "\nend")
+    assert time.process_time() - start < 2.0
+    assert len(line) < 70_000
+    assert (line[:5], line[-3:]) == ("begin", "end")
 
 
 @pytest.mark.parametrize("kind", FAMILY)
@@ -137,7 +209,7 @@ def test_job_failure_of_cancelled_job():
         ({"message": "no memory", "code": 5}, "no memory"),
         ({"error": "no memory"}, "no memory"),
         ({"code": 5}, '{"code": 5}'),
-        (["no", "memory"], '["no", "memory"]'),
+        (["no", "memory"], "no; memory"),
         (7, "7"),
         ("", "the server does not say why"),
         (None, "the server does not say why"),
@@ -147,17 +219,16 @@ def test_job_failure_shows_any_reason_as_text(reason, text):
     """The documented ``error (any)`` of a job or a stream becomes readable text."""
     assert decoding.job_failure({**JOB, "error": reason}).result.error == text
     event = StreamEvent("error", None, "", {"event": "error", "error": reason})
-    error = decoding.stream_failure(event, StreamedExecutionResult(False, text="so far"))
+    error = stream_failure(event, StreamedExecutionResult(False, text="so far"))
     assert error.result.error == text
     assert str(error) == f"the workflow failed: {text}"
 
 
-def test_stream_failure_keeps_text_payload_and_code():
-    """The error of a stream keeps the text that arrived, the payload, and the server's code."""
-    payload = {"event": "error", "error": "boom", "code": "MODEL_DOWN"}
-    error = decoding.stream_failure(StreamEvent("error", None, "", payload), StreamedExecutionResult(False, text="so far"))
-    assert (error.code, error.server_code, error.body, error.may_have_executed) == ("EXECUTION_ERROR", "MODEL_DOWN", payload, True)
-    assert error.result == StreamedExecutionResult(False, error="boom", text="so far")
+def test_job_failure_is_one_clean_line():
+    """What the server sends of a job is shown without line breaks and escape sequences; the data is kept as received."""
+    error = decoding.job_failure({**JOB, "taskId": "t\n\x1b[31m1", "error": "no\r\nmemory\u202e"})
+    assert str(error) == "job t 1 failed: no memory"
+    assert error.result.error == "no\r\nmemory\u202e"
 
 
 def test_message_of_deeply_nested_reason():
@@ -165,6 +236,6 @@ def test_message_of_deeply_nested_reason():
     reason = []
     for _ in range(200_000):
         reason = [reason]
-    assert decoding.message_of(reason) == "a reason nested too deeply to show"
+    assert message_of(reason) == "a reason nested too deeply to show"
     while reason:  # taken apart by hand: old Pythons do not survive doing it themselves
         reason = reason.pop()

@@ -5,7 +5,6 @@ import gzip
 import http.client
 import itertools
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -19,23 +18,18 @@ from unittest import mock
 
 import pytest
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rawserver import KEY, LAST_CHUNK, PATIENCE, RawServer, answers, chunk, echo, envelope, head, http, new_authority
+from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, echo, envelope, head, http, new_authority
 from recall_sdk import (
-    ExecutionError,
     InvalidRequestError,
     InvalidResponseError,
     RateLimitError,
-    RecallClient,
     RecallConnectionError,
     RecallError,
     RecallTimeoutError,
     RedirectError,
-    ServerError,
-    StreamInterruptedError,
     _response,
 )
 

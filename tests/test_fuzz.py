@@ -36,10 +36,10 @@ CALLS = {
 
 
 class Parrot:
-    """A server that answers every request with the same bytes, and closes."""
+    """A server that responds to every request with the same bytes, and closes."""
 
     def __init__(self):
-        self.answer = b""
+        self.response = b""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -54,7 +54,7 @@ class Parrot:
             with sock:
                 try:
                     sock.recv(65536)
-                    sock.sendall(self.answer)
+                    sock.sendall(self.response)
                     sock.shutdown(socket.SHUT_WR)
                     while sock.recv(65536):
                         pass
@@ -78,10 +78,10 @@ def parrot():
 
 @pytest.fixture(scope="module")
 def check(parrot):
-    """Make a call that is answered with these bytes, and check the outcome."""
+    """Make a call whose response is these bytes, and check the outcome."""
 
-    def make_one(call, answer):
-        parrot.answer = answer
+    def make_one(call, response):
+        parrot.response = response
         make, models = CALLS[call]
         start = time.monotonic()
         try:
@@ -101,13 +101,14 @@ FIELDS = (
     *("success", "output", "error", "code", "message", "status", "taskId", "jobId", "statusUrl", "links", "createdAt", "isDeployed"),
     *("deployedAt", "needsRedeployment", "metadata", "logs", "traceSpans", "totalDuration", "executionId", "workflowId", "rateLimit"),
     *("usage", "sync", "async", "limit", "maxBurst", "requestsPerMinute", "details", "path", "retryAfterSeconds", "event", "data"),
-    *("chunk", "blockId"),
+    *("chunk", "blockId", "detail", "title", "errors", "msg", "loc", "_resume", "duration", "remaining", "resetAt", "requestId"),
 )
 NAMES = (
     *("Content-Type", "Content-Encoding", "Content-Length", "Transfer-Encoding", "Connection", "Location", "Retry-After", "Set-Cookie"),
     *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Date", "Trailer", "X"),
 )
 VALUES = (
+    *(":" * 32768, "0" * 5000, "Thu, 01 Jan 1970 00:00:00 GMT", "9999-12-31T23:59:59.9-23:59", "unlimited", "1800000000000"),
     *("text/event-stream", "application/json", "text/html", "gzip", "deflate", "br", "identity", "chunked", "close", "keep-alive"),
     *("0", "7", "-1", "1e999", "nan", "inf", "9" * 20, "1_0", "Mon,", "2026-11-23T21:23:35Z", "/elsewhere", "http://[", "//"),
 )
@@ -132,10 +133,10 @@ fuzz = settings(max_examples=60, deadline=None, suppress_health_check=list(Healt
 
 
 @fuzz
-@given(call=st.sampled_from(list(CALLS)), answer=st.binary(max_size=300))
-def test_any_bytes_give_result_or_recall_error(check, call, answer):
-    """Noise instead of an answer."""
-    check(call, answer)
+@given(call=st.sampled_from(list(CALLS)), response=st.binary(max_size=300))
+def test_any_bytes_give_result_or_recall_error(check, call, response):
+    """Noise instead of a response."""
+    check(call, response)
 
 
 @fuzz
@@ -163,8 +164,8 @@ def test_any_stream_gives_result_or_recall_error(check, call, payloads, tail, zi
     """Any events, and some noise at the end."""
     body = b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads) + tail
     encoding = ["Content-Encoding: gzip"] if zipped else []
-    answer = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked", *encoding)
-    check(call, answer + chunk(gzip.compress(body) if zipped else body or b"\n") + LAST_CHUNK)
+    response = head("Content-Type: text/event-stream", "Transfer-Encoding: chunked", *encoding)
+    check(call, response + chunk(gzip.compress(body) if zipped else body or b"\n") + LAST_CHUNK)
 
 
 GOOD = [
@@ -183,15 +184,15 @@ GOOD = [
 @fuzz
 @given(
     call=st.sampled_from(list(CALLS)),
-    answer=st.sampled_from(GOOD),
+    response=st.sampled_from(GOOD),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=4)), min_size=1, max_size=4),
 )
-def test_mutated_answers_give_result_or_recall_error(check, call, answer, edits):
-    """A good answer with a few bytes changed, lost or added."""
+def test_mutated_responses_give_result_or_recall_error(check, call, response, edits):
+    """A good response with a few bytes changed, lost or added."""
     for place, removed, added in edits:
-        at = int(place * len(answer))
-        answer = answer[:at] + added + answer[at + removed :]
-    check(call, answer)
+        at = int(place * len(response))
+        response = response[:at] + added + response[at + removed :]
+    check(call, response)
 
 
 DEEP = [b"[" * depth + b"]" * depth for depth in (400, 900, 3_000, 100_000)]
@@ -204,7 +205,7 @@ DEEP = [b"[" * depth + b"]" * depth for depth in (400, 900, 3_000, 100_000)]
 @pytest.mark.parametrize("deep", DEEP, ids=len)
 @pytest.mark.parametrize("status", [200, 202, 400, 500])
 def test_deeply_nested_json(status, deep, form, check):
-    """However deeply an answer is nested, the call returns a model or raises a RecallError."""
+    """However deeply a response is nested, the call returns a model or raises a RecallError."""
     for call in ("execute", "job"):
         check(call, http(form % deep, "Content-Type: application/json", status=f"{status} Odd"))
 
@@ -224,8 +225,8 @@ def test_numbers_beyond_float(number, check):
     fields = {"success": "true", "error": '"x"', "status": '"x"', "output": number, "totalDuration": number, "retryAfterSeconds": number}
     body = "{{{}}}".format(", ".join(f'"{name}": {value}' for name, value in fields.items())).encode()
     for status in (200, 429):
-        answer = http(
+        response = http(
             body, f"Retry-After: {number}", f"X-RateLimit-Reset: {number}", f"X-RateLimit-Limit: {number}", status=f"{status} Odd"
         )
         for call in ("execute", "job"):
-            check(call, answer)
+            check(call, response)

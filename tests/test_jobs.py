@@ -21,12 +21,14 @@ from recall_sdk import (
     RateLimitError,
     RecallClient,
     RecallConnectionError,
+    RecallError,
     RecallTimeoutError,
     ServerError,
     UsageLimitError,
     WorkflowExecutionResult,
 )
 from recall_sdk._jobs import LAST_POLL, wait_for_job
+from recall_sdk.errors import build_error
 from recall_sdk.retry import MAX_SLEEP
 from recall_sdk.testing import RecallServer
 
@@ -35,10 +37,8 @@ def job(status, **fields):
     return {"success": True, "taskId": "t-1", "status": status, "output": None, "error": None, "metadata": {}, **fields}
 
 
-def failing(kind, retry_after=None):
-    error = kind("not now")
-    error.retry_after = retry_after
-    return error
+def failing(kind, retry_after=None, status=None):
+    return build_error(kind, "not now", may_have_executed=False, retry_after=retry_after, status=status)
 
 
 class World:
@@ -71,10 +71,11 @@ class World:
             raise word
         return word if isinstance(word, tuple) else (word, None)
 
-    def wait(self, timeout=3600.0, poll_interval=1.0, max_poll_interval=10.0, on_update=None):
+    def wait(self, timeout=3600.0, poll_interval=1.0, max_poll_interval=10.0, *, on_update=None, accepted=False, task_id="t-1"):
         return wait_for_job(
             self.poll,
-            "t-1",
+            task_id,
+            accepted=accepted,
             timeout=timeout,
             poll_interval=poll_interval,
             max_poll_interval=max_poll_interval,
@@ -109,7 +110,7 @@ def test_wait_for_job_uses_callers_intervals():
 
 
 def test_wait_for_job_respects_retry_after():
-    """The server's retry-after, on an answer or on an error, is the minimum wait; a shorter one changes nothing."""
+    """The server's retry-after, on a response or on an error, is the minimum wait; a shorter one changes nothing."""
     world = World((job("queued"), 30.0), failing(RateLimitError, 20.0), failing(ServerError, 0.5), job("completed"))
     world.wait()
     assert world.slept == [30.0, 20.0, 2.25]
@@ -139,28 +140,43 @@ REJECTIONS = [AuthenticationError, PermissionDeniedError, NotFoundError]
 
 
 @pytest.mark.parametrize("kind", REJECTIONS)
-def test_wait_for_job_raises_first_refusal(kind):
+def test_wait_for_job_raises_first_rejection(kind):
     """A wrong key or an unknown id is reported by the first poll, and names the job."""
     world = World(failing(kind))
-    with pytest.raises(kind, match="job t-1: not now"):
+    with pytest.raises(kind, match="job t-1: not now") as caught:
         world.wait()
     assert len(world.polls) == 1
+    assert caught.value.may_have_executed is False
 
 
+@pytest.mark.parametrize("accepted", [False, True])
 @pytest.mark.parametrize("kind", REJECTIONS)
-def test_wait_for_job_survives_refusals_for_a_minute(kind):
-    """After a successful poll, rejections for less than a minute do not end the wait."""
-    world = World(job("queued"), *[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed"))
-    assert world.wait()["status"] == "completed"
+def test_wait_for_job_survives_rejections_for_a_minute(kind, accepted):
+    """After a successful poll, or with an accepted job from the start, rejections for less than a minute do not end the wait."""
+    story = [*[failing(kind)] * 8, job("queued"), *[failing(kind)] * 5, job("completed")]
+    world = World(*story) if accepted else World(job("queued"), *story)
+    assert world.wait(accepted=accepted)["status"] == "completed"
 
 
+@pytest.mark.parametrize("accepted", [False, True])
 @pytest.mark.parametrize("kind", REJECTIONS)
-def test_wait_for_job_raises_refusals_of_more_than_a_minute(kind):
-    """Rejections for more than a minute end the wait."""
-    world = World(job("queued"), *[failing(kind)] * 60)
-    with pytest.raises(kind, match="job t-1: not now"):
-        world.wait()
-    assert 60 < sum(world.slept[1:]) < 75
+def test_wait_for_job_raises_rejections_of_more_than_a_minute(kind, accepted):
+    """Rejections for more than a minute end the wait; the job is known, so that it may have run."""
+    world = World(*[job("queued")] * (not accepted), *[failing(kind) for _ in range(60)])
+    with pytest.raises(kind, match="job t-1: not now") as caught:
+        world.wait(accepted=accepted)
+    assert 60 < sum(world.slept[0 if accepted else 1 :]) < 75
+    assert caught.value.may_have_executed is True
+
+
+@pytest.mark.parametrize(
+    ("story", "accepted", "may_have_executed"), [([], False, False), ([], True, True), ([job("processing")], False, True)]
+)
+def test_wait_for_job_says_whether_the_job_may_have_run(story, accepted, may_have_executed):
+    """After a permanent error the job may have run if it was accepted, or if a state was seen; else nothing is known of it."""
+    with pytest.raises(InvalidRequestError) as caught:
+        World(*story, failing(InvalidRequestError, status=410)).wait(accepted=accepted)
+    assert caught.value.may_have_executed is may_have_executed
 
 
 def test_wait_for_job_counts_refusals_in_a_row():
@@ -172,8 +188,7 @@ def test_wait_for_job_counts_refusals_in_a_row():
 
 def test_wait_for_job_survives_too_early():
     """A 425 asks for a retry later (RFC 8470, section 5.2)."""
-    early = failing(InvalidRequestError)
-    early.status = 425
+    early = failing(InvalidRequestError, status=425)
     assert World(early, job("completed")).wait()["status"] == "completed"
 
 
@@ -183,7 +198,20 @@ def test_wait_for_job_unknown_state(caplog):
         World(job("unknown")).wait(timeout=5.0)
     assert caplog.messages == ["job t-1 has the unknown state 'unknown'; it is treated as not ended"]
     assert "job t-1 has the unknown state 'unknown' after 5.0 s; it may or may not have ended: wait for it again" in str(caught.value)
-    assert "goes on" not in str(caught.value)
+    assert "still be running" not in str(caught.value)
+
+
+def test_wait_for_job_shows_clean_lines(caplog):
+    """Ids and states of a server are shown without line breaks, escape sequences and bidirectional marks, in messages and logs."""
+    task_id, state = "a\nb\x1b[31m\u202ec", "od\r\nd\x1b[0m\u2066"
+    failed = job("failed", taskId=task_id, error="x\ny")
+    for story in ([failing(ServerError), job(state)], [failing(ServerError)], [failing(InvalidRequestError)], [failed]):
+        with caplog.at_level(logging.INFO, "recall_sdk"), pytest.raises(RecallError) as caught:
+            World(*story).wait(timeout=2.0, task_id=task_id)
+        assert str(caught.value).startswith("job a b c")
+        for line in (str(caught.value), *caplog.messages):
+            assert line.isprintable()
+            assert len(line.splitlines()) == 1
 
 
 def test_wait_for_job_survives_html_page(server, client):
@@ -208,14 +236,47 @@ def test_wait_for_job_reports_changed_statuses():
     assert world.updates == [one, half, job("completed")]
 
 
-def test_wait_for_job_raises_error_of_on_update():
+def test_wait_for_job_on_update_gets_a_copy():
+    """The caller's function may change what it gets: neither the result nor the detection of changes is affected."""
+    seen = []
+
+    def change(status):
+        seen.append(status["status"])
+        status["output"]["a"].append(2)
+        status.clear()
+
+    one = job("processing", output={"a": [1]})
+    last = job("completed", output={"a": [1]})
+    world = World(one, one, job("processing", output={"a": [1]}), last)
+    assert world.wait(on_update=change) is last
+    assert last == job("completed", output={"a": [1]})
+    assert seen == ["processing", "completed"]
+
+
+def test_wait_for_job_with_deeply_nested_output():
+    """An output that is nested too deeply to be copied is returned, and is not passed to on_update."""
+    output = []
+    for _ in range(200_000):
+        output = [output]
+    last = job("completed", output=output)
+    world = World(job("queued"), last)
+    assert world.wait() is last
+    assert world.updates == [job("queued")]
+    while output:  # taken apart by hand: old Pythons do not survive doing it themselves
+        output = output.pop()
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), RecallTimeoutError("mine"), RecursionError("mine"), KeyboardInterrupt("mine")])
+def test_wait_for_job_raises_error_of_on_update(error):
     """An exception of the caller's function ends the wait, unchanged."""
 
     def stop(status):
-        raise KeyError(status["status"])
+        raise error
 
-    with pytest.raises(KeyError, match="queued"):
+    with pytest.raises(type(error)) as caught:
         World(job("queued")).wait(on_update=stop)
+    assert caught.value is error
+    assert error.args == ("mine",)
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", "EXECUTION_ERROR"), ("cancelled", "JOB_CANCELLED")])
@@ -233,18 +294,18 @@ def test_wait_for_job_raises_for_failed_job(status, code):
 
 
 def test_wait_for_job_times_out():
-    """The message names the id, the state and what to do; the job itself continues."""
+    """The message names the id, the state and what to do. It does not claim that the job continues: its server may have died."""
     world = World(job("processing"))
     with pytest.raises(RecallTimeoutError) as caught:
         world.wait(timeout=5.0)
     error = caught.value
-    assert str(error) == "job t-1 is still processing after 5.0 s; it continues: wait for it again with wait_for_job('t-1')"
+    assert str(error) == "job t-1 is still processing after 5.0 s; it may still be running: wait for it again with wait_for_job('t-1')"
     assert (error.code, error.status, error.body, error.may_have_executed) == ("TIMEOUT", None, job("processing"), True)
     assert error.__cause__ is None
     assert sum(world.slept) == pytest.approx(5.0)
 
 
-def test_wait_for_job_times_out_without_answer(caplog):
+def test_wait_for_job_times_out_without_response(caplog):
     """The last failure is reported, logged each time, and the cause of the error."""
     trouble = failing(RecallConnectionError)
     said = "job t-1 could not be polled within 2.0 s (not now); it may still be running: wait for it again with wait_for_job('t-1')"
@@ -436,3 +497,36 @@ def test_wait_for_job_real_retry_after(server, client):
         client.wait_for_job(ticket, timeout=0.3, poll_interval=0.01)
     polls = [request for request in server.requests if request.path.startswith("/api/jobs/")]
     assert len(polls) == 2  # the first, and the last when the time was up
+
+
+def test_wait_for_job_is_patient_with_a_queued_run(server, client):
+    """With an AsyncExecutionResult the first polls may be rejected, as a job that was just accepted may not be found at once."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    server.go.set()
+    server.respond_next(404, json={"error": "Task not found"}, path="/api/jobs/", times=2)
+    assert client.wait_for_job(ticket, poll_interval=0.01)["output"] == {"said": "hi"}
+
+
+def test_wait_for_job_gone(server, client):
+    """A job that was accepted and is gone may have run."""
+    ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
+    server.respond_next(410, json={"error": "Gone"}, path="/api/jobs/")
+    with pytest.raises(InvalidRequestError, match=ticket.task_id) as caught:
+        client.wait_for_job(ticket)
+    assert caught.value.may_have_executed is True
+
+
+def test_wait_for_job_with_number_as_id(server, client):
+    """A task id that is a whole number becomes text, with which the job can be asked for."""
+    server.respond_next(202, json={"success": True, "jobId": 4711})
+    ticket = client.execute_workflow("wait", async_execution=True)
+    server.respond_next(200, json={"status": "completed", "taskId": 4711, "output": 1}, path="/api/jobs/4711")
+    assert client.wait_for_job(ticket)["taskId"] == ticket.task_id == "4711"
+
+
+@pytest.mark.parametrize("task_id", [".", ".."])
+def test_queued_run_with_unusable_id(task_id, server, client):
+    """A task id that no request can name is a RecallError."""
+    server.respond_next(202, json={"success": True, "taskId": task_id})
+    with pytest.raises(InvalidResponseError, match="can't be part of a path"):
+        client.execute_workflow("wait", async_execution=True)

@@ -58,17 +58,21 @@ LADDER = (
     "sse",
     "_arguments",
     "retry",
+    "_limiter",
     "_inputs",
     "_requests",
-    "_messages",
-    "_decoding",
     "_redaction",
+    "_translation",
     "_connections",
-    "_failures",
+    "_response",
+    "_bodies",
+    "_rate_limits",
+    "_statuses",
+    "_decoding",
     "_transport",
+    "_stream_events",
     "streaming",
     "_jobs",
-    "_limiter",
     "_batch",
     "client",
     "__init__",
@@ -149,7 +153,13 @@ def test_imports_only_from_lower_levels(module: str):
 def test_only_transport_modules_import_requests(library: str):
     """Only the transport modules import an HTTP library (the test server is not part of the client)."""
     users = {module for module, tree in MODULES.items() if library in {name.split(".")[0] for name in imported_names(tree)}}
-    assert {module for module in users if not module.startswith("testing.")} <= {"_connections", "_failures", "_transport"}
+    assert {module for module in users if not module.startswith("testing.")} <= {
+        "_connections",
+        "_response",
+        "_transport",
+        "_translation",
+        "client",
+    }
 
 
 FOREIGN_PRIVATE_NAMES = {

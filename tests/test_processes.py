@@ -40,8 +40,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk._arguments import Settings
-from recall_sdk.client import MAX_REVIVED, _revive
+from recall_sdk.client import MAX_SHARED
 from recall_sdk.testing import RecallServer
 
 pytestmark = [
@@ -610,49 +609,57 @@ def test_copy_of_subclass_with_its_own_constructor(duplicate):
     assert (twin.tenant, twin.api_key, twin.base_url, twin._timeout) == ({"name": "acme"}, "another-key", "http://127.0.0.1:1", 7.0)
 
 
-def test_revived_subclass_keeps_its_attributes():
-    """In a worker process, clients that differ only in an attribute are separate, and equal ones are the same."""
-    acme, initech = (pickle.dumps(TenantClient(name)) for name in ("acme", "initech"))
+class Incomparable:
+    """A value of the user's that can't be compared."""
+
+    def __eq__(self, other):
+        raise TypeError("not comparable")
+
+    __hash__ = None
+
+
+def test_worker_clients_share_connections(server):
+    """In a worker process, all clients of one server and key share connections, whatever their class, attributes and timeouts are."""
+    acme, initech = TenantClient("acme"), TenantClient(Incomparable())
+    plain, patient = RecallClient(KEY), RecallClient(KEY, timeout=99.0)
+    for client in (acme, initech, plain, patient):
+        client.set_base_url(server.base_url)
+    pickled = [pickle.dumps(each) for each in (acme, acme, initech, plain, patient)]
 
     def work():
-        first, second, third = pickle.loads(acme), pickle.loads(acme), pickle.loads(initech)
-        return [first is second, second is third, second.tenant, third.tenant]
+        arrived = [pickle.loads(each) for each in pickled]
+        for client in arrived:
+            ask(client)
+        return len(set(map(id, arrived))), arrived[0].tenant, type(arrived[2].tenant), arrived[4]._timeout
 
-    assert in_child(work) == [True, False, "acme", "initech"]
-
-
-def test_oldest_revived_client_is_dropped():
-    """One client too many drops the oldest."""
-
-    def arrive(number):
-        return _revive(RecallClient, Settings(KEY, f"http://host-{number}"), 1.0, ("another machine", os.getpid()), {})
-
-    first, second = arrive(0), arrive(1)
-    assert arrive(0) is first
-    for number in range(2, MAX_REVIVED + 1):
-        arrive(number)
-    assert arrive(1) is second
-    newest = arrive(0)
-    assert newest is not first
-    newest.set_api_key("changed-key")
-    assert arrive(0) is not newest
+    assert in_child(work) == (5, "acme", Incomparable, 99.0)
+    assert len({request.connection for request in server.requests}) == 1
 
 
-def test_revived_clients_are_bounded():
-    """A worker process keeps a bounded number of clients, the newest ones."""
-    pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_REVIVED + 2)]
+def test_worker_clients_of_other_settings_share_nothing():
+    """In a worker process, clients of another server or key have other connections, and a client that was changed harms no other."""
+    clients = [RecallClient(KEY), RecallClient("another-key"), RecallClient(KEY, "http://host"), RecallClient(KEY)]
+    pickled = [pickle.dumps(each) for each in clients]
 
     def work():
-        clients = [pickle.loads(each) for each in pickled[:MAX_REVIVED]]
-        again = pickle.loads(pickled[0])
-        more = [pickle.loads(each) for each in pickled[MAX_REVIVED:]]
-        return [
-            again is clients[0],
-            pickle.loads(pickled[-1]) is more[-1],
-            pickle.loads(pickled[0]) is clients[0],
-        ]
+        arrived = [pickle.loads(each) for each in pickled]
+        arrived[0].set_api_key("changed-key")
+        late = pickle.loads(pickled[0])
+        transports = [each._transport for each in arrived]
+        return [transports.index(each) for each in transports], [arrived[0].api_key, arrived[3].api_key, late.api_key], KEY in repr(late)
 
-    assert in_child(work) == [True, True, False]
+    assert in_child(work) == ([0, 1, 2, 0], ["changed-key", KEY, KEY], False)
+
+
+def test_worker_keeps_bounded_number_of_connections():
+    """A worker process keeps the connections of a bounded number of servers, those used last."""
+    pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(MAX_SHARED + 1)]
+
+    def work():
+        clients = [pickle.loads(each) for each in pickled]
+        return [pickle.loads(pickled[index])._transport is clients[index]._transport for index in (-1, 0)]
+
+    assert in_child(work) == [True, False]
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
@@ -661,63 +668,6 @@ def test_client_with_own_session_does_not_pickle(duplicate):
     with requests.Session() as session, pytest.raises(TypeError, match="its own session can't be pickled or copied") as refused:
         duplicate(RecallClient(KEY, session=session))
     assert KEY not in str(refused.value)
-
-
-def test_worker_revives_client_with_settings():
-    """In another process, clients with the same settings are one client, and others are separate."""
-    clients = [RecallClient(KEY), RecallClient("another-key"), RecallClient(KEY, "http://host"), RecallClient(KEY, timeout=1.0)]
-    pickled = [pickle.dumps(each) for each in clients * 2]
-
-    def work():
-        first = pickle.loads(pickled[0])
-        settings = [first.api_key, first.base_url, first._timeout, KEY in repr(first)]
-        arrived = [pickle.loads(each) for each in pickled]
-        return [arrived.index(each) for each in arrived], settings
-
-    indexes, settings = in_child(work)
-    assert indexes == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert settings == [KEY, clients[0].base_url, 30.0, False]
-
-
-def test_worker_with_same_pid_on_other_machine():
-    """A process of another machine that happens to have the same number is another process."""
-    first, second = (_revive(RecallClient, Settings(KEY, "http://elsewhere"), 1.0, ("another machine", os.getpid()), {}) for _ in range(2))
-    assert first is second
-
-
-def test_worker_threads_revive_same_client():
-    """Threads of a worker process that receive a client at the same moment receive the same one."""
-    pickled = [pickle.dumps(RecallClient(KEY, f"http://host-{number}")) for number in range(50)]
-
-    def receive(data):
-        barrier = threading.Barrier(8)
-
-        def load(_):
-            barrier.wait(PATIENCE)
-            return pickle.loads(data)
-
-        with ThreadPoolExecutor(8) as pool:
-            return len({id(each) for each in list(pool.map(load, range(8)))})
-
-    def work():
-        sys.setswitchinterval(1e-6)
-        return [receive(data) for data in pickled]
-
-    assert in_child(work) == [1] * len(pickled)
-
-
-def test_worker_does_not_reuse_changed_client():
-    """A client that was changed in a worker is not reused for others with the old or the new settings."""
-    pickled, pickled_changed = pickle.dumps(RecallClient(KEY)), pickle.dumps(RecallClient("changed-key"))
-
-    def work():
-        first = pickle.loads(pickled)
-        first.set_api_key("changed-key")
-        second, changed, third = pickle.loads(pickled), pickle.loads(pickled_changed), pickle.loads(pickled)
-        keys = [each.api_key for each in (first, second, changed, third)]
-        return keys, first is second, first is changed, second is third
-
-    assert in_child(work) == (["changed-key", KEY, "changed-key", KEY], False, False, True)
 
 
 def test_client_unpickled_at_home_is_new():

@@ -19,9 +19,9 @@ from recall_sdk import (
     StreamInterruptedError,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk import _requests as endpoints
 from recall_sdk._redaction import without_key
 from recall_sdk.testing import RecallServer
+from responses import response_of
 
 KEY = 'sk-0123/"45+67&89'
 FORMS = [
@@ -29,7 +29,6 @@ FORMS = [
     "sk-0123%2F%2245%2B67%2689",  # in a URL
     'sk-0123/\\"45+67&89',  # in JSON
 ]
-CALL = endpoints.execute("wf", None, stream=False, selected_outputs=None, asynchronous=False)
 
 
 def shown(error):
@@ -45,7 +44,7 @@ def caught(function, *args):
 
 
 def answer(body, status=400):
-    return decoding.Answer(CALL, status, {}, body, 0.0, None)
+    return response_of(status=status, body=body)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -85,7 +84,7 @@ def test_very_short_key_is_not_masked():
 @pytest.mark.parametrize("body", [KEY.encode() + b" is no JSON", b"\xff" + KEY.encode()])
 def test_cause_that_holds_the_key_is_dropped(body):
     """The errors of the JSON and UTF-8 decoders hold the whole answer."""
-    error = without_key(caught(decoding.parse, answer(body, 200)), KEY)
+    error = without_key(caught(decoding.execution, answer(body, 200)), KEY)
     assert isinstance(error, InvalidResponseError)
     assert KEY not in shown(error)
     assert (error.__cause__, error.__context__) == (None, None)
@@ -93,7 +92,7 @@ def test_cause_that_holds_the_key_is_dropped(body):
 
 def test_cause_without_the_key_is_kept():
     """A cause without the key is kept."""
-    error = without_key(caught(decoding.parse, answer(b"no JSON", 200)), KEY)
+    error = without_key(caught(decoding.execution, answer(b"no JSON", 200)), KEY)
     assert isinstance(error.__cause__, ValueError)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rawserver import answers, http
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry, clock_offset, parse_retry_after
+from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry
 from recall_sdk.testing import RecallServer
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
@@ -101,62 +101,6 @@ def test_retry_after_above_an_hour_is_not_retried():
     backoff = Backoff(3, 1.0, 30.0, 2.0)
     assert backoff.wait_after(limited(3600.0), 0, lambda: 0.5) == 3600.0
     assert backoff.wait_after(limited(3600.1), 0, lambda: 0.5) is None
-
-
-# ------------------------------------------------------------------------------------------------- reading a retry-after
-
-NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("7", 7.0),
-        (" 0 ", 0.0),
-        ("1.5", 1.5),
-        ("86400", 86_400.0),
-        ("3, 9", 3.0),
-        ("Fri, 15 Jan 2027 08:01:00 GMT", 60.0),
-        ("Fri, 15 Jan 2027 10:01:00 +0200", 60.0),
-        ("Friday, 15-Jan-27 08:01:00 GMT", 60.0),
-        ("Fri Jan 15 08:01:00 2027", 60.0),
-        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
-        *(
-            (none, None)
-            for none in ("", "soon", "-5", "nan", "inf", "1_0", "1e3", "Nov Z , .", "Jan 1 , 2", "99 Jan 99999999 99:99:99 GMT")
-        ),
-    ],
-)
-def test_parse_retry_after_forms(value, seconds):
-    """Seconds, also with a fraction, and the three forms of an HTTP date (RFC 9110, section 5.6.7); others are None."""
-    assert parse_retry_after(value, NOW) == seconds
-
-
-@pytest.mark.parametrize(("value", "seconds"), [(f"{NOW + 2:.0f}", 2.0), (f"{NOW - 5:.0f}", 0.0), ("999999999", 999999999.0)])
-def test_parse_retry_after_moment(value, seconds):
-    """A number of 1e9 or more is a time in seconds since the epoch."""
-    assert parse_retry_after(value, NOW) == seconds
-
-
-@pytest.mark.parametrize(
-    ("date", "offset"),
-    [("Fri, 15 Jan 2027 08:10:00 GMT", 600.0), ("Fri, 15 Jan 2027 07:50:00 GMT", -600.0), ("soon", 0.0), (None, 0.0)],
-)
-def test_clock_offset(date, offset):
-    """The offset is computed from the server's Date; without a readable one it is 0."""
-    assert clock_offset(date, NOW) == offset
-
-
-def test_parse_retry_after_date_is_not_rounded_down():
-    """The time until a date keeps its fraction of a second."""
-    assert parse_retry_after("Fri, 15 Jan 2027 08:01:00 GMT", NOW + 0.25) == 59.75
-
-
-@given(st.text(max_size=40))
-def test_parse_retry_after_accepts_any_string(value):
-    """Any value is parsed to seconds or None."""
-    seconds = parse_retry_after(value, NOW)
-    assert seconds is None or 0 <= seconds < math.inf
 
 
 # -------------------------------------------------------------------------------------------------------------- the loop

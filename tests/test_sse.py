@@ -1,14 +1,20 @@
 """The event stream decoder, compared with the HTML standard, section 9.2 "Server-sent events"."""
 
 import re
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recall_sdk.sse import ServerSentEvent, iter_events
+from recall_sdk import sse
+from recall_sdk.sse import EventDecoder, ServerSentEvent, iter_events
 
 BOM = b"\xef\xbb\xbf"
+
+MAX_SECONDS = 20.0
+"""For what takes about a second, and would take minutes if its time grew with the square of its size."""
 
 PIECES = [
     *(b"data", b"data:", b"data: ", b"event:", b"event: add", b"id", b"id:", b"id: 7", b"retry:", b"retry: 250", b"Data: x", b"other: x"),
@@ -17,7 +23,34 @@ PIECES = [
     *(b"x", b"1", b"-5", b"1_0", "\u0663".encode(), b"9" * 19, b'{"chunk": "a"}'),
 ]
 
-streams = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=3)), max_size=40).map(b"".join)
+BLOCKS = [
+    *(
+        b"data: a\n\n",
+        b"data: \n\n",
+        b"data:  b\n\n",
+        b"data:c\n\n",
+        b"data\n\n",
+        "data: \u6f22\u2028\n\n".encode(),
+        b"data: \xff\xe2\x80\n\n",
+    ),
+    *(b"data: a\ndata: b\n\n", b"data: a\r\n\n", b"data: a\rdata: b\n\n", b"data: a\r\n\r\n", b"data: a\n\r", b"data: \n\n\n"),
+    *(
+        b"event: add\ndata: d\n\n",
+        b"id: 7\ndata: e\n\n",
+        b"id: 8\n\n",
+        b"retry: 5\ndata: f\n\n",
+        b": comment\n\n",
+        b"\n",
+        b"\n\n",
+        b"foo\n\n",
+        BOM,
+    ),
+]
+
+streams = st.one_of(
+    st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=3)), max_size=40).map(b"".join),
+    st.lists(st.sampled_from(BLOCKS), max_size=20).map(b"".join),
+)
 
 
 def decode(*chunks):
@@ -177,6 +210,70 @@ def test_long_line_in_many_chunks():
     """A line is joined from any number of reads."""
     pieces = [b"data: "] + [b"x" * 1000] * 500 + [b"\n", b"\n"]
     assert datas(*pieces) == ["x" * 500_000]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1_000])
+@pytest.mark.parametrize("line", ["one long line", "many lines of data", "many events", "a comment", "an unfinished event"])
+def test_decoding_takes_linear_time(line, size):
+    """Whatever the split is, the time grows with the bytes, not with their square."""
+    stream = {
+        "one long line": b"data: " + b"x" * 1_000_000 + b"\n\n",
+        "many lines of data": b"data: x\n" * 120_000 + b"\n",
+        "many events": b"data: x\n\n" * 100_000,
+        "a comment": b":" * 1_000_000 + b"\n\n",
+        "an unfinished event": b"data\n" * 200_000,
+    }[line]
+    start = time.monotonic()
+    for _ in iter_events(stream[at : at + size] for at in range(0, len(stream), size)):
+        pass
+    assert time.monotonic() - start < MAX_SECONDS
+
+
+def in_one_line(piece):
+    """Make chunks that never end a line."""
+    return [b"data: ", *[piece] * 300]
+
+
+def in_many_lines(piece):
+    """Make chunks that never end an event."""
+    return [b"data: " + piece + b"\n"] * 300
+
+
+def in_a_name(piece):
+    """Make chunks of an event whose name is too long."""
+    return [b"event: " + piece * 200 + b"\n"]
+
+
+@pytest.mark.parametrize("kind", [in_one_line, in_many_lines, in_a_name])
+def test_event_beyond_the_bound_is_rejected(kind, monkeypatch):
+    """An event that is not complete when it has grown too large raises, with memory near the bound."""
+    monkeypatch.setattr(sse, "MAX_EVENT_SIZE", 100_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than 100000 bytes"):
+            list(iter_events([b"data: first\n\n", *kind(b"x" * 1_000)]))
+        assert tracemalloc.get_traced_memory()[1] < 1_500_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_events_within_the_bound_are_decoded(monkeypatch):
+    """The bound is one for each event, not for the stream."""
+    monkeypatch.setattr(sse, "MAX_EVENT_SIZE", 1_000)
+    chunks = [b"data: " + b"x" * 400, b"x" * 400, b"\n", b"\n"]
+    assert datas(*chunks * 20) == ["x" * 800] * 20
+
+
+def test_decoder_returns_events_of_each_chunk():
+    """Chunks that are passed in one by one return the events that they complete."""
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: a\n\nda") == [("message", "a", "", None)]
+    assert decoder.feed(b"ta: b\n") == []
+    assert decoder.feed(b"\ndata: c\n\nid: 7\ndata: d\n\n") == [
+        ("message", "b", "", None),
+        ("message", "c", "", None),
+        ("message", "d", "7", None),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ properties

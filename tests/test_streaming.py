@@ -28,38 +28,13 @@ from recall_sdk import (
     StreamInterruptedError,
     WorkflowStream,
 )
+from streams import CHUNKED, DONE, FINAL, MARK, ONE_TWO, STREAM, UNTIL_CLOSE, sse, streams, text
 
 SILENCE = 0.2
 """Seconds of silence before the timeout that a test waits for."""
 
 SLACK = 1.0
 """Seconds that a busy machine may need in addition."""
-
-STREAM = "Content-Type: text/event-stream"
-CHUNKED = head("Transfer-Encoding: chunked", STREAM)
-UNTIL_CLOSE = head("Connection: close", STREAM)
-
-
-def sse(payload):
-    """Make one event; a payload that is not a str is encoded as JSON."""
-    return f"data: {payload if isinstance(payload, str) else json.dumps(payload)}\n\n".encode()
-
-
-def text(chunk, block_id="a"):
-    """Make an event with a piece of text."""
-    return sse({"blockId": block_id, "chunk": chunk})
-
-
-DONE = sse({"event": "done", "success": True, "output": {"content": "One, two"}, "metadata": {"duration": 7}})
-FINAL = sse({"event": "final", "data": {"success": True, "output": {"content": "One, two"}}})
-MARK = sse("[DONE]")
-ONE_TWO = [text("One"), text(", two")]
-
-
-def streams(*events):
-    """Make a handler that answers each request with a complete stream of these events, one per HTTP chunk."""
-    return answers(CHUNKED + b"".join(map(chunk, events)) + LAST_CHUNK)
-
 
 # ------------------------------------------------------------------------------------------------------------- promptness
 
@@ -766,7 +741,7 @@ def test_stream_iterated_again_raises(read, serve, connect):
     stream = connect(serve(streams(*ONE_TWO, DONE))).stream_workflow("w")
     assert len(list(stream)) == 3
     for _ in range(2):
-        with pytest.raises(RecallError, match="read to its end.*use result"):
+        with pytest.raises(RecallError, match=r"read to its end.*use result"):
             read(stream)
     assert next(stream, "the end") == "the end"
     assert stream.result.text == "One, two"

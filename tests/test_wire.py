@@ -1,4 +1,4 @@
-"""The recorded answers of a running server, replayed byte by byte over real sockets."""
+"""The recorded responses of a running server, replayed byte by byte over real sockets."""
 
 import gzip
 import json
@@ -13,6 +13,7 @@ from recall_sdk import (
     AuthenticationError,
     ExecutionError,
     InvalidRequestError,
+    InvalidResponseError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
@@ -26,7 +27,9 @@ from recall_sdk import (
 )
 
 DATA = Path(__file__).parent / "data"
-RECORDED = [case for name in ("captures", "captures_2026_08") for case in json.loads((DATA / f"{name}.json").read_text("utf-8"))]
+RECORDED = [
+    case for name in ("captures", "captures_2026_08", "captures_2026_11") for case in json.loads((DATA / f"{name}.json").read_text("utf-8"))
+]
 
 
 class Case:
@@ -35,22 +38,22 @@ class Case:
     def __init__(self, recorded):
         self.name = recorded["case"]
         self.request = recorded["request"]
-        answer = recorded["response"]
-        self.headers = {name.lower(): value for name, value in answer["headers"]}
-        self.status = answer["status"]
-        self.framing = answer["framing"]
-        self.complete = answer["complete"]
-        self.head = head(*(f"{name}: {value}" for name, value in answer["headers"]), status=f"{answer['status']} {answer['reason']}")
-        if "http_chunks" in answer:
-            self.chunks = [text.encode() for text in answer["http_chunks"]]
+        response = recorded["response"]
+        self.headers = {name.lower(): value for name, value in response["headers"]}
+        self.status = response["status"]
+        self.framing = response["framing"]
+        self.complete = response["complete"]
+        self.head = head(*(f"{name}: {value}" for name, value in response["headers"]), status=f"{response['status']} {response['reason']}")
+        if "http_chunks" in response:
+            self.chunks = [text.encode() for text in response["http_chunks"]]
         else:
-            self.chunks = [b64decode(text) for text in answer["http_chunks_base64"]]
+            self.chunks = [b64decode(text) for text in response["http_chunks_base64"]]
         self.kind = self.headers.get("content-type", "").partition(";")[0]
-        self.encoded = "http_chunks" not in answer
+        self.encoded = "http_chunks" not in response
 
     @property
     def bytes(self):
-        """The answer as recorded."""
+        """The response as recorded."""
         if self.framing != "chunked":
             return self.head + b"".join(self.chunks)
         return self.head + b"".join(map(chunk, self.chunks)) + (LAST_CHUNK if self.complete else b"")
@@ -82,7 +85,7 @@ class Case:
 
     @property
     def request_id(self):
-        """The server's id of its answer."""
+        """The server's id of its response."""
         return self.headers.get("x-request-id")
 
     def ask(self, client):
@@ -141,8 +144,21 @@ BARE = {
     "45-response-block-list": [1, 2, 3],
     "400-resp-201": {"made": True},
     "400-resp-list": [1, 2, 3],
+    **{name: {"a": 1} for name in ("820-resp-octet", "820-resp-cookie", "820-resp-conn", "820-resp-unihdr")},
+    "820-resp-charset": {"a": "é"},
+    "820-resp-err200": {"error": "in a 200"},
+    "820-resp-s205": {"data": {"n": 205}, "note": "own"},
 }
-"""Answers of a workflow's own response block: no envelope."""
+"""Responses of a workflow's own response block: no envelope."""
+
+BADLY_ENCODED = "820-resp-gzip"
+"""A response block that claims an encoding that its body does not have."""
+
+PAUSED = ("145-hitl-sync", "914-sync-resume-second-pause")
+"""Plain runs that wait for a person."""
+
+RESUMED = "910-job-resume"
+"""A queued run in response to a request that the SDK does not make."""
 
 RESPONSE_BLOCK_LIKE_AN_ENVELOPE = "44-response-block-successfalse"
 CANCELLED = ("560-sync-cancelled", "n560-sync-cancelled")
@@ -152,17 +168,16 @@ OTHER_ENDPOINTS = (
     *("552-cancel", "563-cancel-stream", "564-cancel-finished", "736-waitasync-cancel", "741-noredis-cancel"),
     *("745-noredis-cancel-sync", "n561-cancel-sync", "558-execution-status", "731-hitl-execution", "n378-options"),
 )
-"""Answers of endpoints that the SDK does not call; for us they are a workflow's own answers, without an envelope."""
+"""Answers of endpoints that the SDK does not call; for us they are a workflow's own responses, without an envelope."""
 
 
 def is_run(case):
     """Whether a case is a successful plain run."""
-    return case.request["path"].endswith("/execute") and case.status in (200, 201) and case.kind == "application/json"
+    own = case.name in (*BARE, *CANCELLED, *PAUSED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE, BADLY_ENCODED)
+    return case.request["path"].endswith("/execute") and case.status in (200, 201) and case.kind == "application/json" and not own
 
 
-@pytest.mark.parametrize(
-    "name", those(lambda case: is_run(case) and case.name not in (*BARE, *CANCELLED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE) and not case.encoded)
-)
+@pytest.mark.parametrize("name", those(lambda case: is_run(case) and not case.encoded))
 def test_execute_run(name, replay):
     """The output is the workflow's, and the server's data about the run is in the metadata."""
     case = CASES[name]
@@ -173,6 +188,7 @@ def test_execute_run(name, replay):
     assert result.error is None
     assert result.output == case.body["output"]
     assert result.metadata == {**case.body["metadata"], "executionId": case.body["executionId"]}
+    assert result.total_duration == case.body["metadata"]["duration"]
     (request,) = client.server.requests
     assert (request.method, request.path) == ("POST", case.request["path"])
     assert request.json == case.sent
@@ -180,7 +196,7 @@ def test_execute_run(name, replay):
 
 @pytest.mark.parametrize("name", those(lambda case: is_run(case) and case.encoded))
 def test_execute_gzipped(name, replay):
-    """A compressed answer has the same result as a plain one."""
+    """A compressed response has the same result as a plain one."""
     case = CASES[name]
     body = json.loads(gzip.decompress(b"".join(case.chunks)))
     result = case.ask(replay(name))
@@ -194,9 +210,26 @@ def test_execute_cancelled_run(name, replay):
     assert (result.success, result.output, result.error) == (False, {}, NO_REASON)
 
 
+@pytest.mark.parametrize("name", PAUSED)
+def test_execute_paused_run(name, replay):
+    """A plain run that waits for a person is a success whose metadata says that it is paused."""
+    result = replay(name).execute_workflow("w")
+    assert result.success is True
+    assert result.output == CASES[name].body["output"]
+    assert result.output["data"]["_resume"]["apiUrl"].startswith("http://127.0.0.1:")
+    assert result.metadata["status"] == "paused"
+
+
+def test_execute_badly_encoded(replay):
+    """A body that can't be decoded is an InvalidResponseError, and the workflow ran."""
+    with pytest.raises(InvalidResponseError) as caught:
+        CASES[BADLY_ENCODED].ask(replay(BADLY_ENCODED))
+    assert caught.value.may_have_executed is True
+
+
 @pytest.mark.parametrize("name", OTHER_ENDPOINTS)
-def test_execute_foreign_answer(name, replay):
-    """A 2xx answer without an envelope is the output."""
+def test_execute_foreign_response(name, replay):
+    """A 2xx response without an envelope is the output."""
     case = CASES[name]
     body = case.body if b"".join(case.chunks) else None
     assert replay(name).execute_workflow("w") == WorkflowExecutionResult(success=True, output=body)
@@ -204,7 +237,7 @@ def test_execute_foreign_answer(name, replay):
 
 @pytest.mark.parametrize("name", BARE)
 def test_execute_response_block(name, replay):
-    """An answer without an envelope is the output as a whole."""
+    """A response without an envelope is the output as a whole."""
     assert CASES[name].ask(replay(name)) == WorkflowExecutionResult(success=True, output=BARE[name])
 
 
@@ -219,9 +252,10 @@ def test_execute_queued(name, replay):
     """A queued run is returned as documented, also without async_execution."""
     case = CASES[name]
     client = replay(name)
-    ticket = case.ask(client)
+    ticket = client.execute_workflow("w") if name == RESUMED else case.ask(client)
     assert ticket == AsyncExecutionResult(True, case.body["jobId"], "queued", "", {"status": case.body["statusUrl"]})
-    assert client.server.requests[0].headers["x-execution-mode"] == "async"
+    if name != RESUMED:
+        assert client.server.requests[0].headers["x-execution-mode"] == "async"
 
 
 # ------------------------------------------------------------------------------------------------------------------ streams
@@ -272,6 +306,9 @@ STREAMS = {
     "77-stream-header": (TEXT, {}),
     "79-stream-slow-gzip": (TEXT, {}),
     "83-stream-echo-only": ("", {"message": "x"}),
+    "831-stream-loop": ("\n\n".join(["t0 t1 t2 t3 t4 "] * 5), None),
+    "833-stream-hitl-agent": ("t0 t1 t2 t3 t4 ", None),
+    "835-stream-resp": ("t0 t1 t2 t3 t4 ", {}),
     "220-stream-40s-silence": ("", {"ae7432cb-2304-4daf-a31c-af51e1776912": {"result": "done"}}),
 }
 """The text and output of the complete streams."""
@@ -293,7 +330,9 @@ FAILED_STREAMS = {
 }
 """The text and the server's reason of the streams of failed runs."""
 
-BROKEN_STREAM = "71-stream-upstream-breaks"
+BROKEN_STREAMS = {"71-stream-upstream-breaks": "Hello", "800-stream-100k": "t0 t1 t2 "}
+"""The text of the streams without an end: one whose connection broke, and one that was shortened for the record."""
+
 CANCELLED_STREAM = "562-stream-cancelled"
 RESET_STREAM = "721-tool-loop-header"
 
@@ -303,6 +342,8 @@ def test_stream_text_and_result(name, replay):
     """A stream yields its text as it arrives, one done event, and the result."""
     case = CASES[name]
     text, output = STREAMS[name]
+    if output is None:
+        output = json.loads(case.chunks[-2][len("data: ") :])["data"]["output"]
     client = replay(name)
     with client.stream_workflow(case.id) as stream:
         events = list(stream)
@@ -336,11 +377,12 @@ def test_stream_failed_run(name, replay):
     assert caught.value.result.error == words
 
 
-def test_stream_cut(replay):
-    """The recorded stream whose connection broke is reported as cut."""
+@pytest.mark.parametrize("name", BROKEN_STREAMS)
+def test_stream_cut(name, replay):
+    """A recorded stream without an end is reported as cut."""
     with pytest.raises(StreamInterruptedError) as caught:
-        list(replay(BROKEN_STREAM).stream_workflow("w"))
-    assert caught.value.partial.text == "Hello"
+        list(replay(name).stream_workflow("w"))
+    assert caught.value.partial.text == BROKEN_STREAMS[name]
 
 
 def test_stream_cancelled(replay):
@@ -456,10 +498,41 @@ ERRORS = {
     "636-concurrency-second": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Too many concurrent executions", False),
     "751-429-with-id": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Rate limit exceeded", False),
     "620-timeout-sync": (RecallTimeoutError, "TIMEOUT", None, "Execution timed out after 2 seconds", True),
+    "804-archived-ws": (NotFoundError, "NOT_FOUND", None, "Workflow not found", False),
+    "806-personal-denied-status": (
+        *(PermissionDeniedError, "PERSONAL_API_KEYS_ARE_NOT_ALLOWED_FOR_THIS_WORKSPACE"),
+        *("PERSONAL_API_KEYS_ARE_NOT_ALLOWED_FOR_THIS_WORKSPACE", "Personal API keys are not allowed for this workspace", False),
+    ),
+    "810-empty-workflow": (ExecutionError, "EXECUTION_ERROR", None, "No start block found. Add a start block", True),
+    "812-child-fail": (ExecutionError, "EXECUTION_ERROR", None, 'Child: "fail" failed: Fail: Line 1', True),
+    "820-resp-problem": (InvalidRequestError, "INVALID_REQUEST", None, "no: bad thing (HTTP 422)", True),
+    "820-resp-errors": (InvalidRequestError, "INVALID_REQUEST", None, "one; two (HTTP 400)", False),
+    "820-resp-retryafter503": (ExecutionError, "EXECUTION_ERROR", None, "the workflow's own response: ", True),
+    "820-resp-s300": (InvalidResponseError, "INVALID_RESPONSE", None, "HTTP 300", True),
+    "820-resp-s410": (ExecutionError, "EXECUTION_ERROR", None, "the workflow's own response: ", True),
+    "820-resp-s508": (ExecutionError, "EXECUTION_ERROR", None, "the workflow's own response: ", True),
+    "820-resp-s599": (ExecutionError, "EXECUTION_ERROR", None, "the workflow's own response: ", True),
+    "820-resp-envfalse400": (ExecutionError, "EXECUTION_ERROR", None, "the workflow failed: mine", True),
+    "820-resp-env429": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "mine", False),
+    "892-blocked": (UsageLimitError, "USAGE_LIMIT_EXCEEDED", None, "Billing issue detected", False),
+    "900-concurrency-v1": (RateLimitError, "RATE_LIMIT_EXCEEDED", None, "Too many concurrent executions are in progress", False),
     "630-usage-exceeded": (UsageLimitError, "USAGE_LIMIT_EXCEEDED", None, "Usage limit exceeded", False),
     "640-redis-down": (ServerError, "SERVER_ERROR", None, "Usage admission is temporarily unavailable", True),
 }
 """For each rejection: class, code, the server's code, its reason, and whether the workflow may have run."""
+
+
+JSON_TYPES = ("application/json", "application/problem+json")
+
+
+@pytest.mark.parametrize("name", ["820-resp-s410", "820-resp-s508", "820-resp-s599", "820-resp-retryafter503"])
+def test_execute_own_response_with_error_status(name, replay):
+    """A response block's own JSON is the output of a run, which is never sent again."""
+    client = replay(name)
+    with pytest.raises(ExecutionError) as caught:
+        client.execute_with_retry("w", initial_delay=0.0)
+    assert caught.value.result.output == CASES[name].body
+    assert len(client.server.requests) == 1
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -475,7 +548,7 @@ def test_execute_rejected(name, replay):
     assert words in str(error)
     assert "\n" not in str(error)
     assert (error.code, error.server_code, error.status, error.may_have_executed) == (code, server_code, case.status, may_have_executed)
-    assert error.body == (case.body if case.kind == "application/json" else b"".join(case.chunks).decode() or None)
+    assert error.body == (case.body if case.kind in JSON_TYPES else b"".join(case.chunks).decode() or None)
 
 
 @pytest.mark.parametrize(
@@ -490,7 +563,9 @@ def test_execute_failed_run_has_result(name, replay):
     with pytest.raises((ExecutionError, RecallTimeoutError)) as caught:
         CASES[name].ask(replay(name))
     body = CASES[name].body
-    assert caught.value.result == WorkflowExecutionResult(False, body["output"], body["error"], metadata=body["metadata"])
+    metadata = body["metadata"]
+    result = WorkflowExecutionResult(False, body["output"], body["error"], metadata=metadata, total_duration=metadata["duration"])
+    assert caught.value.result == result
 
 
 @pytest.mark.parametrize("name", ["171-admission-second", "173-admission-async", "611-admission-second"])
@@ -505,7 +580,7 @@ def test_execute_retry_after_in_body(name, replay):
     assert (info.limit, info.remaining, info.retry_after) == (0, 0, 5)
 
 
-@pytest.mark.parametrize("name", ["160-ratelimit-5", "600-ratelimit-4", "636-concurrency-second"])
+@pytest.mark.parametrize("name", ["160-ratelimit-5", "600-ratelimit-4", "636-concurrency-second", "900-concurrency-v1"])
 def test_rate_limit_without_headers(name, replay):
     """A 429 without limits has no rate limit."""
     client = replay(name)
@@ -585,9 +660,12 @@ JOBS = {
     "551-cancel-async-before": ("processing", None, None),
     "553-cancel-async-after": ("cancelled", None, "Cancelled"),
     "625-timeout-async-job": ("failed", None, "Execution timed out after 2 seconds"),
+    **dict.fromkeys(("906-job-orphan", "911-job-resume-poll"), ("processing", None, None)),
+    "912-job-resume-poll-done": ("completed", {"result": {"was": "q", "approved": True}, "stdout": ""}, None),
     "204-cancel-job-later": ("completed", {"status": "completed", "waitDuration": 8000}, None),
 }
-PAUSED_JOB = "148-hitl-async-poll-00"
+PAUSED_JOBS = ("148-hitl-async-poll-00", "913-job-of-paused-after")
+FAILED_TO_SAVE = "841-async-nul-job"
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -602,11 +680,34 @@ def test_job_status(name, replay):
     assert job.get("run") == case.body["output"]
 
 
-def test_job_paused(replay):
-    """A paused run is returned as the server reports it."""
-    job = CASES[PAUSED_JOB].ask(replay(PAUSED_JOB))
-    assert job["status"] == "completed"
+@pytest.mark.parametrize("name", PAUSED_JOBS)
+def test_job_paused(name, replay):
+    """A paused run is completed for the server; its metadata says that it is paused, and its output how to resume it."""
+    job = CASES[name].ask(replay(name))
+    assert (job["status"], job["metadata"]["status"]) == ("completed", "paused")
     assert job["output"]["data"]["operation"] == "human"
+    assert "/api/resume/" in job["output"]["data"]["_resume"]["apiUrl"]
+
+
+def test_job_failed_to_save(replay):
+    """A reason of the server's of many lines is shown as one, and kept as it is."""
+    with pytest.raises(ExecutionError) as caught:
+        replay(FAILED_TO_SAVE).wait_for_job(CASES[FAILED_TO_SAVE].id)
+    assert len(str(caught.value).splitlines()) == 1
+    assert caught.value.result.error == CASES[FAILED_TO_SAVE].body["error"]
+
+
+def test_wait_for_job_of_a_server_that_died(replay):
+    """A job whose server was killed stays processing: nobody knows whether it still runs."""
+    with pytest.raises(RecallTimeoutError, match=r"is still processing after 0\.05 s; it may still be running"):
+        replay("906-job-orphan").wait_for_job(CASES["906-job-orphan"].id, timeout=0.05, poll_interval=0.01)
+
+
+def test_wait_for_resumed_job(replay):
+    """A paused job that was resumed is a new job, which can be waited for."""
+    client = replay("910-job-resume", "911-job-resume-poll", "912-job-resume-poll-done")
+    job = client.wait_for_job(client.execute_workflow("w"), poll_interval=0.01)
+    assert job["output"] == {"result": {"was": "q", "approved": True}, "stdout": ""}
 
 
 def test_wait_for_recorded_job(replay):
@@ -664,12 +765,18 @@ def test_redirect_of_recorded_server(name, replay):
 # ---------------------------------------------------------------------------------------------------------------- all of it
 
 
-def test_recorded_answers_are_all_replayed():
+def test_redirect_of_a_response_block(replay):
+    """A response block that redirects within the server is followed."""
+    assert CASES["820-resp-loc307same"].ask(replay("820-resp-loc307same", "808-locked")).output == {}
+
+
+def test_recorded_responses_are_all_replayed():
     """Every recorded case is used."""
     used = {
-        *those(lambda case: is_run(case) or case.status in (202, 308)),
+        *those(lambda case: is_run(case) or case.status in (202, 307, 308)),
+        *(*BARE, *PAUSED, BADLY_ENCODED, RESPONSE_BLOCK_LIKE_AN_ENVELOPE, FAILED_TO_SAVE),
         *those(lambda case: case.request["path"].endswith("/usage-limits") and case.status == 200),
-        *(*OTHER_ENDPOINTS, *CANCELLED, *STREAMS, *FAILED_STREAMS, BROKEN_STREAM, CANCELLED_STREAM, RESET_STREAM),
-        *(*ERRORS, *STATUSES, *JOBS, PAUSED_JOB),
+        *(*OTHER_ENDPOINTS, *CANCELLED, *STREAMS, *FAILED_STREAMS, *BROKEN_STREAMS, CANCELLED_STREAM, RESET_STREAM),
+        *(*ERRORS, *STATUSES, *JOBS, *PAUSED_JOBS),
     }
     assert set(CASES) - used == set()

@@ -1,4 +1,4 @@
-"""Read what a body holds: JSON, text, an HTML page, an event stream, the envelope of a run, or a reason, in each form that servers use.
+"""Read what a body holds: JSON, text, an HTML page, the envelope of a run, or a reason, in each form that servers use.
 
 Each function returns for any body, in time linear in its length. A field of another type than expected counts as absent.
 """
@@ -39,12 +39,12 @@ def as_str(value: object) -> Optional[str]:
     return value if isinstance(value, str) else None
 
 
-def as_list(value: object) -> Optional[List[Any]]:
+def as_list(value: Any) -> Optional[List[Any]]:
     """Return a list."""
     return value if isinstance(value, ARRAY) else None
 
 
-def as_dict(value: object) -> Dict[str, Any]:
+def as_dict(value: Any) -> Dict[str, Any]:
     """Return an object; an empty one instead of any other value."""
     return value if isinstance(value, OBJECT) else {}
 
@@ -61,17 +61,10 @@ _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _START = 64 * 1024
 """Characters in which the first tag of a page is searched."""
 
-_EVENT_STREAM = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:data|event|id|retry)?:")
-
 
 def is_html(text: str, content_type: str) -> bool:
     """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag after comments and declarations."""
     return content_type.partition(";")[0].strip().lower() in _PAGE_TYPES or _PAGE.match(text[:_START]) is not None
-
-
-def begins_as_event_stream(body: bytes) -> bool:
-    """Return whether the first line that is not blank is a field or a comment of an event stream."""
-    return _EVENT_STREAM.match(body) is not None
 
 
 # --------------------------------------------------------------------------------------------------------- the envelope

@@ -31,6 +31,10 @@ KEEP_ALIVE_IDLE = 60
 ONE_PACKET = 64 * 1024
 """Bytes. A body up to this size is sent together with its head."""
 
+REDIRECTS = (301, 302, 303, 307, 308)
+KEPT_LOCATION = "X-Recall-Location"
+"""The header to which the Location of a redirect is moved."""
+
 MIN_WAIT = 0.001
 """Seconds. To a socket, a timeout of 0 means "do not block", not "no time remains"."""
 
@@ -40,10 +44,7 @@ def remaining(deadline: float) -> float:
     return max(deadline - monotonic(), MIN_WAIT)
 
 
-def check_process(pid: int) -> None:
-    """Raise an error in a child of a fork, because the connection belongs to its parent."""
-    if pid != os.getpid():
-        raise ConnectionError("it belongs to the parent of this process")
+OF_THE_PARENT = "the connection belongs to the parent of this process"
 
 
 class Reader(io.RawIOBase):
@@ -54,7 +55,8 @@ class Reader(io.RawIOBase):
 
     Attributes:
         sock: The socket.
-        surplus: Whether bytes arrived beyond the end of the response; known when the response has been read.
+        is_ended: Whether nothing more is received.
+        surplus: Whether bytes arrived beyond the end of the response; known at its end.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -62,7 +64,7 @@ class Reader(io.RawIOBase):
         self.surplus = False
         self._file = sock.makefile("rb", 0)  # keeps the socket open until the response is read, after the connection has closed it
         self._pid = os.getpid()
-        self._ended = False
+        self.is_ended = False
         timeout = sock.gettimeout()  # which urllib3 has just set
         self._deadline: Optional[float] = None if timeout is None else monotonic() + timeout
 
@@ -73,9 +75,10 @@ class Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._ended:
+        if self.is_ended:
             return 0
-        check_process(self._pid)
+        if self._pid != os.getpid():
+            raise ConnectionError(OF_THE_PARENT)
         count: int = self.sock.recv_into(buffer)
         if self._deadline is not None:
             if count and self._deadline <= monotonic():
@@ -90,32 +93,24 @@ class Reader(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def end(self, buffer: io.BufferedReader) -> None:
-        """Receive nothing more, and note whether the buffer or the TLS layer holds more than the response."""
-        self._ended = True
-        self.surplus = bool(buffer.peek(1)) or bool(getattr(self.sock, "pending", int)())
+    def before_receive(self) -> None:
+        pass  # each receive is bounded by itself
 
-    def set_deadline(self, seconds: float) -> None:
-        """Bound all that is still to be received."""
-        self._deadline = monotonic() + seconds
-        self._set_timeout(seconds)
-
-    def set_read_timeout(self, seconds: Optional[float]) -> None:
-        """Bound each receive, and drop the deadline."""
-        self._deadline = None
-        self._set_timeout(seconds)
-
-    def _set_timeout(self, seconds: Optional[float]) -> None:
+    def bound(self, deadline: Optional[float], timeout: Optional[float]) -> None:
+        """Bound all that is still to be received by a deadline, or each receive by a timeout."""
+        self._deadline = deadline
         if not self.closed:
-            self.sock.settimeout(seconds)
+            self.sock.settimeout(timeout)
 
 
 class _Buffer(io.BufferedReader):
     """The buffer from which http.client reads. It closes it at the end of the response, and would drop what it holds beyond."""
 
     def close(self) -> None:
+        reader: Any = self.raw
         if not self.closed:
-            self.raw.end(self)  # type: ignore[attr-defined]  # it is a Reader
+            reader.is_ended = True  # receive nothing more
+            reader.surplus = bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
         super().close()
 
 
@@ -274,6 +269,8 @@ class _Adapter(HTTPAdapter):
         response.status_code, response.reason = resp.status, resp.reason
         response.headers = CaseInsensitiveDict(resp.headers)
         response.raw, response.url, response.request = resp, req.url, req
+        if response.status_code in REDIRECTS:
+            keep_redirect(response)
         return response
 
     def close(self) -> None:
@@ -288,6 +285,12 @@ class _Adapter(HTTPAdapter):
     def _use_our_pools(manager: Any) -> Any:
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
         return manager
+
+
+def keep_redirect(response: Any, **_: Any) -> None:
+    """Hide a redirect from requests, which would read its whole body, however large, before it offers the next request."""
+    if response.status_code in REDIRECTS and "Location" in response.headers:
+        response.headers[KEPT_LOCATION] = response.headers.pop("Location")
 
 
 class _NoCookies(RequestsCookieJar):

@@ -60,13 +60,8 @@ def _queued_run(response: Response, body: Dict[str, Any]) -> Optional[AsyncExecu
         raise unreadable(response, f"has the task id {task_id!r}, which can't be part of a path")
     links = {name: link for name, link in as_dict(body.get("links")).items() if isinstance(link, str)}
     links.setdefault("status", as_str(body.get("statusUrl")) or f"/api/jobs/{task_id}")
-    return AsyncExecutionResult(
-        success=body.get("success") is not False,
-        task_id=task_id,
-        status=_job_state(as_str(body.get("status")) or "queued"),
-        created_at=as_str(body.get("createdAt")) or "",
-        links=links,
-    )
+    state, created_at = _job_state(as_str(body.get("status")) or "queued"), as_str(body.get("createdAt")) or ""
+    return AsyncExecutionResult(body.get("success") is not False, task_id, state, created_at, links)
 
 
 def _task_id(body: Dict[str, Any]) -> str:
@@ -121,15 +116,9 @@ def _job_state(state: str) -> str:
 
 def job_failure(job: Dict[str, Any]) -> ExecutionError:
     """Return the error of a job that failed or was cancelled."""
-    cancelled = job["status"] == "cancelled"
+    what, code = ("was cancelled", "JOB_CANCELLED") if job["status"] == "cancelled" else ("failed", None)
     reason = message_of(job["error"]) if job["error"] else "the server does not say why"
-    error = build_error(
-        ExecutionError,
-        f"job {job['taskId']} {'was cancelled' if cancelled else 'failed'}: {reason}",
-        may_have_executed=True,
-        code="JOB_CANCELLED" if cancelled else None,
-        body=job,
-    )
+    error = build_error(ExecutionError, f"job {job['taskId']} {what}: {reason}", may_have_executed=True, code=code, body=job)
     error.result = WorkflowExecutionResult(success=False, output=job["output"], error=reason, metadata=job["metadata"])
     return error
 
@@ -140,11 +129,8 @@ def usage_limits(response: Response) -> UsageLimits:
     rate_limit, usage = body.get("rateLimit"), body.get("usage")
     if not isinstance(rate_limit, OBJECT) or not (usage is None or isinstance(usage, OBJECT)):
         raise unreadable(response, "has no rateLimit and usage")
-    return UsageLimits(
-        success=body.get("success") is not False,
-        rate_limit={name: with_limit(value) for name, value in as_dict(rate_limit).items()},
-        usage=as_dict(usage),
-    )
+    limits = {name: with_limit(value) for name, value in as_dict(rate_limit).items()}
+    return UsageLimits(body.get("success") is not False, limits, as_dict(usage))
 
 
 def _parse(response: Response) -> Any:

@@ -155,9 +155,6 @@ def _out_of_time(
         state = f"is still {job['status']} after {timeout} s{why}; it may still be running"
     else:
         state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may or may not have ended"
-    return build_error(
-        RecallTimeoutError,
-        f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})",
-        may_have_executed=True,  # the poll executes nothing, but the job may still be running
-        body=job,
-    )
+    message = f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})"
+    # The poll executes nothing, but the job may still be running.
+    return build_error(RecallTimeoutError, message, may_have_executed=True, body=job)

@@ -62,8 +62,8 @@ def _mask(value: Any, secrets: Set[str]) -> Any:
         value = [_mask(item, secrets) for item in value]
     elif kind is dict:
         value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
-    elif is_dataclass(kind):
-        value = kind(**_mask(vars(value), secrets))
+    elif is_dataclass(value):
+        value = value.__class__(**_mask(vars(value), secrets))
     return value
 
 

@@ -8,7 +8,7 @@ from recall_sdk._arguments import check_flags, check_outputs, path_segment
 from recall_sdk._inputs import encode_body
 
 _ACCEPT = {"Accept": "application/json", "Accept-Encoding": "gzip, deflate"}  # only encodings that can be decoded piece by piece
-_READ = {**_ACCEPT, "Cache-Control": "no-cache"}  # a cache on the way must not return an old state of a job
+_READ = {**_ACCEPT, "Cache-Control": "no-cache"}  # a cache in between must not return an old state of a job
 _EXECUTE = {**_ACCEPT, "Content-Type": "application/json"}
 _QUEUE = {**_EXECUTE, "X-Execution-Mode": "async"}
 # A proxy that compresses a stream may hold its events back until the end.
@@ -24,16 +24,12 @@ class Request(NamedTuple):
     stream: bool = False
     asynchronous: bool = False
     id: str = ""
+    headers: Mapping[str, str] = _READ
 
     @property
     def executes(self) -> bool:
         """Whether it executes a workflow."""
         return self.body is not None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers that say what is sent and accepted."""
-        return _READ if self.body is None else _STREAM if self.stream else _QUEUE if self.asynchronous else _EXECUTE
 
 
 def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Request:
@@ -47,7 +43,8 @@ def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Opt
         control["stream"] = True
     if selected_outputs is not None:
         control["selectedOutputs"] = check_outputs(selected_outputs)
-    return Request("POST", path, encode_body(input, control), stream, asynchronous, workflow_id)
+    headers = _STREAM if stream else _QUEUE if asynchronous else _EXECUTE
+    return Request("POST", path, encode_body(input, control), stream, asynchronous, workflow_id, headers)
 
 
 def workflow_status(workflow_id: str) -> Request:

@@ -12,10 +12,9 @@ from itertools import chain
 from time import monotonic, time
 from typing import Any, Iterator, List, Optional, Type, TypeVar
 
-from typing_extensions import Self
 from urllib3.exceptions import DecodeError
 
-from recall_sdk._connections import check_process, remaining
+from recall_sdk._connections import OF_THE_PARENT, remaining
 from recall_sdk._redaction import without_key
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
 from recall_sdk.errors import InvalidResponseError, RecallError, build_error
@@ -45,6 +44,8 @@ class Response:
         headers: Its headers, by name in any case.
         received: When its head arrived, in seconds since the epoch.
         may_repeat: Whether an adapter of the user's may have sent the request more than once.
+        is_json: Whether the server calls the body JSON.
+        is_event_stream: Whether the server calls the body a stream of events.
     """
 
     def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
@@ -54,18 +55,25 @@ class Response:
         self.headers = response.headers
         self.received = time()
         self.may_repeat = exchange.may_repeat
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self.is_json = kind == "application/json"
+        self.is_event_stream = kind == "text/event-stream" and 200 <= self.status < 300 and self.status not in _NO_BODY
         self._exchange = exchange
         self._response = response
         self._pid = os.getpid()
-        original = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
-        self._original = original if isinstance(getattr(original, "fp", None), io.BufferedReader) else None
+        original: Any = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
+        has_body = isinstance(getattr(original, "fp", None), io.BufferedReader) and not original.isclosed()
+        self._original = original if has_body else None
+        self._missing: Optional[int] = original.length if has_body and not original.chunked else None
         self._reader: Any = getattr(original, "reader", None) or _UserSocket(response.raw, deadline)
         self._pieces: Optional[Iterator[bytes]] = None
+        if not has_body or "Content-Encoding" in self.headers:
+            self._pieces = self._iter_decoded()
         self._body: Optional[bytes] = None
-        self._is_live = False
+        self._is_live = self._is_closed = False
         self._is_complete = False  # read to its end by us, which alone makes the connection fit for another request
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, _kind: Optional[Type[BaseException]], error: Optional[BaseException], _traceback: object) -> None:
@@ -73,22 +81,16 @@ class Response:
         if isinstance(error, RecallError):
             without_key(error, self._exchange.api_key)
 
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the server calls the body a stream of events."""
-        kind: str = self.headers.get("Content-Type", "")
-        return 200 <= self.status < 300 and self.status not in _NO_BODY and kind.partition(";")[0].strip().lower() == "text/event-stream"
-
     def read(self) -> bytes:
         """Read the whole body within the remaining time. A second call returns it again."""
         if self._body is None:
             body = io.BytesIO()  # many small pieces would take far more memory than their bytes
-            while body.tell() <= MAX_BODY:
+            while not self._is_complete and body.tell() <= MAX_BODY:
                 piece = self.receive()
                 if not piece:
                     break
                 body.write(piece)
-            else:
+            if body.tell() > MAX_BODY:
                 message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
                 raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
             self._body = body.getvalue()
@@ -97,52 +99,49 @@ class Response:
     def receive(self) -> bytes:
         """Return the next bytes of the body as they arrive, decompressed; nothing at its end."""
         try:
-            if self._pieces is None:
-                self._pieces = self._open_body()
-            return next(self._pieces, b"")
+            return self._receive_raw() if self._pieces is None else next(self._pieces, b"")
         except RECEIVING_ERRORS as error:
             raise translate(error, self._exchange, streaming=self._is_live) from error
 
     def unread(self, data: bytes) -> None:
         """Take back bytes that were received: the next :meth:`receive` returns them again."""
-        self._pieces = chain([data] if data else [], self._pieces or ())
+        if data:
+            self._pieces = chain([data], iter(self._receive_raw, b"") if self._pieces is None else self._pieces)
 
-    def _open_body(self) -> Iterator[bytes]:
-        if self._response.raw is None:  # made by an adapter of the user's
-            return iter([self._response.content or b""])
-        if self._original is None or self._original.isclosed():
-            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
-            whole: Iterator[bytes] = filter(None, self._response.iter_content(READ_SIZE))
-            return whole
-        pieces = self._iter_raw(self._original)
-        for encoding in reversed(self._encodings()):
-            pieces = _decompressed(pieces, encoding)
-        return pieces
-
-    def _iter_raw(self, original: http.client.HTTPResponse) -> Iterator[bytes]:
+    def _receive_raw(self) -> bytes:
         # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
         # waits for a whole chunk or for the end.
-        missing = None if original.chunked else original.length
-        user_socket = self._reader if isinstance(self._reader, _UserSocket) else None
-        read = original.read1  # looked up once: some streams have many small pieces
-        while missing is None or missing > 0:
-            if user_socket is not None:
-                user_socket.before_receive()
-            data = read(READ_SIZE if missing is None else min(missing, READ_SIZE))
-            if not data:
-                break
-            if missing is not None:
-                missing -= len(data)
-            yield data
-        original.close()
-        if missing:
-            raise http.client.IncompleteRead(b"", missing)
-        self._is_complete = True
+        if self._is_complete:
+            return b""
+        original: Any = self._original
+        self._reader.before_receive()
+        missing = self._missing
+        data: bytes = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE)) if missing != 0 else b""
+        if missing is not None:
+            self._missing = missing = missing - len(data)
+            if missing and not data:
+                original.close()
+                raise http.client.IncompleteRead(b"", missing)
+        if not data or missing == 0:
+            original.close()
+            self._is_complete = True
+        return data
+
+    def _iter_decoded(self) -> Iterator[bytes]:
+        if self._response.raw is None:  # made by an adapter of the user's
+            pieces: Iterator[bytes] = iter([self._response.content or b""])
+        elif self._original is None:
+            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
+            pieces = self._response.iter_content(READ_SIZE)
+        else:
+            pieces = iter(self._receive_raw, b"")
+            for encoding in reversed(self._encodings()):
+                pieces = _decompressed(pieces, encoding)
+        yield from filter(None, pieces)
 
     def _encodings(self) -> List[str]:
         header: str = self.headers.get("Content-Encoding") or ""
-        entries = [each.strip().lower() for each in header.split(",")] if header else []
-        names = [each for each in entries if each not in ("", "identity")]
+        names = [name for name in (each.strip().lower() for each in header.split(",")) if name not in ("", "identity")]
         if len(names) > MAX_ENCODINGS:
             raise DecodeError(f"it has {len(names)} encodings")
         if self.is_event_stream and not _UNREADABLE.isdisjoint(names):
@@ -152,11 +151,11 @@ class Response:
     def set_live(self) -> None:
         """From now on, the timeout bounds each silence instead of the whole exchange, as for a stream."""
         self._is_live = True
-        self._reader.set_read_timeout(self._exchange.timeout)
+        self._reader.bound(None, self._exchange.timeout)
 
     def set_deadline(self, seconds: float) -> None:
         """Bound the time for the rest of the body."""
-        self._reader.set_deadline(seconds)
+        self._reader.bound(monotonic() + seconds, seconds)
 
     def abort(self) -> None:
         """Shut down the connection, also from another thread than the one that reads."""
@@ -177,6 +176,9 @@ class Response:
         """Return the connection to the pool if its response was read to the end, and nothing came after it; else close it."""
         if self._pid != os.getpid():
             return  # the connection is the parent's
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._is_complete and not self._reader.surplus and self.status not in _NO_BODY:
             self._response.raw.release_conn()
             return
@@ -197,17 +199,15 @@ class _UserSocket:
         self._timeout: Optional[float] = None
 
     def before_receive(self) -> None:
-        check_process(self._pid)
+        if self._pid != os.getpid():
+            raise ConnectionError(OF_THE_PARENT)
         if self._deadline is not None and self._deadline <= monotonic():
             raise socket.timeout("timed out")
         if self.sock is not None and self.sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
             self.sock.settimeout(self._timeout if self._deadline is None else remaining(self._deadline))
 
-    def set_deadline(self, seconds: float) -> None:
-        self._deadline = monotonic() + seconds
-
-    def set_read_timeout(self, seconds: Optional[float]) -> None:
-        self._deadline, self._timeout = None, seconds
+    def bound(self, deadline: Optional[float], timeout: Optional[float]) -> None:
+        self._deadline, self._timeout = deadline, timeout
 
 
 # -------------------------------------------------------------------------------------------------------- decompression

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of
 from recall_sdk._rate_limits import rate_limit_info, retry_after
@@ -26,6 +26,7 @@ from recall_sdk.errors import (
 from recall_sdk.models import WorkflowExecutionResult
 from recall_sdk.retry import MAX_RETRY_AFTER
 
+_Error = TypeVar("_Error", bound=RecallError)
 _Kind = Tuple[Type[RecallError], str]
 """The class of an error, and the advice for the caller."""
 
@@ -67,9 +68,6 @@ _REFUSAL = {"error", "message", "code", "detail", "title", "errors"}
 
 _HTML_PAGE = "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall"
 
-_MAX_SHOWN = 200
-"""Characters of a body without a reason that a message shows."""
-
 
 _NOT_JSON = object()
 
@@ -97,27 +95,20 @@ def error_of(response: Response) -> RecallError:
     is_own = request.executes and _is_own_response(status, body)
     kind, advice = _FAILED_RUN if is_own else _kind(response, body, server_code)
     if is_own:
-        message = f"the workflow's own response: {_shown(body)} (HTTP {status})"
+        message = f"the workflow's own response: {message_of(body.value)} (HTTP {status})"
     else:
         reason = _reason(body)
         message = f"the workflow failed: {reason} (HTTP {status})" if kind is ExecutionError else f"{reason} (HTTP {status})"
         advice = _advice(response, body, kind, advice, wait)
+    message = f"{message}: {advice}" if advice else message
     refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not ExecutionError
-    error = build_error(
-        kind,
-        f"{message}: {advice}" if advice else message,
-        may_have_executed=request.executes and (response.may_repeat or not refused),
-        code=server_code if kind in _TAKE_THE_CODE else None,
-        status=status,
-        body=body.value,
-        server_code=server_code,
-        retry_after=wait,
-        request_id=request_id(response, body.value),
-    )
+    code = server_code if kind in _TAKE_THE_CODE else None
+    error = _build(kind, message, response, body, refused=refused, code=code, server_code=server_code, retry_after=wait)
     if isinstance(error, RateLimitError):
         error.rate_limit = rate_limit_info(response, wait)
     elif isinstance(error, (RecallTimeoutError, ExecutionError)):
-        error.result = WorkflowExecutionResult(success=False, output=body.value, error=str(error)) if is_own else envelope(body.value)
+        own = WorkflowExecutionResult(success=False, output=body.value, error=f"the workflow responded with HTTP {status}")
+        error.result = own if is_own else envelope(body.value)
     return error
 
 
@@ -130,14 +121,7 @@ def unreadable(response: Response, what: str, content: Optional[bytes] = None) -
         content: Its body; by default it is read.
     """
     body = _body(response, response.read() if content is None else content)
-    return build_error(
-        InvalidResponseError,
-        f"the response {what} (HTTP {response.status})",
-        may_have_executed=response.request.executes,
-        status=response.status,
-        body=body.value,
-        request_id=request_id(response, body.value),
-    )
+    return _build(InvalidResponseError, f"the response {what} (HTTP {response.status})", response, body)
 
 
 def not_json(response: Response) -> InvalidResponseError:
@@ -151,13 +135,19 @@ def not_json(response: Response) -> InvalidResponseError:
     elif encoding:
         what = f"is not JSON, or encoded in a way that can't be read (Content-Encoding: {encoding})"
     else:
-        what = "is not JSON"
+        what = f"is not JSON: {message_of(body.value)}"
     return unreadable(response, what)
 
 
 def request_id(response: Response, body: object = None) -> Optional[str]:
     """Return the server's id of a response, if it has one."""
     return response.headers.get("X-Request-Id") or as_str(as_dict(body).get("requestId"))
+
+
+def _build(kind: Type[_Error], message: str, response: Response, body: _Body, *, refused: bool = False, **facts: Any) -> _Error:
+    may_have_executed = response.request.executes and (response.may_repeat or not refused)
+    facts.update(status=response.status, body=body.value, request_id=request_id(response, body.value))
+    return build_error(kind, message, may_have_executed=may_have_executed, **facts)
 
 
 def _body(response: Response, content: bytes) -> _Body:
@@ -196,12 +186,8 @@ def _reason(body: _Body) -> str:
     if body.is_page:
         return _HTML_PAGE
     reason = one_line(reason_of(body.value))
-    return reason or (f"the server gave no reason, only {_shown(body)}" if body.value else "the server gave no reason")
-
-
-def _shown(body: _Body) -> str:
-    text = message_of(body.value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+    known = body.is_json and body.value
+    return reason or (f"the server gave no reason, only {message_of(body.value)}" if known else "the server gave no reason")
 
 
 def _advice(response: Response, body: _Body, kind: Type[RecallError], advice: str, wait: Optional[float]) -> str:

@@ -15,14 +15,15 @@ _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "messag
 
 _NOT_JSON: Any = object()
 
-_scan = json.JSONDecoder().scan_once
+_decoder: Any = json.JSONDecoder()
+_scan = _decoder.scan_once  # less than half the time of json.loads()
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
     payload: Any = None
     try:
-        payload, end = _scan(data, 0)  # less than half the time of json.loads()
+        payload, end = _scan(data, 0)
     except (ValueError, StopIteration, RecursionError):
         end = -1
     if end != len(data):
@@ -32,7 +33,7 @@ def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     block_id, chunk = payload.get("blockId"), payload.get("chunk")
     if len(payload) == 2 and isinstance(block_id, str) and isinstance(chunk, str) and name != "error":
         return StreamEvent("chunk", block_id, chunk, payload)  # nearly every event; nothing in it can report a failure
-    block_id, chunk, event = as_str(block_id), as_str(chunk), as_str(payload.get("event"))
+    block_id, chunk, event = (value if isinstance(value, str) else None for value in (block_id, chunk, payload.get("event")))
     event_type = event or name
     if name == "error" or _is_failure(event_type, payload):
         return StreamEvent("error", block_id, "", payload)

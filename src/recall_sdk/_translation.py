@@ -9,6 +9,7 @@ import socket
 import sys
 import traceback
 import zlib
+from pathlib import Path
 from types import CodeType
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Set, Type
 
@@ -91,7 +92,7 @@ class Exchange(NamedTuple):
         where: The server, as scheme and host.
         api_key: The key, which no error may show.
         timeout: Seconds for the exchange, or ``None``.
-        tls: ``verify`` and ``cert`` as requests takes them.
+        settings: The settings of the session for it: ``verify``, ``cert`` and ``proxies``.
         may_repeat: Whether an adapter of the user's session may send the request more than once.
     """
 
@@ -100,7 +101,7 @@ class Exchange(NamedTuple):
     where: str
     api_key: str
     timeout: Optional[float]
-    tls: Mapping[str, Any]
+    settings: Mapping[str, Any]
     may_repeat: bool
 
 
@@ -231,31 +232,32 @@ def _timeout_message(exchange: Exchange, *, unsent: bool, streaming: bool) -> st
 
 def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
     cause, where = causes[-1], exchange.where
-    if "SOCKS support" in reason:
-        return "the SOCKS proxy needs the package PySocks: install requests[socks]"
     if any(isinstance(each, (ProxyError, requests.exceptions.InvalidProxyURL)) or _passes(each, _PROXY_CODE) for each in causes):
+        if "SOCKS support" in reason:
+            return "the SOCKS proxy needs the package PySocks: install requests[socks]"
         return (
             f"could not connect through the proxy for {where} ({reason}): check HTTPS_PROXY and HTTP_PROXY and their credentials, "
             "or the proxies of your session"
         )
     if isinstance(cause, socket.gaierror):
         return f"the host of {where} is unknown ({cause.strerror}): check the base_url and the network"
-    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.tls)):
+    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.settings)):
         return f"could not connect to {where}: {broken_file}"
-    if hasattr(cause, "verify_message") or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
-        return _certificate_message(getattr(cause, "verify_message", reason), where)
-    if isinstance(cause, BaseSSLError):
-        return f"could not agree on TLS with {where} ({reason}): check the base_url; the server may support http:// only"
+    if isinstance(cause, BaseSSLError) or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
+        return _tls_message(getattr(cause, "verify_message", ""), reason, where)
     return f"could not connect to {where} ({reason}): check the base_url, and that the server is running"
 
 
-def _certificate_message(reason: str, where: str) -> str:
-    if "match" in reason:
-        return f"the certificate of {where} is for another name ({reason}): check the base_url"
-    return (
-        f"the certificate of {where} can't be verified ({reason}): "
-        "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on your own session"
-    )
+def _tls_message(fault: str, reason: str, where: str) -> str:
+    """Return the message for a TLS handshake that failed; ``fault`` is what is wrong with the certificate, if anything."""
+    if "match" in (fault or reason):
+        return f"the certificate of {where} is for another name ({fault or reason}): check the base_url"
+    if fault:
+        return (
+            f"the certificate of {where} can't be verified ({fault}): "
+            "set REQUESTS_CA_BUNDLE to the file of the authority that signed it, or verify on your own session"
+        )
+    return f"could not agree on TLS with {where} ({reason}): check the base_url; the server may support http:// only"
 
 
 def _broken_tls_file(tls: Mapping[str, Any]) -> str:
@@ -263,8 +265,8 @@ def _broken_tls_file(tls: Mapping[str, Any]) -> str:
     verify, cert = tls.get("verify"), tls.get("cert")
     if isinstance(verify, (str, os.PathLike)):
         try:
-            where = {"capath" if os.path.isdir(verify) else "cafile": verify}
-            create_urllib3_context().load_verify_locations(**where)
+            is_folder = Path(verify).is_dir()
+            create_urllib3_context().load_verify_locations(None if is_folder else verify, verify if is_folder else None)
         except OSError as error:
             variables = [name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name) == verify]
             source = variables[0] if variables else "verify of your session"

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from urllib.parse import urljoin, urlsplit
@@ -25,13 +26,15 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Timeout, parse_url
 
 from recall_sdk._arguments import Settings
-from recall_sdk._connections import STANDARD_SESSION, new_session, remaining
+from recall_sdk._connections import KEPT_LOCATION, REDIRECTS, STANDARD_SESSION, keep_redirect, new_session, remaining
 from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._translation import SENDING_ERRORS, Exchange, status_given_up_on, translate_sending, unusable_proxy
 from recall_sdk._version import __version__
 from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error, one_line
+
+Session = STANDARD_SESSION
 
 _log = logging.getLogger("recall_sdk")
 _log.addHandler(logging.NullHandler())  # print nothing until the application configures logging
@@ -44,10 +47,8 @@ REQUEST_ID = "X-Request-Id"
 """The header with the id of a response in the server's logs."""
 
 _KEEPING_METHOD = (307, 308)
-_REDIRECTS = (301, 302, 303, *_KEEPING_METHOD)
-_KEPT_LOCATION = "X-Recall-Location"
 
-_STANDARD_METHODS = {name: getattr(STANDARD_SESSION, name) for name in ("request", "get", "post")}
+_STANDARD_METHODS = {name: getattr(Session, name) for name in ("request", "get", "post")}
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -80,9 +81,9 @@ class Transport:
         TypeError: It is not a session of requests.
     """
 
-    def __init__(self, session: Optional[requests.Session]) -> None:
-        classes = tuple(kind for kind in (STANDARD_SESSION, requests.Session) if isinstance(kind, type))  # a tool may have replaced it
-        if not isinstance(session, (*classes, type(None))):
+    def __init__(self, session: Optional[Session]) -> None:
+        classes: Any = (Session, requests.Session, type(None))  # a tool may have put another class, or a mock, in the place of the latter
+        if not isinstance(session, tuple(kind for kind in classes if isinstance(kind, type))):
             raise TypeError(f"session must be a requests.Session, not {type(session).__name__}")
         self.owns_session = session is None
         self._session: Any = new_session() if session is None else session
@@ -113,39 +114,48 @@ class Transport:
         Raises:
             RecallError: There is no response, or it is a redirect that is not safe.
         """
-        self._leave_connections_to_parent()
+        if self._pid != os.getpid():
+            self._leave_connections_to_parent()
         deadline = None if timeout is None else monotonic() + timeout
         settings = target.session_settings or self._session_settings(target.base_url)
         url = target.base_url + request.path
-        exchange = Exchange(request, url, target.name, target.settings.api_key, timeout, settings, self._may_repeat(request, url))
+        may_repeat = not self.owns_session and self._may_repeat(request, url)
+        exchange = Exchange(request, url, target.name, target.settings.api_key, timeout, settings, may_repeat)
         try:
             if not settings:
                 raise unusable_proxy(exchange)
+            seconds = timeout
             for _ in range(1 + MAX_REDIRECTS):
-                response = Response(exchange, self._send(exchange, settings, deadline), deadline)
-                location = _location(response)
+                response = Response(exchange, self._send(exchange, seconds), deadline)
+                if response.status not in REDIRECTS:
+                    return response
+                location: Optional[str] = response.headers.get(KEPT_LOCATION) or response.headers.get("Location")
                 if location is None:
                     return response
                 with response:
                     exchange = exchange._replace(url=_checked_redirect(response, location, target))
                     if response.headers.get("Content-Length") == "0":
                         response.read()  # makes the connection fit for the next request
+                seconds = deadline and remaining(deadline)
             message = f"the server redirects too often, the last time to {exchange.url}: check the base_url"
             raise _redirect_error(message, response)
         except RecallError as error:
             without_key(error, exchange.api_key)
             raise
 
-    def _send(self, exchange: Exchange, settings: Dict[str, Any], deadline: Optional[float]) -> Any:
+    def _send(self, exchange: Exchange, seconds: Optional[float]) -> Any:
         start = monotonic()
-        request, response = exchange.request, None
-        arguments = {"timeout": self._timeout(exchange, deadline), "allow_redirects": False}
+        request, session, response = exchange.request, self._session, None
+        # With the user's session, the timeout also bounds each silence of a stream, if its socket is not accessible.
+        is_own_bound = self.owns_session or not request.stream
+        timeout = Timeout(seconds, seconds, seconds) if is_own_bound else Timeout(connect=seconds, read=exchange.timeout)
+        arguments = {"timeout": timeout, "allow_redirects": False, "stream": True}
         try:
-            send = self._replaced_method(request.method)
-            if send is None:
-                response = self._session.send(self._prepared(exchange), stream=True, **arguments, **settings)
+            method = self._replaced_method(request.method)
+            if method is None:
+                response = session.send(self._prepared(exchange), **arguments, **exchange.settings)
             else:
-                response = send(stream=True, **self._as_arguments(exchange), **arguments)
+                response = method(**self._as_arguments(exchange), **arguments)
             return response
         except SENDING_ERRORS as error:
             response = _response_in(error, exchange.url)
@@ -162,23 +172,15 @@ class Transport:
 
     def _replaced_method(self, method: str) -> Any:
         """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
-        for name in (method.lower(), "request"):
-            if getattr(type(self._session), name) is not _STANDARD_METHODS[name] or name in vars(self._session):
-                call = getattr(self._session, name)
-                return call if name != "request" else lambda **arguments: call(method=method, **arguments)
-        return None if self.owns_session else lambda **arguments: self._session.request(method=method, **arguments)
-
-    def _timeout(self, exchange: Exchange, deadline: Optional[float]) -> Timeout:
-        seconds = None if deadline is None else remaining(deadline)
-        if exchange.request.stream and not self.owns_session:
-            # If the socket is not accessible, this timeout also bounds each silence of the body.
-            return Timeout(connect=seconds, read=exchange.timeout)
-        return Timeout(total=seconds, connect=seconds, read=seconds)
+        session, name = self._session, method.lower()
+        if getattr(type(session), name) is not _STANDARD_METHODS[name] or name in vars(session):
+            return getattr(session, name)
+        if not self.owns_session or type(session).request is not _STANDARD_METHODS["request"] or "request" in vars(session):
+            return partial(session.request, method=method)
+        return None
 
     def _may_repeat(self, request: Request, url: str) -> bool:
         """Return whether the user's adapter may send the request again after it reached the server."""
-        if self.owns_session:
-            return False
         retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
         methods = getattr(retries, "allowed_methods", getattr(retries, "method_whitelist", ()))  # the latter until urllib3 1.26
         return getattr(retries, "total", 0) != 0 and (not methods or request.method in methods) and methods != ()
@@ -191,7 +193,6 @@ class Transport:
         if request.body is not None:
             headers["Content-Length"] = str(len(request.body))
         prepared.headers = CaseInsensitiveDict(headers)
-        prepared.hooks = {"response": [_keep_redirect]}
         return prepared
 
     def _as_arguments(self, exchange: Exchange) -> Dict[str, Any]:
@@ -207,7 +208,7 @@ class Transport:
             "data": request.body,
             "headers": headers,
             "auth": session.auth or _unchanged,  # otherwise requests would read ~/.netrc
-            "hooks": {"response": [*([hooks] if callable(hooks) else hooks), _keep_redirect]},
+            "hooks": {"response": [*([hooks] if callable(hooks) else hooks), keep_redirect]},
         }
 
     def _session_settings(self, url: str) -> Dict[str, Any]:
@@ -218,8 +219,6 @@ class Transport:
 
     def _leave_connections_to_parent(self) -> None:
         """In a child of a fork, start with new connections, without touching those of the parent or their locks."""
-        if self._pid == os.getpid():
-            return
         adapters: List[Any] = list(self._session.adapters.values())
         for adapter in adapters:
             # Keep a reference, so that the parent's connections are not closed here.
@@ -238,7 +237,7 @@ class Transport:
             _close(self._session, self._pid)
 
 
-def _close(session: requests.Session, pid: int) -> None:
+def _close(session: Session, pid: int) -> None:
     if pid == os.getpid():
         session.close()
 
@@ -292,19 +291,6 @@ def _is_usable(proxy: Optional[str]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------ redirects
-
-
-def _keep_redirect(response: Any, **_: Any) -> None:
-    """Hide a redirect from requests, which would read its whole body, however large, before it offers the next request."""
-    if response.status_code in _REDIRECTS and "Location" in response.headers:
-        response.headers[_KEPT_LOCATION] = response.headers.pop("Location")
-
-
-def _location(response: Response) -> Optional[str]:
-    if response.status not in _REDIRECTS:
-        return None
-    location: Optional[str] = response.headers.get(_KEPT_LOCATION) or response.headers.get("Location")
-    return location
 
 
 def _origin(url: str) -> Tuple[str, str, int]:

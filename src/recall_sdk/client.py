@@ -11,9 +11,6 @@ from functools import lru_cache, partial
 from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 from uuid import uuid4
 
-import requests
-from typing_extensions import Self
-
 from recall_sdk import _decoding, _requests
 from recall_sdk._arguments import (
     ClientTimeout,
@@ -27,12 +24,12 @@ from recall_sdk._arguments import (
 )
 from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
-from recall_sdk._rate_limits import Level, rate_limit_info, reported_level, retry_after, usage_level
+from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._statuses import error_of
-from recall_sdk._transport import Transport
+from recall_sdk._transport import Session, Transport
 from recall_sdk.errors import NotFoundError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -84,7 +81,7 @@ class RecallClient:
         base_url: Optional[str] = None,
         *,
         timeout: Optional[float] = 30.0,
-        session: Optional[requests.Session] = None,
+        session: Optional[Session] = None,
     ) -> None:
         self._timeout = check_timeout(timeout)
         self._transport = Transport(session)
@@ -214,7 +211,7 @@ class RecallClient:
         See the reference page, "execute_workflow()".
         """
         request = self._execution(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=async_execution)
-        return self._execute(request, self._seconds(timeout))
+        return self._execute(request, timeout)
 
     @overload
     def execute_with_retry(
@@ -360,7 +357,7 @@ class RecallClient:
             One, two
         """
         request = self._execution(workflow_id, input, stream=True, selected_outputs=selected_outputs)
-        return open_stream(self._open(request, self._seconds(timeout)))
+        return open_stream(self._open(request, timeout))
 
     @overload
     def execute_batch(
@@ -482,7 +479,7 @@ class RecallClient:
 
         See the reference page, "get_workflow_status()".
         """
-        with self._open(_requests.workflow_status(workflow_id), self._timeout) as response:
+        with self._open(_requests.workflow_status(workflow_id)) as response:
             return _decoding.workflow_status(response)
 
     def validate_workflow(self, workflow_id: str) -> bool:
@@ -532,7 +529,7 @@ class RecallClient:
 
         See the reference page, "get_job_status()".
         """
-        with self._open(_requests.job_status(task_id), self._timeout) as response:
+        with self._open(_requests.job_status(task_id)) as response:
             return _decoding.job_status(response)
 
     def wait_for_job(
@@ -618,7 +615,7 @@ class RecallClient:
 
         See the reference page, "get_usage_limits()".
         """
-        with self._open(_requests.usage_limits(), self._timeout) as response:
+        with self._open(_requests.usage_limits()) as response:
             return _decoding.usage_limits(response)
 
     # ------------------------------------------------------------------------------------------------ the client itself
@@ -661,7 +658,7 @@ class RecallClient:
         """
         self._transport.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Client) -> _Client:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -709,10 +706,12 @@ class RecallClient:
             without_key(error, self.api_key)
             raise
 
-    def _open(self, request: Request, timeout: Optional[float]) -> Response:
+    def _open(self, request: Request, timeout: _Timeout = ClientTimeout.DEFAULT) -> Response:
         """Send a request once and return its response, if that is a 2xx; note the rate limit that it reports."""
-        response = self._transport.open(request, self._target, timeout)
-        self._rate_limit = rate_limit_info(response) or self._rate_limit
+        seconds = self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
+        response = self._transport.open(request, self._target, seconds)
+        if any(map(response.headers.__contains__, LIMIT_HEADERS)):
+            self._rate_limit = rate_limit_info(response) or self._rate_limit
         if not 200 <= response.status < 300:
             with response:
                 error = error_of(response)
@@ -720,14 +719,14 @@ class RecallClient:
                 raise error
         return response
 
-    def _execute(self, request: Request, timeout: Optional[float]) -> Result:
+    def _execute(self, request: Request, timeout: _Timeout) -> Result:
         with self._open(request, timeout) as response:
-            return read_execution(response)
+            return _decoding.execution(response) if response.is_json and not request.stream else read_execution(response)
 
     def _attempt(self, request: Request, timeout: Optional[float]) -> Tuple[Result, Optional[Level]]:
         """Make an attempt for a batch; return its result, and what the response says about the rate limit."""
         with self._open(request, timeout) as response:
-            return read_execution(response), reported_level(response)
+            return _decoding.execution(response) if response.is_json else read_execution(response), reported_level(response)
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Level]:
         """Return the rate limit that the server reports on request; ``None`` if it does not say."""

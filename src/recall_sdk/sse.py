@@ -59,48 +59,42 @@ def iter_events(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
 
 
 class EventDecoder:
-    """Decodes an event stream whose chunks are passed in as they arrive.
+    """Decodes an event stream whose chunks are passed in as they arrive."""
 
-    Args:
-        max_size: Maximum bytes of one event that are kept while its end has not arrived.
-    """
-
-    def __init__(self, max_size: int = MAX_EVENT_SIZE) -> None:
-        self._max_size = max_size
-        self._start: Optional[bytes] = b""  # what may be the start of a byte order mark
+    def __init__(self) -> None:
+        self._start: Optional[bytes] = b""  # the stream so far, as long as it may be a part of a byte order mark
         self._line = bytearray()  # the start of a line whose end has not arrived
         self._after_cr = False
         self._data = bytearray()  # lines, each with a newline
         self._event = self._id = ""
         self._retry: Optional[int] = None
-        self._is_between_events = False
+        self._is_between_events = True
 
     def feed(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
         """Return the fields of the events that a chunk completes: type, data, last id and retry.
 
         Raises:
-            ValueError: An event is longer than the maximum.
+            ValueError: An event is longer than ``MAX_EVENT_SIZE``.
         """
-        if self._is_between_events and chunk[:6] == b"data: " and chunk.endswith(b"\n\n"):  # nearly always: whole events of one line
-            return self._decode_whole(chunk)
-        first = 0 if self._is_between_events else chunk.find(b"\n\n") + 2
-        last = chunk.rfind(b"\n\n") + 2
-        if last - first < 2 or last - first == len(chunk):
-            return self._decode_lines(chunk)
-        # Only the two ends of the chunk belong to events that are split.
-        return self._decode_lines(chunk[:first]) + self.feed(chunk[first:last]) + self._decode_lines(chunk[last:])
-
-    def _decode_whole(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
-        try:
-            text = chunk[6:-2].decode()
-        except UnicodeDecodeError:
-            return self._decode_lines(chunk)
-        if "\n" not in text and "\r" not in text:
-            return [("message", text, self._id, None)]
-        datas = text.split("\n\ndata: ")
-        if "\r" in text or text.count("\n") != 2 * len(datas) - 2:
-            return self._decode_lines(chunk)
-        return [("message", data, self._id, None) for data in datas]
+        is_whole = self._is_between_events and chunk.endswith(b"\n\n")
+        if is_whole and chunk[:6] == b"data: ":  # nearly always
+            try:
+                text = chunk[6:-2].decode()
+            except UnicodeDecodeError:
+                return self._decode_lines(chunk)
+            if "\r" not in text:
+                self._start = None
+                if "\n" not in text:
+                    return [("message", text, self._id, None)]
+                datas = text.split("\n\ndata: ")
+                if text.count("\n") == 2 * len(datas) - 2:  # each event is a single line
+                    return [("message", data, self._id, None) for data in datas]
+        if not is_whole:
+            first = 0 if self._is_between_events else chunk.find(b"\n\n") + 2
+            last = chunk.rfind(b"\n\n") + 2
+            if last - first >= 2:  # only the ends of the chunk belong to events that are split
+                return self._decode_lines(chunk[:first]) + self.feed(chunk[first:last]) + self._decode_lines(chunk[last:])
+        return self._decode_lines(chunk)
 
     def _decode_lines(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
         events: List[Tuple[str, str, str, Optional[int]]] = []
@@ -121,14 +115,14 @@ class EventDecoder:
                     self._retry = int(value)
             else:
                 if data:
-                    events.append((self._event or "message", _text(data[:-1]), self._id, self._retry))
+                    events.append((self._event or "message", data[:-1].decode("utf-8", "replace"), self._id, self._retry))
                     data.clear()
                 self._event = ""
                 self._retry = None
-        if len(self._line) + len(data) + len(self._event) + len(self._id) > self._max_size:
-            raise ValueError(f"an event of the stream is longer than {self._max_size} bytes")
-        is_pending = self._line or self._after_cr or data or self._event or self._retry is not None
-        self._is_between_events = self._start is None and not is_pending
+        if len(self._line) + len(data) + len(self._event) + len(self._id) > MAX_EVENT_SIZE:
+            raise ValueError(f"an event has more than {MAX_EVENT_SIZE} bytes")
+        is_pending = self._start or self._line or self._after_cr or data or self._event or self._retry is not None
+        self._is_between_events = not is_pending
         return events
 
     def _complete_lines(self, chunk: bytes) -> List[bytes]:

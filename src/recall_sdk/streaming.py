@@ -6,11 +6,10 @@ import re
 from array import array
 from collections import deque
 from contextlib import ExitStack, suppress
-from itertools import chain
+from itertools import chain, islice
 from threading import Lock, RLock
 from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
-
-from typing_extensions import Self
+from weakref import finalize
 
 from recall_sdk import _decoding
 from recall_sdk._bodies import envelope
@@ -60,8 +59,8 @@ class WorkflowStream:
 
     def __init__(self, response: Response, result: Optional[WorkflowExecutionResult] = None) -> None:
         self._response = response
-        self._decoder = EventDecoder()
         self._text = _Text()
+        self._decoder = EventDecoder()
         self._ready: Deque[StreamEvent] = deque()  # events that arrived, and that the reader has not taken yet
         self._has_begun = False
         self._end = result
@@ -69,13 +68,14 @@ class WorkflowStream:
         self._error: Optional[RecallError] = None
         self._is_exhausted = False
         self._is_closed = False
-        self._is_released = False
         self._reading = Lock()  # held by the thread that receives
         self._releasing = RLock()  # no thread may abort a connection while another one returns it to the pool
+        self._finalizer = finalize(self, response.close)  # closes a stream that is dropped, before the collector ends its parts
+        self._finalizer.atexit = False
         if response.request.stream and result is None:
             response.set_live()
 
-    def __iter__(self) -> Self:
+    def __iter__(self: _Self) -> _Self:
         if self._is_exhausted:
             message = "the stream was already read to its end, and its events arrive only once: use result"
             raise build_error(RecallError, message, may_have_executed=True)
@@ -88,14 +88,11 @@ class WorkflowStream:
             self._fill()
         return self._ready.popleft()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        self._release()
 
     def text(self) -> Iterator[str]:
         """Return an iterator of the text only.
@@ -136,7 +133,7 @@ class WorkflowStream:
                 while True:
                     next(self)
             self._result = self._snapshot()
-            self._text = _Text()  # a long text is kept once, not twice
+            self._text = _Text()  # a long text is kept once
         return self._result
 
     def close(self) -> None:
@@ -149,21 +146,21 @@ class WorkflowStream:
             >>> stream.close()
         """
         self._is_closed = True
+        if not self._finalizer.alive:
+            return
         if self._reading.acquire(blocking=False):
             try:
                 self._release()
             finally:
                 self._reading.release()
-        else:  # a thread is receiving, and the connection must not be closed under it
+        else:  # a thread is receiving: it closes the connection, which must not happen under it
             with self._releasing:
-                if not self._is_released:
+                if self._finalizer.alive:
                     self._response.abort()
 
     def _release(self) -> None:
         with self._releasing:
-            if not self._is_released:
-                self._is_released = True
-                self._response.close()
+            self._finalizer()
 
     def _fill(self) -> None:
         """Receive until an event is ready. Raise the failure of the stream, or ``StopIteration`` at its end."""
@@ -184,8 +181,8 @@ class WorkflowStream:
                     raise
         finally:
             self._reading.release()
-        if self._is_closed:
-            self.close()  # another thread closed it meanwhile, and could not close the connection
+            if self._is_closed:  # by another thread, which could not close the connection
+                self.close()  # type: ignore[unreachable]  # mypy knows no other threads
 
     def _receive(self) -> None:
         """Receive once, and decode the events that are complete."""
@@ -202,7 +199,8 @@ class WorkflowStream:
         try:
             arrived = self._decoder.feed(piece)
         except ValueError as error:
-            raise build_error(InvalidResponseError, f"the stream can't be read: {error}", may_have_executed=True) from error
+            message = f"the stream can't be read: {error}"
+            raise build_error(InvalidResponseError, message, may_have_executed=True, status=self._response.status) from error
         for name, data, _, _ in arrived:
             event = stream_event(name, data)
             if event is None or event.type == "done":
@@ -228,7 +226,7 @@ class WorkflowStream:
 
     def _finish(self) -> None:
         """Wait for the end of the response, so that its connection can be reused."""
-        if not self._is_released:
+        if self._finalizer.alive:
             with suppress(RecallError):  # the result is complete
                 self._response.set_deadline(LINGER)
                 while self._response.receive():
@@ -247,8 +245,8 @@ class WorkflowStream:
         request_id = self._response.headers.get("X-Request-Id")
         error.request_id = request_id and one_line(request_id)
         self._error = error
-        with suppress(RecallError), self._releasing, self._response:  # which masks the key
-            self._is_released = True
+        self._release()
+        with suppress(RecallError), self._response:  # which masks the key
             raise error
 
     def _interrupted(self, reason: str, cause: Optional[BaseException] = None) -> StreamInterruptedError:
@@ -323,32 +321,27 @@ class _Text:
     def snapshot(self) -> Tuple[str, Dict[str, str]]:
         """Return the whole text, and that of each block."""
         self.end()
-        self._drop_retracted()
-        pieces: Dict[int, bytearray] = {}
-        for number, piece in self._valid_turns():
-            pieces.setdefault(number, bytearray()).extend(piece)
+        if self._first_turns:
+            self._drop_retracted()
+        view = memoryview(self._bytes)
+        by_number: Dict[int, bytearray] = {}
+        for number, start, stop in zip(self._turns, self._starts, self._stops()):
+            by_number.setdefault(number, bytearray()).extend(view[start:stop])
         block_ids = list(self._numbers)
-        by_block = {
-            block_id: pieces[number].decode() for number, block_id in enumerate(block_ids) if number in pieces and block_id is not None
-        }
-        return self._bytes.decode(), by_block
-
-    def _valid_turns(self) -> Iterator[Tuple[int, bytearray]]:
-        stops = self._starts[1:]
-        stops.append(len(self._bytes))
-        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, stops)):
-            if turn >= self._first_turns.get(number, 0):
-                yield number, self._bytes[start:stop]
+        by_block = {block_ids[number]: text.decode() for number, text in by_number.items()}
+        return self._bytes.decode(), {block_id: text for block_id, text in by_block.items() if block_id is not None}
 
     def _drop_retracted(self) -> None:
-        if not self._first_turns:
-            return
         kept, turns, starts = bytearray(), array("I"), array("Q")
-        for number, piece in self._valid_turns():
-            turns.append(number)
-            starts.append(len(kept))
-            kept += piece
+        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, self._stops())):
+            if turn >= self._first_turns.get(number, 0):
+                turns.append(number)
+                starts.append(len(kept))
+                kept += self._bytes[start:stop]
         self._bytes, self._turns, self._starts, self._first_turns = kept, turns, starts, {}
+
+    def _stops(self) -> Iterator[int]:
+        return chain(islice(self._starts, 1, None), [len(self._bytes)])
 
 
 _NO_BLOCK = object()

@@ -18,6 +18,7 @@ INPUT: Dict[str, Any] = {"question": "Where is my order?", "customer": {"id": 47
 
 SDK = "recall-sdk"
 USUAL = "requests, iter_lines"
+DOCUMENTED = "the documented loop"
 
 
 def installed(name: str) -> Any:
@@ -96,6 +97,30 @@ def usual_stream(base_url: str) -> Stream:
     return stream
 
 
+def documented_stream(base_url: str) -> Stream:
+    """Read a stream with the loop that Recall's own documentation shows."""
+    session = requests.Session()
+    session.headers.update(HEADERS)
+
+    def stream(workflow: str) -> Payloads:
+        with session.post(base_url + path_of(workflow), json=INPUT, stream=True) as response:
+            for line in response.iter_lines():
+                if line:
+                    decoded_line = line.decode("utf-8")
+                    if decoded_line.startswith("data: "):
+                        data = decoded_line[6:]
+                        if data == "[DONE]":
+                            break
+                        try:
+                            parsed = json.loads(data)
+                        except json.JSONDecodeError:
+                            continue
+                        if "chunk" in parsed or parsed.get("event") == "done":
+                            yield parsed
+
+    return stream
+
+
 def httpx_sse_stream(base_url: str) -> Stream:
     """httpx-sse's ``connect_sse``."""
     client = httpx.Client(headers=HEADERS)
@@ -141,6 +166,7 @@ def streams(base_url: str) -> Dict[str, Optional[Stream]]:
     return {
         SDK: sdk_stream(base_url),
         USUAL: usual_stream(base_url),
+        DOCUMENTED: documented_stream(base_url),
         "httpx-sse": httpx_sse_stream(base_url) if httpx is not None and httpx_sse is not None else None,
         "sseclient-py": sseclient_stream(base_url) if sseclient is not None else None,
         "openai": openai_stream(base_url) if openai is not None else None,

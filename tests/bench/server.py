@@ -29,6 +29,8 @@ FRAMINGS = {
     "length": "Content-Length",
 }
 
+BURSTS = {**FRAMINGS, "small": "one small event per HTTP chunk"}
+
 BURST_EVENTS = 6_000
 PACED_EVENTS = 20
 PACED_PAUSE = 0.02  # seconds between events
@@ -55,6 +57,7 @@ ANSWER = json.dumps(
     }
 ).encode()
 TOKEN = b'data: {"blockId":"7b7735b9-19e5-4bd6-818b-46aae2596e9f","chunk":"Hello wor"}\n\n'
+SMALL_TOKEN = b'data: {"blockId":"agent","chunk":" the"}\n\n'
 WORDY = TOKEN.replace(b"}", b',"note":"%b"}' % (b"x" * 240))
 OTHER = b'data: {"event":"progress","note":"' + b"x" * 2_000 + b'"}\n\n'
 END = b'data: {"event":"done","success":true,"output":{"content":"Hello"},"metadata":{"duration":1}}\n\ndata: [DONE]\n\n'
@@ -87,13 +90,13 @@ def framed(framing: str, events: Iterable[bytes], length: int) -> Iterator[bytes
     for event in events:
         if framing == "gzip":
             yield chunk(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
-        elif framing in ("chunked", "large"):
+        elif framing in ("chunked", "large", "small"):
             yield chunk(event)
         else:
             yield event
     if framing == "gzip":
         yield chunk(packer.flush()) + chunk(b"")
-    elif framing in ("chunked", "large"):
+    elif framing in ("chunked", "large", "small"):
         yield chunk(b"")
     elif framing == "onechunk":
         yield b"\r\n" + chunk(b"")
@@ -102,7 +105,7 @@ def framed(framing: str, events: Iterable[bytes], length: int) -> Iterator[bytes
 @lru_cache(maxsize=None)
 def burst(framing: str) -> bytes:
     """Return a whole stream of ``BURST_EVENTS`` tokens."""
-    events: List[bytes] = [TOKEN] * BURST_EVENTS + [END]
+    events: List[bytes] = [SMALL_TOKEN if framing == "small" else TOKEN] * BURST_EVENTS + [END]
     body = b"".join(events)
     if framing == "large":  # cut anywhere, as a proxy does
         events = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
