@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from made_responses import JOB, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
 from recall_sdk import (
     AsyncExecutionResult,
     InvalidResponseError,
@@ -19,7 +20,6 @@ from recall_sdk import _decoding as decoding
 from recall_sdk._bodies import NO_REASON
 from recall_sdk._rate_limits import rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._requests import job_status as job_request
-from responses import JOB, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
 
 READERS = [
     (RUN, decoding.execution),

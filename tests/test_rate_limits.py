@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from made_responses import NOW, USAGE, response_of
 from recall_sdk import RateLimitInfo
 from recall_sdk._rate_limits import Level, rate_limit_info, reported_level, retry_after, usage_level, with_limit
-from responses import NOW, USAGE, response_of
 
 GENEROUS = 2.0
 """Seconds of CPU time for what takes microseconds if it is bounded, and hours if it is not."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from made_responses import JOB, NOW, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
 from recall_sdk import (
     AuthenticationError,
     ExecutionError,
@@ -24,7 +25,6 @@ from recall_sdk import (
 )
 from recall_sdk._statuses import check, error_of, request_id, unreadable
 from recall_sdk.testing import RecallServer
-from responses import JOB, NOW, QUEUE, RUN, STATUS, STREAM, USAGE, response_of
 
 GENEROUS = 2.0
 """Seconds of CPU time for what takes milliseconds if it is linear, and minutes if it is not."""

@@ -714,7 +714,7 @@ def test_stream_closed_early_raises(leave, read, serve, connect):
     for _ in range(2):
         with pytest.raises(StreamInterruptedError, match="it was closed here") as caught:
             READS[read](stream)
-        assert caught.value.partial.text == ("" if leave == "before the first event" else "One")
+        assert caught.value.partial.text in ([""] if leave == "before the first event" else ["One", "One, two"])  # what had arrived
         assert caught.value.may_have_executed is True
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 import requests_mock
+import responses
 import vcr
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
@@ -13,7 +14,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from requests.adapters import BaseAdapter, HTTPAdapter
 
-import responses
 from rawserver import KEY, LAST_CHUNK, answers, chunk, echo, envelope, head, http
 from recall_sdk import (
     AuthenticationError,

@@ -962,12 +962,12 @@ def test_auth_of_own_session_survives_a_redirect(serve, connect):
 
 
 def test_closed_reader_ignores_timeout():
-    """Setting a timeout on a closed answer does nothing."""
+    """Setting a timeout on a closed response does nothing."""
     here, there = socket.socketpair()
     with here, there:
         reader = Reader(here)
         reader.close()
-        reader.set_deadline(1.0)
+        reader.bound(None, 1.0)
         assert here.gettimeout() is None
 
 

@@ -81,9 +81,10 @@ class Reader(io.RawIOBase):
             raise ConnectionError(OF_THE_PARENT)
         count: int = self.sock.recv_into(buffer)
         if self._deadline is not None:
-            if count and self._deadline <= monotonic():
+            now = monotonic()
+            if count and self._deadline <= now:
                 raise socket.timeout("timed out")
-            self.sock.settimeout(remaining(self._deadline))
+            self.sock.settimeout(max(self._deadline - now, MIN_WAIT))
         return count
 
     def fileno(self) -> int:
@@ -92,9 +93,6 @@ class Reader(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-    def before_receive(self) -> None:
-        pass  # each receive is bounded by itself
 
     def bound(self, deadline: Optional[float], timeout: Optional[float]) -> None:
         """Bound all that is still to be received by a deadline, or each receive by a timeout."""
@@ -110,7 +108,7 @@ class _Buffer(io.BufferedReader):
         reader: Any = self.raw
         if not self.closed:
             reader.is_ended = True  # receive nothing more
-            reader.surplus = bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
+            reader.surplus |= bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
         super().close()
 
 

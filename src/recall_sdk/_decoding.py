@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional
 from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_paused, message_of
 from recall_sdk._rate_limits import with_limit
 from recall_sdk._response import Response
-from recall_sdk._statuses import check, not_json, unreadable
+from recall_sdk._statuses import not_json, unreadable
 from recall_sdk.errors import ExecutionError, build_error
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -33,7 +33,6 @@ JOB_STATES = {
 
 def execution(response: Response) -> Result:
     """Read the response to an execution."""
-    check(response)
     asynchronous = response.request.asynchronous
     if response.status == 204 and not asynchronous:
         return WorkflowExecutionResult(success=True)
@@ -141,7 +140,6 @@ def _parse(response: Response) -> Any:
 
 
 def _object(response: Response) -> Dict[str, Any]:
-    check(response)
     body = _parse(response)
     if not isinstance(body, OBJECT):
         raise unreadable(response, "is not a JSON object")

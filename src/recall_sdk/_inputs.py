@@ -43,7 +43,7 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
         InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message says where.
     """
     try:
-        fields = _fields(input)
+        fields = input if type(input) is _OBJECT else _fields(input)
         # What UTF-8 has no form for, lone surrogates, stands in strings only, where a backslash and the number are JSON's own escape.
         return _ENCODER.encode({**fields, **control} if control else fields).encode("utf-8", "backslashreplace")
     except Exception as error:  # the caller's object may raise anything
@@ -53,7 +53,7 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
 def _fields(input: Any) -> Dict[str, Any]:
     if isinstance(input, _OBJECT):
         # A subclass holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
-        return input if type(input) is _OBJECT else dict(input.items())
+        return dict(input.items())
     return {} if input is None else {"input": input}
 
 

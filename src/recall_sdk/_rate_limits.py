@@ -32,6 +32,9 @@ MAX_NUMBER = 1e15
 """A larger number is neither a time nor a count of requests."""
 
 
+LIMIT_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+
+
 class Level(NamedTuple):
     """How many requests a server accepts until a reset.
 
@@ -93,7 +96,7 @@ def with_limit(limits: object) -> Any:
 
 
 def _reported(response: Response) -> Any:
-    return (response.headers.get(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset"))
+    return map(response.headers.get, LIMIT_HEADERS)
 
 
 def _level(limit: object, remaining: object, reset: object, response: Response) -> Optional[Level]:

@@ -14,13 +14,11 @@ from typing import Any, Iterator, List, Optional, Type, TypeVar
 
 from urllib3.exceptions import DecodeError
 
+from recall_sdk._chunks import READ_SIZE, decode_chunks
 from recall_sdk._connections import OF_THE_PARENT, remaining
 from recall_sdk._redaction import without_key
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
 from recall_sdk.errors import InvalidResponseError, RecallError, build_error
-
-READ_SIZE = 64 * 1024
-"""Maximum bytes of one read, and of one piece of a decompressed body. A read returns what has arrived."""
 
 MAX_BODY = 1024 * 1024 * 1024
 """Bytes after decompression. A larger body is not read to its end."""
@@ -65,7 +63,10 @@ class Response:
         has_body = isinstance(getattr(original, "fp", None), io.BufferedReader) and not original.isclosed()
         self._original = original if has_body else None
         self._missing: Optional[int] = original.length if has_body and not original.chunked else None
+        self._chunks: Optional[Iterator[bytes]] = None
         self._reader: Any = getattr(original, "reader", None) or _UserSocket(response.raw, deadline)
+        if has_body and original.chunked:
+            self._chunks = decode_chunks(original.fp, self._reader)
         self._pieces: Optional[Iterator[bytes]] = None
         if not has_body or "Content-Encoding" in self.headers:
             self._pieces = self._iter_decoded()
@@ -85,11 +86,11 @@ class Response:
         """Read the whole body within the remaining time. A second call returns it again."""
         if self._body is None:
             body = io.BytesIO()  # many small pieces would take far more memory than their bytes
-            while not self._is_complete and body.tell() <= MAX_BODY:
+            while body.tell() <= MAX_BODY:
                 piece = self.receive()
-                if not piece:
-                    break
                 body.write(piece)
+                if not piece or (self._is_complete and self._pieces is None):
+                    break
             if body.tell() > MAX_BODY:
                 message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
                 raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
@@ -109,14 +110,18 @@ class Response:
             self._pieces = chain([data], iter(self._receive_raw, b"") if self._pieces is None else self._pieces)
 
     def _receive_raw(self) -> bytes:
-        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
-        # waits for a whole chunk or for the end.
+        # http.client's read1() returns at once what has arrived. urllib3 1.26 has no such method, and requests waits for more.
         if self._is_complete:
             return b""
         original: Any = self._original
-        self._reader.before_receive()
+        if self._user_socket is not None:
+            self._user_socket.before_receive()
         missing = self._missing
-        data: bytes = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE)) if missing != 0 else b""
+        data = b""
+        if self._chunks is not None:
+            data = next(self._chunks, b"")
+        elif missing != 0:
+            data = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE))
         if missing is not None:
             self._missing = missing = missing - len(data)
             if missing and not data:

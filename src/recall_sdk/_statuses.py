@@ -80,12 +80,6 @@ class _Body(NamedTuple):
     is_page: bool
 
 
-def check(response: Response) -> None:
-    """Raise the error for a response, unless it is a 2xx."""
-    if not 200 <= response.status < 300:
-        raise error_of(response)
-
-
 def error_of(response: Response) -> RecallError:
     """Return the error for a response with a status other than 2xx."""
     status, request = response.status, response.request
