@@ -567,6 +567,17 @@ def test_key_in_request_id_is_not_logged(session, serve, connect, caplog):
     assert "[API key]" in caplog.text
 
 
+def test_key_in_job_state_is_not_logged(serve, connect, caplog):
+    """A job state that echoes the key, or holds control characters, appears masked and clean in the log and in the error."""
+    caplog.set_level("INFO", "recall_sdk")
+    client = connect(serve(answers(http({"taskId": "t", "status": f"\x1b[31m{KEY}\n\u202e"}))))
+    with pytest.raises(RecallTimeoutError) as caught:
+        client.wait_for_job("t", timeout=0.1, poll_interval=0.05)
+    shown = caplog.text + str(caught.value)
+    assert [each for each in (KEY, "\x1b", "\u202e") if each in shown] == []
+    assert "has the unknown state '[API key]'" in shown
+
+
 @pytest.mark.parametrize("proxy", ["socks://bob:hunter2@127.0.0.1:9", "ftp://bob:hunter2@127.0.0.1:9", "socks6://bob:hunter2@127.0.0.1:9"])
 def test_proxy_of_unknown_scheme(proxy, session, connect, monkeypatch):
     """A proxy with a scheme that can't be used is blamed as the proxy, without its password."""

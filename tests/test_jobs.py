@@ -82,6 +82,7 @@ class World:
             on_update=on_update or self.updates.append,
             clock=self.clock,
             sleep=self.sleep,
+            shown=str,
         )
 
 

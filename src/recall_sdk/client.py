@@ -25,7 +25,7 @@ from recall_sdk._arguments import (
 from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
-from recall_sdk._redaction import without_key
+from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._statuses import error_of
@@ -581,6 +581,7 @@ class RecallClient:
                 on_update=on_update,
                 clock=time.monotonic,
                 sleep=time.sleep,
+                shown=partial(masked_text, api_key=api_key),
             )
         except RecallError as error:
             without_key(error, api_key)
