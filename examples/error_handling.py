@@ -26,13 +26,13 @@ def attempt(
 ) -> None:
     """Execute a workflow and print its output or its error.
 
-    Catch the errors that your program treats differently, and RecallError for the rest.
+    Catch the errors you can handle; fall back to RecallError.
     """
     print(f"{workflow_id}:")
     try:
         result = client.execute_workflow(workflow_id, data, timeout=timeout)
     except AuthenticationError as error:
-        report(error, "ask the operator for a new key")
+        report(error, "check the key, or create a new one")
     except UsageLimitError as error:
         report(error, "stop until the plan is raised")
     except RateLimitError as error:
@@ -49,7 +49,7 @@ def attempt(
         else:
             report(error, "send it again")
     except RecallError as error:
-        report(error, "report it to the operator")
+        report(error, "contact Recall support")
     else:
         print("   ", result.output)
 
@@ -67,7 +67,7 @@ with RecallClient() as client:
     attempt(client, "draft", {})
     attempt(client, "fail", {})
     attempt(client, "slow", {"seconds": 2}, timeout=0.5)
-    attempt(client, "greet", {"name": {"a", "set"}})  # no JSON form: nothing is sent
+    attempt(client, "greet", {"name": {"a", "set"}})  # no JSON: nothing is sent
 
     client.set_api_key("wrong-key")
     attempt(client, "greet", {"name": "Ada"})

@@ -51,7 +51,7 @@ def count() -> Response:
 
 @app.errorhandler(RecallError)
 def failed(error: RecallError) -> Response:
-    """Return the answer for a stream that did not begin.
+    """Return the response for a stream that did not begin.
 
     The browser learns the code; the message is for the log.
     """

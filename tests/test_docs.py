@@ -11,6 +11,8 @@ A page is one session on one test server with the demonstration workflows, start
   stand in for their executors.
 """
 
+import asyncio
+import code
 import contextlib
 import doctest
 import importlib
@@ -24,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,8 +79,9 @@ def unindented(fence: "re.Match[str]") -> str:
 
 
 def same(shown: str, printed: str) -> bool:
-    """Compare shown and printed output; ``...`` matches anything, and trailing spaces are ignored."""
+    """Compare shown and printed output; ``...`` matches anything, and spaces at the end of a line and the last line's end are ignored."""
     printed = re.sub(r" +$", "", printed, flags=re.MULTILINE)
+    printed = printed if printed.endswith("\n") or not printed else printed + "\n"
     return shown == printed or doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS)
 
 
@@ -94,6 +98,17 @@ def serve(text: str) -> RecallServer:
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def to_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.8, a function that does what the pages tell its users to do instead of ``asyncio.to_thread``."""
+
+    async def to_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+    if sys.version_info < (3, 9):
+        monkeypatch.setattr(asyncio, "to_thread", to_thread, raising=False)
 
 
 @contextlib.contextmanager
@@ -160,8 +175,8 @@ def as_script(code: str, folder: Path) -> str:
 
 def under_pytest(blocks: List[str], folder: Path) -> None:
     """Run blocks of tests, each as a module."""
-    for number, code in enumerate(blocks):
-        (folder / f"test_block_{number}.py").write_text(code, "utf-8")
+    for number, block in enumerate(blocks):
+        (folder / f"test_block_{number}.py").write_text(block, "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -215,6 +230,35 @@ def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         under_pytest(tests, tmp_path)
 
 
+PASTED = ("README.md", "docs/index.md", "docs/tutorial.md")
+"""Pages whose blocks a reader pastes into the interpreter."""
+
+
+@pytest.mark.parametrize("page", PASTED)
+def test_page_blocks_can_be_pasted(page: str, monkeypatch: pytest.MonkeyPatch):
+    """Each block can be pasted into the interactive interpreter, line by line, and prints what is shown."""
+    text = PAGES[page].read_text("utf-8")
+    errors = io.StringIO()
+    with serve(text) as server, contextlib.redirect_stderr(errors):
+        monkeypatch.setenv("RECALL_API_KEY", server.api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
+        console = code.InteractiveConsole()
+        for block in blocks_of(text):
+            if block.language == "python" and block.runs:
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    incomplete = [console.push(line) for line in block.code.splitlines()]
+                assert not errors.getvalue(), f"{page}, line {block.line}: {errors.getvalue()}"
+                assert not incomplete[-1], f"{page}, line {block.line}: the block must end with a blank line"
+                outputs = [printed.getvalue(), block.shown]
+                if block.any_order:
+                    outputs = ["".join(sorted(output.splitlines(keepends=True))) for output in outputs]
+                assert same(outputs[1], outputs[0]), f"{page}, line {block.line} prints\n{outputs[0]}"
+        for value in console.locals.values():
+            if isinstance(value, recall_sdk.RecallClient):
+                value.close()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_links_exist(page: str):
     """Each link to a file of this project leads to an existing file."""
@@ -229,23 +273,23 @@ def test_examples_page_shows_each_example():
     assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-def test_diagram_matches_module_levels():
-    """The diagram lists the modules, from the bottom up and from left to right, in the order of their imports."""
-    rows: Dict[int, List[str]] = {}
-    for y, names in re.findall(r' y="(\d+)"[^>]* font-weight="bold">([^<]+)<', (ROOT / "docs/_static/modules.html").read_text("utf-8")):
-        rows.setdefault(int(y), []).extend(names.split(", "))
-    drawn = [name for y in sorted(rows, reverse=True) for name in rows[y]]
-    assert drawn == [*(module for module in LADDER if not module.startswith("testing.")), "testing"]
+def test_architecture_page_matches_module_levels():
+    """The table of modules has each one, from the bottom up in the order of their imports; within a level any order is right."""
+    order = [*(module for module in LADDER if not module.startswith("testing.")), "testing"]
+    rows = re.findall(r"^\| \d \| (.+?) \|", PAGES["docs/architecture.md"].read_text("utf-8"), re.MULTILINE)
+    shown = [re.findall(r"`(\w+)`", row) for row in reversed(rows)]
+    assert sorted(name for row in shown for name in row) == sorted(order)
+    assert [name for row in shown for name in sorted(row, key=order.index)] == order
 
 
-def test_wire_page_answers_are_decoded():
-    """Each answer on the page about the wire format, and the stream on the page about streams, is decoded as documented."""
+def test_wire_page_responses_are_decoded():
+    """Each response on the page about the wire format, and the stream on the page about streams, is decoded as documented."""
     wire, streams = (blocks_of(PAGES[f"docs/{page}.md"].read_text("utf-8")) for page in ("reference/wire", "explanation/streams"))
     execution, ticket, job, status, limits, error = (json.loads(block.code) for block in wire if block.language == "json")
     with RecallServer() as server:
         client = server.client()
-        for answer in (execution, ticket, job, status, limits):
-            server.respond_next(json=answer)
+        for response in (execution, ticket, job, status, limits):
+            server.respond_next(json=response)
         server.respond_next(404, json=error)
         server.respond_next(headers={"Content-Type": "text/event-stream"}, body=streams[0].code + "\n")
         executed = client.execute_workflow("w")
@@ -262,7 +306,12 @@ def test_wire_page_answers_are_decoded():
         assert caught.value.code == error["code"]
         streamed = client.execute_workflow("w", stream=True)
     assert streamed == recall_sdk.StreamedExecutionResult(
-        True, {"content": "One, two"}, None, None, {"duration": 402}, None, 402, "One, two", {"count-block": "One, two"}
+        True,
+        {"content": "One, two"},
+        metadata={"duration": 402},
+        total_duration=402,
+        text="One, two",
+        text_by_block={"count-block": "One, two"},
     )
 
 
@@ -276,24 +325,111 @@ def codes_by_class() -> Dict[str, Set[str]]:
     return {name: set(re.findall("``([A-Z_]+)``", getattr(recall_sdk, name).__doc__)) for name in names}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reference/errors.md"])
-def test_error_table_matches_classes(page: str):
-    """The table names each error, with its codes."""
+ERROR_ROW = re.compile(r"^\|(?: `(\w+Error)`)? \|[^|]+\|([^|]+)\|[^|]+\|$", re.MULTILINE)
+
+
+def test_error_table_matches_classes():
+    """The table of errors has each error, with its codes, those that servers send, and no other."""
     table: Dict[str, Set[str]] = {}
     name = ""
-    for first, codes in re.findall(r"^\|(?: `(\w+Error)`)? \|[^|]+\|(.+)\|$", PAGES[page].read_text("utf-8"), re.MULTILINE):
+    for first, codes in ERROR_ROW.findall(PAGES["docs/reference/errors.md"].read_text("utf-8")):
         name = first or name
         table.setdefault(name, set()).update(re.findall("`([A-Z_]+)`", codes))
     assert {name: codes - SENT_BY_SERVERS for name, codes in table.items()} == codes_by_class()
+    known = set().union(*table.values())
+    assert known >= SENT_BY_SERVERS
+    sources = "".join(inspect.getsource(module) for module in (_decoding, _statuses, errors))
+    assert set(re.findall('"([A-Z_]{4,})"', sources)) <= known
 
 
-def test_code_table_matches_codes():
-    """The how-to on errors has each existing code, and no other."""
-    rows = re.findall(r"^\| (`[A-Z].+?) \|", PAGES["docs/howto/errors.md"].read_text("utf-8"), re.MULTILINE)
-    known = set().union(*codes_by_class().values())
-    assert set(re.findall("`([A-Z_]+)`", " ".join(rows))) == known | SENT_BY_SERVERS
-    given = {code for module in (_decoding, _statuses, errors) for code in re.findall('"([A-Z_]{4,})"', inspect.getsource(module))}
-    assert given <= known | SENT_BY_SERVERS
+def test_only_one_table_of_errors():
+    """No other page repeats the table of errors."""
+    rows = {page: len(re.findall(r"^\| `\w+Error` \|", path.read_text("utf-8"), re.MULTILINE)) for page, path in PAGES.items()}
+    assert [page for page, count in rows.items() if count] == ["docs/reference/errors.md"]
+
+
+@pytest.mark.parametrize(
+    ("page", "summarized"), [("client", recall_sdk.RecallClient), ("client", recall_sdk.WorkflowStream), ("testing", RecallServer)]
+)
+def test_reference_summarizes_each_method(page: str, summarized: type):
+    """The table at the top of a class in the reference has each public method and property, and no other."""
+    text = PAGES[f"docs/reference/{page}.md"].read_text("utf-8")
+    members = {name for name in vars(summarized) if not name.startswith("_")}
+    assert set(re.findall(rf"^   {summarized.__name__}\.(\w+)$", text, re.MULTILINE)) == members
+
+
+FROM_THE_INDEX = re.compile(r"pip3? install\b(?!.*git\+https)[^\n]*?(?<![/\w.-])recall[-_]sdk\b", re.IGNORECASE)
+
+
+def test_nothing_installs_the_name_from_the_index():
+    """No line that can be copied installs the name from the package index, where it belongs to another project."""
+    texts = [*PAGES.values(), *(path for folder in ("examples", "src") for path in (ROOT / folder).rglob("*.py"))]
+    found = [(path.name, line) for path in texts for line in path.read_text("utf-8").splitlines() if FROM_THE_INDEX.search(line)]
+    assert found == []
+
+
+def test_readme_links_to_readable_pages():
+    """The README has relative links only to pages that can be read without a build, and to folders."""
+    targets = re.findall(r"\]\(([^)\s#]+)", PAGES["README.md"].read_text("utf-8"))
+    pages = [ROOT / target for target in targets if target.endswith(".md")]
+    assert len(pages) > 10
+    for page in pages:
+        assert not re.search(r"^`{3,}\{(?!toctree)|\{py:\w+\}`", page.read_text("utf-8"), re.MULTILINE), page
+
+
+def test_howto_resumes_a_paused_run():
+    """What the how-to on jobs does to resume a paused run sends the input to the address in the output, and never the key elsewhere."""
+    page = PAGES["docs/howto/jobs.md"].read_text("utf-8")
+    (resume,) = (block.code for block in blocks_of(page) if "def resume" in block.code)
+    with RecallServer() as server, server.client() as client:
+        names: Dict[str, Any] = {"client": client}
+        run(resume, names)
+        output = {"data": {"operation": "human", "_resume": {"apiUrl": f"{server.base_url}/api/resume/w/e/c"}}}
+        server.respond_next(202, json={"success": True, "async": True, "jobId": "run_1", "message": "Resume execution queued"})
+        server.respond_next(json={"success": True, "taskId": "run_1", "status": "completed", "output": {"approved": True}})
+        resumed = names["resume"](output, {"approved": True})
+        assert client.wait_for_job(resumed["jobId"])["output"] == {"approved": True}
+        assert (server.requests[0].method, server.requests[0].path) == ("POST", "/api/resume/w/e/c")
+        assert server.requests[0].json == {"input": {"approved": True}}
+        output["data"]["_resume"] = {"apiUrl": "https://elsewhere.example.com/api/resume/w/e/c"}
+        with pytest.raises(ValueError, match="the key is not sent"):
+            names["resume"](output, {})
+
+
+def test_howto_relay_closes_its_stream(monkeypatch: pytest.MonkeyPatch):
+    """Under ASGI, the relay closes its stream as soon as the browser has left, while a thread waits for the next event."""
+    page = PAGES["docs/howto/relay.md"].read_text("utf-8")
+    names: Dict[str, Any] = {}
+    left = threading.Event()
+    with RecallServer() as server:
+
+        @server.workflow("pause")
+        def pause(input: Any) -> Iterator[str]:
+            yield "One"
+            left.wait(30)
+            yield ", two"
+
+        monkeypatch.setenv("RECALL_API_KEY", server.api_key)
+        monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
+        for block in blocks_of(page):
+            if "def events" in block.code or "def async_events" in block.code:
+                run(block.code, names)
+        stream = names["client"].stream_workflow("pause")
+
+        async def visit() -> None:
+            relayed = names["async_events"](stream)
+            assert await relayed.__anext__() == 'event: text\ndata: "One"\n\n'
+            reader = asyncio.ensure_future(relayed.__anext__())
+            await asyncio.sleep(0.1)
+            reader.cancel()  # as a server does when the browser leaves
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+
+        asyncio.run(visit())
+        with pytest.raises(recall_sdk.StreamInterruptedError, match="closed here"):
+            next(stream)
+        left.set()
+        names["client"].close()
 
 
 def test_command_options_are_documented():

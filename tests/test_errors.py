@@ -23,7 +23,7 @@ from recall_sdk import (
     errors,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk._bodies import message_of
+from recall_sdk._bodies import message_of, shown
 from recall_sdk._stream_events import stream_failure
 from recall_sdk.errors import build_error, one_line
 
@@ -236,6 +236,6 @@ def test_message_of_deeply_nested_reason():
     reason = []
     for _ in range(200_000):
         reason = [reason]
-    assert message_of(reason) == "a reason nested too deeply to show"
+    assert message_of(reason) == shown(reason) == "a reason nested too deeply to show"
     while reason:  # taken apart by hand: old Pythons do not survive doing it themselves
         reason = reason.pop()

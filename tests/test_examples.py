@@ -73,6 +73,7 @@ PRINTS: Dict[str, List[str]] = {
         r"Sent: dot\.png image/png",
         r"Rejected: input\.documents\[0\]: a file in text mode .*",
     ],
+    "resume_batch": [r"0 of 30 are done", r"done: guest \d+", r"30 of 30 are done"],
     "dask_batch": [r"8 greetings, the last: \{'content': 'Hello guest 8'\}"],
 }
 """Lines that each example prints, in this order, with others between them."""
@@ -103,8 +104,9 @@ def test_examples_are_all_listed():
 
 
 @pytest.mark.parametrize("name", PRINTS)
-def test_example_without_key_uses_test_server(name: str):
+def test_example_without_key_uses_test_server(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The example prints what it should, says where it runs, and causes no warning."""
+    monkeypatch.chdir(tmp_path)  # the folder for what it writes
     if name == "dask_batch":
         pytest.importorskip("distributed", reason="Dask is not installed")
     done = run(name)
@@ -167,6 +169,29 @@ def test_streaming_example_keeps_partial_text(account: RecallServer):
     done = run("streaming", RECALL_API_KEY=account.api_key, RECALL_BASE_URL=account.base_url)
     assert done.returncode == 1
     assert done.stderr.endswith("The connection broke. Arrived so far: 'Once upon'\n")
+
+
+def test_resume_example_continues_after_kill(tmp_path: Path):
+    """Killed in the middle, the batch continues where it stopped: at most the items that were in flight run twice."""
+    command = [sys.executable, str(EXAMPLES / "resume_batch.py"), str(tmp_path / "batch.db")]
+    with RecallServer(rate_limit=20, burst=4) as server:
+        add_workflows(server)
+        variables = environment(RECALL_API_KEY=server.api_key, RECALL_BASE_URL=server.base_url)
+        with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [next(process.stdout) for _ in range(6)]  # the first line, and five finished items
+            process.kill()
+            lines += process.stdout
+        finished = sum(line.startswith("done: ") for line in lines)
+        assert 5 <= finished < 30
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+        kept = int(done[0].split()[0])
+        assert finished <= kept <= finished + 1  # one may be killed between its commit and its line
+        assert done[0] == f"{kept} of 30 are done"
+        assert done[-1] == "30 of 30 are done"
+        assert len(done) == 2 + 30 - kept
+        assert 30 <= server.executions["greet"] <= 30 + 2 * 4
+    assert not (tmp_path / "batch.db").exists()
 
 
 @contextlib.contextmanager

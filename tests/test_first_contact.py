@@ -1,4 +1,4 @@
-"""Common mistakes: each message says what happened and what to do next, as the how-to on errors shows it."""
+"""Common mistakes: each message says what happened and what to do next, as the page on troubleshooting shows it."""
 
 import errno
 import os
@@ -23,9 +23,9 @@ from recall_sdk import (
 from recall_sdk.testing import RecallServer
 from recall_sdk.testing._workflows import add_workflows
 
-HOW_TO = Path(__file__).parent.parent / "docs" / "howto" / "errors.md"
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "troubleshooting.md"
 
-SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the test server's, as the how-to has it
+SHOWN_ADDRESS = "http://127.0.0.1:8787"  # the test server's, as the page has it
 
 
 @pytest.fixture
@@ -64,12 +64,18 @@ def through_a_proxy_that_is_down(server: RecallServer) -> None:
         of_an_unknown_host(server)
 
 
-def behind_a_bot_wall(server: RecallServer) -> None:
+def with_a_missing_ca_file(server: RecallServer) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
+        of_an_unknown_host(server)
+
+
+def behind_bot_protection(server: RecallServer) -> None:
     server.respond_next(403, body="<!doctype html><title>Just a moment</title>")
     execute(server)
 
 
-def behind_a_proxy(server: RecallServer) -> None:
+def behind_a_login_page(server: RecallServer) -> None:
     server.respond_next(headers={"Content-Type": "text/html"}, body="<!doctype html><title>Please log in</title>")
     execute(server)
 
@@ -89,6 +95,16 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         lambda server: RecallClient("a-key\n"),
         ValueError,
         "the API key contains a line break, perhaps from a file: pass only the key, for example with .strip()",
+    ),
+    "a key with quotes": (
+        lambda server: RecallClient("'a-key'"),
+        ValueError,
+        "the API key has quotes around it: pass it without them, also in the environment variable",
+    ),
+    "a base URL without a scheme": (
+        lambda server: RecallClient("a-key", "recall.example.com"),
+        ValueError,
+        "base_url lacks http:// or https:// and a host, or contains white space: did you mean 'https://recall.example.com'?",
     ),
     "a wrong key": (
         with_a_wrong_key,
@@ -123,13 +139,21 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
             "HTTP_PROXY and their credentials, or the proxies of your session"
         ),
     ),
-    "a proxy that answers with a page": (
-        behind_a_proxy,
-        InvalidResponseError,
-        "the answer is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+    "authorities that can't be read": (
+        with_a_missing_ca_file,
+        RecallConnectionError,
+        (
+            "could not connect to https://recall.invalid: the CA file '/nonexistent/ca.pem' can't be read "
+            "([Errno 2] No such file or directory): check REQUESTS_CA_BUNDLE"
+        ),
     ),
-    "a bot wall": (
-        behind_a_bot_wall,
+    "a page instead of JSON": (
+        behind_a_login_page,
+        InvalidResponseError,
+        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+    ),
+    "bot protection": (
+        behind_bot_protection,
         PermissionDeniedError,
         (
             "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
@@ -140,7 +164,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
         lambda server: execute(server, "slow", {"seconds": 1}, timeout=0.5),
         RecallTimeoutError,
         (
-            "http://127.0.0.1:8787 did not complete its answer within 0.5 s: the workflow may still be running; "
+            "http://127.0.0.1:8787 did not complete its response within 0.5 s: the workflow may still be running; "
             "for more time, use a longer timeout= or async_execution=True"
         ),
     ),
@@ -152,7 +176,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
             "to the origin of the base_url; if you trust the other origin, set base_url='https://www.example.com'"
         ),
     ),
-    "an input that is no JSON": (
+    "an input that isn't JSON-serializable": (
         lambda server: execute(server, input={"user": {"created_at": datetime(2026, 11, 24, tzinfo=timezone.utc)}}),
         InvalidRequestError,
         "input.user.created_at: datetime is not JSON serializable; use .isoformat()",
@@ -161,7 +185,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
 
 
 def of_this_system(text: str) -> str:
-    """Replace the system's messages in the how-to by those of this system."""
+    """Replace the system's messages on the page by those of this system."""
     text = text.replace("[Errno 111] Connection refused", f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}")
     if "Name or service not known" in text:
         with pytest.raises(socket.gaierror) as caught:
@@ -182,12 +206,12 @@ def test_message_of_common_mistake(mistake: str, server: RecallServer):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_howto_shows_message(mistake: str):
-    """Each message is in the how-to on errors."""
-    assert f"\n> `{MISTAKES[mistake][2]}`\n" in HOW_TO.read_text("utf-8")
+def test_troubleshooting_shows_message(mistake: str):
+    """Each message is on the page."""
+    assert f"\n> `{MISTAKES[mistake][2]}`\n" in PAGE.read_text("utf-8")
 
 
-def test_howto_shows_no_other_messages():
-    """The how-to has no obsolete message."""
-    quoted = [line[3:-1] for line in HOW_TO.read_text("utf-8").splitlines() if line.startswith("> `")]
+def test_troubleshooting_shows_no_other_messages():
+    """The page has no obsolete message."""
+    quoted = [line[3:-1] for line in PAGE.read_text("utf-8").splitlines() if line.startswith("> `")]
     assert sorted(quoted) == sorted(text for _, _, text in MISTAKES.values())

@@ -113,6 +113,14 @@ _REASONS = ("error", "message", "title", "detail", "msg", "errors")
 _DEEP = "a reason nested too deeply to show"
 
 
+def shown(value: object) -> str:
+    """Return a JSON value as the text that a message shows."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return _DEEP
+
+
 def message_of(value: object) -> str:
     """Return a server's reason as text, whether it is a text, an object, or a list of them."""
     try:
@@ -128,7 +136,7 @@ def _text(value: Any) -> str:
         return "; ".join(map(_text, value))
     reason = _reason(as_dict(value))
     if not reason:
-        return json.dumps(value, ensure_ascii=False)
+        return "" if value == {} else json.dumps(value, ensure_ascii=False)
     path = value.get("path", value.get("loc"))
     place = ".".join(map(_text, path)) if isinstance(path, ARRAY) else as_str(path)
     return f"{place}: {reason}" if place else reason

@@ -10,21 +10,9 @@ from recall_sdk._rate_limits import with_limit
 from recall_sdk._response import Response
 from recall_sdk._statuses import not_json, unreadable
 from recall_sdk.errors import ExecutionError, build_error
-from recall_sdk.models import (
-    AsyncExecutionResult,
-    Result,
-    UsageLimits,
-    WorkflowExecutionResult,
-    WorkflowStatus,
-)
+from recall_sdk.models import AsyncExecutionResult, Result, UsageLimits, WorkflowExecutionResult, WorkflowStatus
 
-JOB_STATES = {
-    "pending": "queued",
-    "running": "processing",
-    "success": "completed",
-    "error": "failed",
-    "canceled": "cancelled",
-}
+JOB_STATES = {"pending": "queued", "running": "processing", "success": "completed", "error": "failed", "canceled": "cancelled"}
 """Other servers' names for the states of a job, and the documented ones."""
 
 

@@ -7,32 +7,24 @@ import logging
 import math
 from typing import Any, Callable, Dict, Optional, Set, Tuple
 
+from recall_sdk import errors
 from recall_sdk._arguments import check_number
 from recall_sdk._decoding import JOB_STATES, job_failure
-from recall_sdk.errors import (
-    AuthenticationError,
-    InvalidResponseError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RecallConnectionError,
-    RecallError,
-    RecallTimeoutError,
-    ServerError,
-    build_error,
-    one_line,
-)
+from recall_sdk.errors import build_error, one_line
 from recall_sdk.retry import MAX_SLEEP
 
 _log = logging.getLogger("recall_sdk")
 
-TRANSIENT = (RateLimitError, RecallConnectionError, RecallTimeoutError, ServerError, InvalidResponseError)
+TRANSIENT = (
+    *(errors.RateLimitError, errors.RecallConnectionError, errors.RecallTimeoutError),
+    *(errors.ServerError, errors.InvalidResponseError),
+)
 """Failed polls that say nothing about the job: the next poll may succeed."""
 
 TOO_EARLY = 425
 """The status of RFC 8470: try again later."""
 
-REJECTIONS = (AuthenticationError, PermissionDeniedError, NotFoundError)
+REJECTIONS = (errors.AuthenticationError, errors.PermissionDeniedError, errors.NotFoundError)
 """What a server that has lost its database reports for a valid key and id. A job just accepted may not be found at once, either."""
 
 MAX_REJECTED = 60.0
@@ -82,10 +74,10 @@ def wait_for_job(
     logged: Set[str] = set()
     while True:
         remaining = deadline - clock()
-        trouble: Optional[RecallError] = None
+        trouble: Optional[errors.RecallError] = None
         try:
             newest, retry_after = poll(None if timeout is None else max(remaining, LAST_POLL))
-        except RecallError as error:
+        except errors.RecallError as error:
             known = accepted or job is not None
             rejected_since = min(rejected_since, clock()) if isinstance(error, REJECTIONS) else math.inf
             rejected_too_long = not known or clock() - rejected_since > MAX_REJECTED
@@ -117,7 +109,7 @@ def wait_for_job(
         interval = min(interval * GROWTH, max_interval)
 
 
-def _is_transient(error: RecallError) -> bool:
+def _is_transient(error: errors.RecallError) -> bool:
     return isinstance(error, TRANSIENT) or error.status == TOO_EARLY
 
 
@@ -139,15 +131,15 @@ def _log_unknown(state: str, task_id: str, logged: Set[str]) -> None:
         _log.info("job %s has the unknown state %r; it is treated as not ended", one_line(task_id), one_line(state))
 
 
-def _name_job(error: RecallError, task_id: str) -> None:
+def _name_job(error: errors.RecallError, task_id: str) -> None:
     name = one_line(task_id)
     if name not in str(error):
         error.args = (f"job {name}: {error}",)
 
 
 def _out_of_time(
-    task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]], trouble: Optional[RecallError]
-) -> RecallTimeoutError:
+    task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]], trouble: Optional[errors.RecallError]
+) -> errors.RecallTimeoutError:
     why = f" ({trouble})" if trouble else ""
     if job is None:
         state = f"could not be polled within {timeout} s{why}; it may still be running"
@@ -157,4 +149,4 @@ def _out_of_time(
         state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may or may not have ended"
     message = f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})"
     # The poll executes nothing, but the job may still be running.
-    return build_error(RecallTimeoutError, message, may_have_executed=True, body=job)
+    return build_error(errors.RecallTimeoutError, message, may_have_executed=True, body=job)

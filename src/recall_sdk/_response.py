@@ -63,10 +63,10 @@ class Response:
         has_body = isinstance(getattr(original, "fp", None), io.BufferedReader) and not original.isclosed()
         self._original = original if has_body else None
         self._missing: Optional[int] = original.length if has_body and not original.chunked else None
-        self._chunks: Optional[Iterator[bytes]] = None
-        self._reader: Any = getattr(original, "reader", None) or _UserSocket(response.raw, deadline)
-        if has_body and original.chunked:
-            self._chunks = decode_chunks(original.fp, self._reader)
+        reader = getattr(original, "reader", None)
+        self._user_socket = _UserSocket(response.raw, deadline) if reader is None else None
+        self._reader: Any = reader or self._user_socket
+        self._chunks = decode_chunks(original.fp, self._reader) if has_body and original.chunked else None
         self._pieces: Optional[Iterator[bytes]] = None
         if not has_body or "Content-Encoding" in self.headers:
             self._pieces = self._iter_decoded()
@@ -110,7 +110,8 @@ class Response:
             self._pieces = chain([data], iter(self._receive_raw, b"") if self._pieces is None else self._pieces)
 
     def _receive_raw(self) -> bytes:
-        # http.client's read1() returns at once what has arrived. urllib3 1.26 has no such method, and requests waits for more.
+        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
+        # waits for a whole chunk or for the end.
         if self._is_complete:
             return b""
         original: Any = self._original

@@ -5,44 +5,31 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
-from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of
+from recall_sdk import errors
+from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of, shown
 from recall_sdk._rate_limits import rate_limit_info, retry_after
 from recall_sdk._response import Response
-from recall_sdk.errors import (
-    AuthenticationError,
-    ExecutionError,
-    InvalidRequestError,
-    InvalidResponseError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RecallError,
-    RecallTimeoutError,
-    ServerError,
-    UsageLimitError,
-    build_error,
-    one_line,
-)
+from recall_sdk.errors import build_error, one_line
 from recall_sdk.models import WorkflowExecutionResult
 from recall_sdk.retry import MAX_RETRY_AFTER
 
-_Error = TypeVar("_Error", bound=RecallError)
-_Kind = Tuple[Type[RecallError], str]
+_Error = TypeVar("_Error", bound=errors.RecallError)
+_Kind = Tuple[Type[errors.RecallError], str]
 """The class of an error, and the advice for the caller."""
 
-_FAILED_RUN: _Kind = (ExecutionError, "")
-_BAD_GATEWAY: _Kind = (ServerError, "a gateway could not reach the server; try again later")
-_GATEWAY_TIMEOUT: _Kind = (RecallTimeoutError, "a gateway stopped waiting, and the workflow may still be running")
+_FAILED_RUN: _Kind = (errors.ExecutionError, "")
+_BAD_GATEWAY: _Kind = (errors.ServerError, "a gateway could not reach the server; try again later")
+_GATEWAY_TIMEOUT: _Kind = (errors.RecallTimeoutError, "a gateway stopped waiting, and the workflow may still be running")
 
 _KINDS: Dict[int, _Kind] = {
-    401: (AuthenticationError, "check the API key, passed as api_key= or in RECALL_API_KEY"),
-    402: (UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both"),
-    403: (PermissionDeniedError, "check that the API key may do this, and that the workflow is deployed"),
-    404: (NotFoundError, ""),
-    407: (InvalidRequestError, "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
-    408: (RecallTimeoutError, "the workflow takes longer than the server allows"),
-    429: (RateLimitError, ""),
-    503: (ServerError, "the server is overloaded or down; try again later"),
+    401: (errors.AuthenticationError, "check the API key, passed as api_key= or in RECALL_API_KEY"),
+    402: (errors.UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both"),
+    403: (errors.PermissionDeniedError, "check that the API key may do this, and that the workflow is deployed"),
+    404: (errors.NotFoundError, ""),
+    407: (errors.InvalidRequestError, "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
+    408: (errors.RecallTimeoutError, "the workflow takes longer than the server allows"),
+    429: (errors.RateLimitError, ""),
+    503: (errors.ServerError, "the server is overloaded or down; try again later"),
     **dict.fromkeys((502, 520, 521, 522, 523, 530), _BAD_GATEWAY),
     **dict.fromkeys((504, 524, 598), _GATEWAY_TIMEOUT),
 }
@@ -50,11 +37,11 @@ _KINDS: Dict[int, _Kind] = {
 
 _KINDS_BY_CODE: Dict[Optional[str], _Kind] = {
     "USAGE_LIMIT_EXCEEDED": _KINDS[402],
-    "EXECUTION_ID_CONFLICT": (InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
+    "EXECUTION_ID_CONFLICT": (errors.InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
 }
 """The error for a server's code, with any status."""
 
-_TAKE_THE_CODE = (PermissionDeniedError, NotFoundError, InvalidRequestError, ServerError)
+_TAKE_THE_CODE = (errors.PermissionDeniedError, errors.NotFoundError, errors.InvalidRequestError, errors.ServerError)
 """The classes whose code is the server's, if it sends one; the others have the documented code."""
 
 _REJECTIONS = (401, 402, 403, 404, 429)
@@ -80,33 +67,34 @@ class _Body(NamedTuple):
     is_page: bool
 
 
-def error_of(response: Response) -> RecallError:
+def error_of(response: Response) -> errors.RecallError:
     """Return the error for a response with a status other than 2xx."""
     status, request = response.status, response.request
     body = _body(response, response.read())
-    server_code = as_str(as_dict(as_dict(body.value).get("error")).get("code")) or as_str(as_dict(body.value).get("code"))
+    fields = as_dict(body.value)
+    server_code = one_line(as_str(as_dict(fields.get("error")).get("code")) or as_str(fields.get("code")) or "") or None
     wait = retry_after(response, body.value)
     is_own = request.executes and _is_own_response(status, body)
     kind, advice = _FAILED_RUN if is_own else _kind(response, body, server_code)
     if is_own:
-        message = f"the workflow's own response: {message_of(body.value)} (HTTP {status})"
+        message = f"the workflow's own response: {shown(body.value)} (HTTP {status})"
     else:
         reason = _reason(body)
-        message = f"the workflow failed: {reason} (HTTP {status})" if kind is ExecutionError else f"{reason} (HTTP {status})"
+        message = f"the workflow failed: {reason} (HTTP {status})" if kind is errors.ExecutionError else f"{reason} (HTTP {status})"
         advice = _advice(response, body, kind, advice, wait)
     message = f"{message}: {advice}" if advice else message
-    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not ExecutionError
+    refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not errors.ExecutionError
     code = server_code if kind in _TAKE_THE_CODE else None
     error = _build(kind, message, response, body, refused=refused, code=code, server_code=server_code, retry_after=wait)
-    if isinstance(error, RateLimitError):
+    if isinstance(error, errors.RateLimitError):
         error.rate_limit = rate_limit_info(response, wait)
-    elif isinstance(error, (RecallTimeoutError, ExecutionError)):
+    elif isinstance(error, (errors.RecallTimeoutError, errors.ExecutionError)):
         own = WorkflowExecutionResult(success=False, output=body.value, error=f"the workflow responded with HTTP {status}")
         error.result = own if is_own else envelope(body.value)
     return error
 
 
-def unreadable(response: Response, what: str, content: Optional[bytes] = None) -> InvalidResponseError:
+def unreadable(response: Response, what: str, content: Optional[bytes] = None) -> errors.InvalidResponseError:
     """Return the error for a 2xx response that is not what the API sends.
 
     Args:
@@ -115,10 +103,10 @@ def unreadable(response: Response, what: str, content: Optional[bytes] = None) -
         content: Its body; by default it is read.
     """
     body = _body(response, response.read() if content is None else content)
-    return _build(InvalidResponseError, f"the response {what} (HTTP {response.status})", response, body)
+    return _build(errors.InvalidResponseError, f"the response {what} (HTTP {response.status})", response, body)
 
 
-def not_json(response: Response) -> InvalidResponseError:
+def not_json(response: Response) -> errors.InvalidResponseError:
     """Return the error for a 2xx response whose body is not JSON."""
     body = _body(response, response.read())
     encoding = response.headers.get("Content-Encoding")
@@ -161,7 +149,7 @@ def _kind(response: Response, body: _Body, server_code: Optional[str]) -> _Kind:
         return _KINDS_BY_CODE[server_code]
     if executes and status == 500:
         return _FAILED_RUN
-    other = ServerError if status >= 500 else InvalidRequestError if status >= 400 else InvalidResponseError
+    other = errors.ServerError if status >= 500 else errors.InvalidRequestError if status >= 400 else errors.InvalidResponseError
     return _KINDS.get(status, (other, ""))
 
 
@@ -181,25 +169,25 @@ def _reason(body: _Body) -> str:
         return _HTML_PAGE
     reason = one_line(reason_of(body.value))
     known = body.is_json and body.value
-    return reason or (f"the server gave no reason, only {message_of(body.value)}" if known else "the server gave no reason")
+    return reason or (f"the server gave no reason, only {shown(body.value)}" if known else "the server gave no reason")
 
 
-def _advice(response: Response, body: _Body, kind: Type[RecallError], advice: str, wait: Optional[float]) -> str:
+def _advice(response: Response, body: _Body, kind: Type[errors.RecallError], advice: str, wait: Optional[float]) -> str:
     """Return the advice that fits this request and this response."""
     request = response.request
-    if kind is NotFoundError:
+    if kind is errors.NotFoundError:
         known = isinstance(body.value, OBJECT)
         advice = f"check the id {request.id!r} and the base_url" if known else "this is not the API: check the base_url"
-    elif kind in (AuthenticationError, PermissionDeniedError):
+    elif kind in (errors.AuthenticationError, errors.PermissionDeniedError):
         if body.is_page:
             advice = "check the base_url, and what is between here and the API"
         elif "deployed" in _reason(body).lower():
             advice = "deploy it in Recall first"
-    elif kind is RateLimitError:
+    elif kind is errors.RateLimitError:
         advice = f"wait {math.ceil(wait)} s and retry" if wait else "wait and retry"
         if request.executes and (wait or 0.0) <= MAX_RETRY_AFTER:
             advice = f"{advice}; execute_with_retry() does so, up to max_retries times"
-    elif kind is RecallTimeoutError:
+    elif kind is errors.RecallTimeoutError:
         if not request.executes:
             advice = "the server ran out of time; try again later"
         elif not request.asynchronous:

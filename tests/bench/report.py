@@ -13,8 +13,16 @@ from recall_sdk import __version__
 
 from .measure import Bar, Row, Spread
 
-SUMMARIZED = ("call", "stream", "delay", "memory", "batch", "deadline", "load")
-"""The rows of the short table."""
+SUMMARIZED = {
+    "call": "CPU time of a call, as a multiple of `requests`",
+    "stream": "events per second of CPU time, as a multiple of `iter_lines()` and `json.loads`",
+    "delay": "delay of an event",
+    "memory": "memory for a stream of 200 MB, beside its text",
+    "batch": "time of a batch, as a multiple of the least that the rate limit allows",
+    "deadline": "overrun of a timeout",
+    "load": "calls per second of many threads, as a multiple of `requests` with a session for each",
+}
+"""The rows of the short table, each with what it says to a user."""
 
 LIBRARIES = ("requests", "urllib3", "httpx", "httpx-sse", "sseclient-py", "openai")
 
@@ -70,16 +78,13 @@ def bar_line(bar: Bar) -> str:
 
 
 def summary(rows: List[Row]) -> str:
-    """Format the worst case of each summarized row as a short Markdown table."""
-    lines = ["| what | must be | worst case measured |", "|---|---|---|"]
+    """Format the worst case of each summarized row as a short Markdown table for users."""
+    lines = ["| what | measured, in the worst case |", "|---|---|"]
     for row in rows:
-        if row.name not in SUMMARIZED:
-            continue
-        what = row.bars[0].what.partition(" (")[0]
-        alike = [bar for bar in row.bars if bar.value and bar.what.partition(" (")[0] == what]
-        worst = sorted(alike, key=lambda bar: bar.value.median if bar.value else 0.0)[0 if row.bars[0].at_least else -1]
-        limit = f"{'at least' if worst.at_least else 'at most'} {worst.limit:g} {worst.unit}".strip()
-        lines.append(f"| {what} | {limit} | {spread_text(worst.value)} {worst.unit} |")
+        if row.name in SUMMARIZED:
+            alike = [bar for bar in row.bars if bar.value and bar.what.partition(" (")[0] == row.bars[0].what.partition(" (")[0]]
+            worst = sorted(alike, key=lambda bar: bar.value.median if bar.value else 0.0)[0 if row.bars[0].at_least else -1]
+            lines.append(f"| {SUMMARIZED[row.name]} | {spread_text(worst.value)} {worst.unit} |")
     return "\n".join(lines) + "\n"
 
 

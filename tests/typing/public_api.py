@@ -43,6 +43,22 @@ def the_constructor(session: requests.Session, key: Optional[str]) -> None:
     assert_type(recall_sdk.__version__, str)
 
 
+class TenantClient(RecallClient):
+    pass
+
+
+class LoggedStream(WorkflowStream):
+    pass
+
+
+def subclasses(stream: LoggedStream) -> None:
+    with TenantClient("key") as client:
+        assert_type(client, TenantClient)
+    with stream as entered:
+        assert_type(entered, LoggedStream)
+    assert_type(iter(stream), LoggedStream)
+
+
 def executions(client: RecallClient, queued: bool, outputs: List[str]) -> None:
     assert_type(client.execute_workflow("id"), WorkflowExecutionResult)
     assert_type(client.execute_workflow("id", {"a": 1}, timeout=5, stream=True, selected_outputs=outputs), StreamedExecutionResult)
