@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -986,21 +985,24 @@ def test_fixture_works_behind_proxy(others, pytester, monkeypatch, capsys, ctrl_
 
 
 def test_plugin_imports_pytest_alone(tmp_path):
-    """A pytest run that does not use the fixture imports neither the package nor its libraries, not even before the first conftest.py."""
-    unwanted = ["recall_sdk", "requests", "urllib3", "werkzeug", "ssl"]
-    check = f"""
-        import sys
+    """A pytest run that does not use the fixture imports no more than pytest, neither before the first conftest.py nor later."""
+    print_modules = "import sys\nprint('MODULES', *sorted(sys.modules))\n"
+    (tmp_path / "conftest.py").write_text(print_modules, encoding="utf-8")
+    (tmp_path / "test_it.py").write_text(f"def test_it():\n    {print_modules.replace(chr(10), '; ')}\n", encoding="utf-8")
 
-        def check():
-            assert "_recall_sdk_pytest" in sys.modules
-            assert [name for name in {unwanted} if name in sys.modules] == []
-    """
-    (tmp_path / "conftest.py").write_text(f"{textwrap.dedent(check)}\ncheck()\n", encoding="utf-8")
-    (tmp_path / "test_it.py").write_text("from conftest import check\n\ndef test_end():\n    check()\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "_recall_sdk_pytest", str(tmp_path), "-c", os.devnull, f"--rootdir={tmp_path}"]
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    run = subprocess.run(command, check=False, timeout=60, env=environment, stdout=subprocess.PIPE, text=True)
-    assert (run.returncode, "1 passed" in run.stdout) == (0, True), run.stdout
+    def modules(*arguments):
+        """Return the modules that were imported before conftest.py, and those in a test."""
+        command = [sys.executable, "-m", "pytest", "-s", *arguments, str(tmp_path), "-c", os.devnull, f"--rootdir={tmp_path}"]
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        run = subprocess.run(command, check=True, timeout=60, env=environment, stdout=subprocess.PIPE, text=True)
+        return [set(line.split()) for line in run.stdout.splitlines() if "MODULES" in line]
+
+    (early, late), (early_without, late_without) = modules("-p", "_recall_sdk_pytest"), modules()
+    assert "_recall_sdk_pytest" in early
+    unwanted = {"recall_sdk", "requests", "urllib3", "werkzeug", "ssl"}
+    assert early & unwanted == early_without & unwanted  # on Python 3.8, pytest imports ssl itself
+    assert late & unwanted == late_without & unwanted
+    assert "recall_sdk" not in late
 
 
 def test_plugin_is_registered():

@@ -6,6 +6,7 @@ An operation returns nothing. It reports its outcome to a :class:`Book`, and wha
 import http.client
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from .faults import JOBS, KINDS
 from .server import TOKEN, Violations
 
 GRACE = 0.5  # seconds that a call may take longer than its timeout
+USUAL_LOAD = 1.5  # runnable processes per processor
 HUNG = 30.0  # seconds after which a batch counts as hung
 SECRET = re.compile(r"key-\d+-secret")
 
@@ -35,6 +37,13 @@ UNBATCHED = ["status-429-two-hours", "status-429-a-second", "status-429-date", "
 BATCHED = [name for name in PLAIN if name not in UNBATCHED]
 
 
+def machine_load() -> float:
+    """Return how many times more the machine has to do than it has with this soak alone; 1 where that is unknown."""
+    if not hasattr(os, "getloadavg"):
+        return 1.0
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / USUAL_LOAD)
+
+
 class Book:
     """The outcomes of all threads."""
 
@@ -44,7 +53,7 @@ class Book:
         self.outcomes: Counter[Tuple[str, str]] = Counter()  # by operation and class
         self.violations = Violations()
         self.overshoots: List[float] = []
-        self.late: List[Tuple[float, float, float, str]] = []  # start, end, overshoot, what
+        self.late: List[Tuple[float, float, float, float, str]] = []  # start, end, overshoot, load, what
         self.denied: List[str] = []
 
     def outcome(self, operation: str, word: str) -> None:
@@ -59,7 +68,7 @@ class Book:
             if over > 0 and len(self.overshoots) < 1_000_000:
                 self.overshoots.append(over)
             if over > GRACE and len(self.late) < 1_000:
-                self.late.append((started, ended, over, what))
+                self.late.append((started, ended, over, machine_load(), what))
 
     def deny(self, tokens: List[str]) -> None:
         """Tell the server of which runs an error says that they did not execute."""
