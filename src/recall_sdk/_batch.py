@@ -198,9 +198,11 @@ class Batch:
     def _learn(self, sent: Sent, info: Optional[RateLimitInfo], error: Optional[RecallError]) -> None:
         with self._lock:
             if info is not None and info.retry_after is None:
-                self._limiter.reported(sent, time.monotonic(), info.remaining, info.reset - time.time())
+                self._limiter.reported(sent, time.monotonic(), info.remaining, info.reset - time.time(), info.limit)
             if isinstance(error, RateLimitError) and (error.retry_after or 0.0) <= MAX_RETRY_AFTER:
                 self._limiter.rejected(sent, time.monotonic(), error.retry_after)
+            else:
+                self._limiter.accepted(sent, time.monotonic())
 
 
 _PAIRS: Any = (tuple, list)
