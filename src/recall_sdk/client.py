@@ -7,9 +7,10 @@ import random
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _requests
+from recall_sdk._batch import Batch, Level
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer
 from recall_sdk._redaction import without_key
@@ -19,7 +20,6 @@ from recall_sdk._transport import OpenResponse, Session, Transport
 from recall_sdk.errors import NotFoundError, RateLimitError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
-    BatchItem,
     RateLimitInfo,
     Result,
     StreamedExecutionResult,
@@ -368,7 +368,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[WorkflowExecutionResult], None, None]: ...
+    ) -> Batch[WorkflowExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -383,7 +383,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[AsyncExecutionResult], None, None]: ...
+    ) -> Batch[AsyncExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -398,7 +398,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Result], None, None]: ...
+    ) -> Batch[Result]: ...
 
     def execute_batch(
         self,
@@ -412,7 +412,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Any], None, None]:
+    ) -> Batch[Any]:
         """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
@@ -442,18 +442,16 @@ class RecallClient:
             0 {'content': 'Hello Ada'}
             1 {'content': 'Hello Alan'}
         """
-        from recall_sdk._batch import Batch  # noqa: PLC0415 -- it would make each import of the package slower
-
         _requests.check_flags(async_execution=async_execution)
         return Batch(
             items,
             partial(self._execution, asynchronous=async_execution),
-            partial(self._execute, timeout=self._seconds(timeout)),
+            partial(self._attempt, timeout=self._seconds(timeout)),
             partial(self._ask_limits, asynchronous=async_execution),
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-        ).run()
+        )
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -712,6 +710,11 @@ class RecallClient:
 
     def _ask(self, call: Request, decode: Callable[[Answer], _T], timeout: _Timeout = ClientTimeout.DEFAULT) -> _T:
         return self._send(call, lambda response, _: decode(response.read()), self._seconds(timeout))[0]
+
+    def _attempt(self, call: Request, timeout: Optional[float]) -> Tuple[Result, Optional[Level]]:
+        result, info = self._execute(call, timeout)
+        level = None if info is None or info.retry_after is not None else Level(info.remaining, info.limit, info.reset - time.time())
+        return result, level
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
         """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
