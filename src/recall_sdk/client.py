@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 from uuid import uuid4
 
 from recall_sdk import _decoding, _requests
@@ -33,7 +33,6 @@ from recall_sdk._transport import Session, Transport
 from recall_sdk.errors import NotFoundError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
-    BatchItem,
     RateLimitInfo,
     Result,
     StreamedExecutionResult,
@@ -372,7 +371,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[WorkflowExecutionResult], None, None]: ...
+    ) -> Batch[WorkflowExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -387,7 +386,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[AsyncExecutionResult], None, None]: ...
+    ) -> Batch[AsyncExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -402,7 +401,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Result], None, None]: ...
+    ) -> Batch[Result]: ...
 
     def execute_batch(
         self,
@@ -416,7 +415,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Any], None, None]:
+    ) -> Batch[Any]:
         """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
@@ -455,7 +454,7 @@ class RecallClient:
             max_workers=max_workers,
             executor=executor,
             policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-        ).run()
+        )
 
     # ---------------------------------------------------------------------------------------------------- reading
 
