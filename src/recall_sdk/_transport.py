@@ -187,8 +187,8 @@ class Transport:
     def _may_repeat(self, request: Request, url: str) -> bool:
         """Return whether the user's adapter may send the request again after it reached the server."""
         retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
-        methods = getattr(retries, "allowed_methods", getattr(retries, "method_whitelist", ()))  # the latter until urllib3 1.26
-        return getattr(retries, "total", 0) != 0 and (not methods or request.method in methods) and methods != ()
+        methods = getattr(retries, "allowed_methods", ())
+        return methods != () and retries.total != 0 and (not methods or request.method in methods)
 
     def _prepared(self, exchange: Exchange) -> Any:
         request = exchange.request
