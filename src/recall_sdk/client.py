@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _requests
-from recall_sdk._batch import Batch, Level
+from recall_sdk._batch import Batch
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer
+from recall_sdk._rate_limits import Level
 from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
 from recall_sdk._settings import ClientTimeout, Settings, check_api_key, check_base_url, check_timeout, read_settings
