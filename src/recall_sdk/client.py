@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
 from recall_sdk import _decoding, _requests
-from recall_sdk._batch import Batch
+from recall_sdk._batch import Batch, BatchIterator
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._messages import Answer
 from recall_sdk._rate_limits import Level
@@ -28,7 +28,7 @@ from recall_sdk.models import (
     WorkflowExecutionResult,
     WorkflowStatus,
 )
-from recall_sdk.retry import Backoff, call_with_retry
+from recall_sdk.retry import Backoff, call_with_retry, checked_count
 from recall_sdk.streaming import WorkflowStream
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[WorkflowExecutionResult]: ...
+    ) -> BatchIterator[WorkflowExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -384,7 +384,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[AsyncExecutionResult]: ...
+    ) -> BatchIterator[AsyncExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -399,7 +399,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[Result]: ...
+    ) -> BatchIterator[Result]: ...
 
     def execute_batch(
         self,
@@ -413,7 +413,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[Any]:
+    ) -> BatchIterator[Any]:
         """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
@@ -444,14 +444,20 @@ class RecallClient:
             1 {'content': 'Hello Alan'}
         """
         _requests.check_flags(async_execution=async_execution)
-        return Batch(
-            items,
-            partial(self._execution, asynchronous=async_execution),
-            partial(self._attempt, timeout=self._seconds(timeout)),
-            partial(self._ask_limits, asynchronous=async_execution),
-            max_workers=max_workers,
-            executor=executor,
-            policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+        if not isinstance(items, Iterable):
+            raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
+        return BatchIterator(
+            Batch(
+                items,
+                partial(self._execution, asynchronous=async_execution),
+                partial(self._attempt, timeout=self._seconds(timeout)),
+                partial(self._ask_limits, asynchronous=async_execution),
+                max_workers=checked_count("max_workers", max_workers, least=1),
+                executor=executor,
+                policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+            )
         )
 
     # ---------------------------------------------------------------------------------------------------- reading
