@@ -47,11 +47,12 @@ class Limiter:
     Attributes:
         ask: Whether to ask for the usage limits now, and to report them to :meth:`usage`. Until then nothing may be sent.
         rate: Requests per second that flow in: infinite until a refusal, 0 if all come at the reset.
+        in_flight: By number, the time of each request without a response.
     """
 
     def __init__(self) -> None:
         self.ask, self.rate = False, inf
-        self._in_flight: Dict[int, float] = {}  # by number, the time of each request without a response
+        self.in_flight: Dict[int, float] = {}
         self._refused: List[int] = []  # since the level was known
         # The last request, the last moment at which the level was known (how many requests remain), and the level now
         self._last, self._known, self._known_level = Sent(0, 0.0), Sent(0, 0.0), 0.0
@@ -90,31 +91,31 @@ class Limiter:
 
     def _wait_for_run(self, now: float) -> float:
         """Return the seconds until one more may be in flight. After each try that is not refused, the next one is twice as large."""
-        if len(self._in_flight) >= self._max_running and now >= self._next_try:
+        if len(self.in_flight) >= self._max_running and now >= self._next_try:
             self._max_running, self._step, self._next_try = self._max_running + self._step, 2 * self._step, now + 2 * self._trip
-        return self._next_try - now if len(self._in_flight) >= self._max_running else 0.0
+        return self._next_try - now if len(self.in_flight) >= self._max_running else 0.0
 
     def sent(self, now: float) -> Sent:
         """Record that a request is sent, and return its record."""
         self._known = self._known if self._last.number else Sent(0, now)
         self._level, self._last = self._level - 1, Sent(self._last.number + 1, now)
-        self._in_flight[self._last.number] = now
+        self.in_flight[self._last.number] = now
         return self._last
 
     def accepted(self, sent: Sent, now: float) -> None:  # noqa: ARG002 -- a response has a time
         """Record a response that is no 429."""
-        del self._in_flight[sent.number]
+        del self.in_flight[sent.number]
 
     def rejected(self, sent: Sent, now: float, retry_after: Optional[float]) -> None:
         """Record a 429, and its ``Retry-After`` in seconds, if any."""
-        del self._in_flight[sent.number]
+        del self.in_flight[sent.number]
         self._refused.append(sent.number)
         self._level, self._trip, pause = self._level + 1, now - sent.time, retry_after or 0.0
         self._resume = max(self._resume, now + pause)
         if sent.number <= self._episode_end:
             return
         nothing_accepted, pace, self._episode_end = sent.number == self._episode_end + 1, self._pace(sent.number), self._last.number
-        running = sum(time <= sent.time - OVERTAKING * self._trip for time in self._in_flight.values())
+        running = sum(time <= sent.time - OVERTAKING * self._trip for time in self.in_flight.values())
         enough_remained = running >= self._most_running if self._reset == inf else self._level >= ROUNDING
         self._most_running = max(self._most_running, running)
         if running and enough_remained:
@@ -148,7 +149,7 @@ class Limiter:
         refused = sum(self._known.number < number <= moment.number for number in self._refused)
         gained = level - self._known_level + moment.number - self._known.number - refused
         seconds = max(moment.time - self._known.time, 1 / FIRST_RATE)
-        self._level, self._updated = level - sum(number > moment.number for number in self._in_flight), moment.time
+        self._level, self._updated = level - sum(number > moment.number for number in self.in_flight), moment.time
         if not keep:
             self._known, self._known_level = moment, level
             self._refused = [number for number in self._refused if number > moment.number]

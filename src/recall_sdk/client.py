@@ -17,12 +17,13 @@ from recall_sdk._arguments import (
     Settings,
     check_api_key,
     check_base_url,
+    check_count,
     check_flags,
     check_job,
     check_timeout,
     read_settings,
 )
-from recall_sdk._batch import Batch
+from recall_sdk._batch import Batch, BatchIterator
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._redaction import masked_text, without_key
@@ -371,7 +372,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[WorkflowExecutionResult]: ...
+    ) -> BatchIterator[WorkflowExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -386,7 +387,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[AsyncExecutionResult]: ...
+    ) -> BatchIterator[AsyncExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -401,7 +402,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[Result]: ...
+    ) -> BatchIterator[Result]: ...
 
     def execute_batch(
         self,
@@ -415,7 +416,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Batch[Any]:
+    ) -> BatchIterator[Any]:
         """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
@@ -446,14 +447,20 @@ class RecallClient:
             1 {'content': 'Hello Alan'}
         """
         check_flags(async_execution=async_execution)
-        return Batch(
-            items,
-            partial(self._execution, asynchronous=async_execution),
-            partial(self._attempt, timeout=self._seconds(timeout)),
-            partial(self._ask_limits, asynchronous=async_execution),
-            max_workers=max_workers,
-            executor=executor,
-            policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+        if not isinstance(items, Iterable):
+            raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
+        return BatchIterator(
+            Batch(
+                items,
+                partial(self._execution, asynchronous=async_execution),
+                partial(self._attempt, timeout=self._seconds(timeout)),
+                partial(self._ask_limits, asynchronous=async_execution),
+                max_workers=check_count("max_workers", max_workers, least=1),
+                executor=executor,
+                policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+            )
         )
 
     # ---------------------------------------------------------------------------------------------------- reading
