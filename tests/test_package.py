@@ -56,7 +56,6 @@ LADDER = (
     "errors",
     "models",
     "sse",
-    "_chunks",
     "_arguments",
     "retry",
     "_limiter",
@@ -64,6 +63,7 @@ LADDER = (
     "_requests",
     "_redaction",
     "_translation",
+    "_chunks",
     "_connections",
     "_response",
     "_bodies",
@@ -160,6 +160,7 @@ def test_only_transport_modules_import_requests(library: str):
         "_response",
         "_transport",
         "_translation",
+    "_chunks",
         "client",
     }
 
