@@ -653,6 +653,14 @@ def test_patched_session_is_used(name, own_session, serve, connect):
     assert client.execute_workflow("w").output == {}
 
 
+def test_bare_mock_in_place_of_a_session_method(session, serve, connect):
+    """A mock that nobody gave a response is called, and what it returns is reported as no response."""
+    client = connect(serve(echo), session=session)
+    with mock.patch("requests.Session.request") as patched, pytest.raises(InvalidResponseError):
+        client.execute_workflow("w")
+    assert patched.call_count == 1
+
+
 def test_patched_get_is_used(serve, connect):
     """The same for a GET."""
     given = requests.Response()

@@ -10,7 +10,7 @@ import zlib
 from contextlib import suppress
 from itertools import chain
 from time import monotonic, time
-from typing import Any, Iterator, List, Optional, Type, TypeVar
+from typing import Any, Iterator, List, Mapping, Optional, Type, TypeVar
 
 from urllib3.exceptions import DecodeError
 
@@ -49,8 +49,8 @@ class Response:
     def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
         self.request = exchange.request
         self.url = exchange.url
-        self.status: int = response.status_code
-        self.headers = response.headers
+        self.status = int(response.status_code)
+        self.headers: Any = response.headers if isinstance(response.headers, Mapping) else {}  # a bare mock has none
         self.received = time()
         self.may_repeat = exchange.may_repeat
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
