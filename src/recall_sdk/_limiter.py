@@ -136,7 +136,8 @@ class Limiter:
             active = max(seconds - self._idle, 1 / FIRST_RATE)
             most = pace if self._was_full else min(pace, (gained + 1) / seconds)
             self._best = max(self._best, (gained - 1) / active)
-            self.rate = max((min(most, gained / active) * most) ** 0.5, self._best * FLOOR)
+            least = max(min(most, gained / active), most * FLOOR if self._burst == 1 else 0.0)  # a burst of 1 is full whenever it is sent
+            self.rate = max((least * most) ** 0.5, self._best * FLOOR)
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
         self._resume = max(self._resume, sent.time + self._probe_pause)
