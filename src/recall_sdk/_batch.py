@@ -96,7 +96,7 @@ class Batch:
                         held += 1
                     except Exception as error:  # an error of the source reaches the reader after the items in flight
                         end = error
-                elif item := self._next_finished():
+                elif (item := self._next_finished()) and not self._stopped:
                     yield item
                     held, resumed = held - 1, time.monotonic()
             if end is not None and not isinstance(end, StopIteration):
