@@ -52,7 +52,7 @@ class Book:
         self.lock = threading.Lock()
         self.outcomes: Counter[Tuple[str, str]] = Counter()  # by operation and class
         self.violations = Violations()
-        self.overshoots: List[float] = []
+        self.overshoots: Counter[int] = Counter()  # by milliseconds
         self.late: List[Tuple[float, float, float, float, str]] = []  # start, end, overshoot, load, what
         self.denied: List[str] = []
 
@@ -65,8 +65,8 @@ class Book:
         ended = time.monotonic()
         over = ended - started - bound
         with self.lock:
-            if over > 0 and len(self.overshoots) < 1_000_000:
-                self.overshoots.append(over)
+            if over > 0:
+                self.overshoots[round(over * 1000)] += 1
             if over > GRACE and len(self.late) < 1_000:
                 self.late.append((started, ended, over, machine_load(), what))
 
