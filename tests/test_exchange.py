@@ -423,7 +423,6 @@ def test_header_of_an_auth_callable_that_can_not_be_sent(serve, connect):
 @pytest.mark.parametrize("methods", [None, frozenset({"POST"})])
 def test_adapter_that_sends_twice(methods, connect):
     """Where the first attempt reached the server, an error of the second one does not say that nothing was executed."""
-    option = "allowed_methods" if hasattr(Retry.DEFAULT, "allowed_methods") else "method_whitelist"
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
 
@@ -436,7 +435,7 @@ def test_adapter_that_sends_twice(methods, connect):
     thread = threading.Thread(target=break_once)
     thread.start()
     session = requests.Session()
-    session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, **{option: methods})))
+    session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, allowed_methods=methods)))
     with pytest.raises(RecallConnectionError, match="could not connect") as caught:
         connect(f"http://127.0.0.1:{port}", session=session).execute_workflow("w")
     thread.join()
@@ -458,9 +457,8 @@ def test_adapter_that_does_not_repeat_posts(connect):
 
 def test_rate_limit_behind_a_repeating_adapter_is_not_retried(serve, connect):
     """After a 429 that an earlier attempt of the adapter may have preceded, nothing is sent again."""
-    option = "allowed_methods" if hasattr(Retry.DEFAULT, "allowed_methods") else "method_whitelist"
     session = requests.Session()
-    session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, **{option: None})))
+    session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, allowed_methods=None)))
     server = serve(answers(http({"error": "slow down"}, status="429 Too Many")))
     with pytest.raises(RateLimitError) as caught:
         connect(server, session=session).execute_with_retry("w", initial_delay=0)
@@ -565,6 +563,17 @@ def test_key_in_request_id_is_not_logged(session, serve, connect, caplog):
     assert KEY not in caplog.text
     assert "\x1b" not in caplog.text
     assert "[API key]" in caplog.text
+
+
+def test_key_in_job_state_is_not_logged(serve, connect, caplog):
+    """A job state that echoes the key, or holds control characters, appears masked and clean in the log and in the error."""
+    caplog.set_level("INFO", "recall_sdk")
+    client = connect(serve(answers(http({"taskId": "t", "status": f"\x1b[31m{KEY}\n\u202e"}))))
+    with pytest.raises(RecallTimeoutError) as caught:
+        client.wait_for_job("t", timeout=0.1, poll_interval=0.05)
+    shown = caplog.text + str(caught.value)
+    assert [each for each in (KEY, "\x1b", "\u202e") if each in shown] == []
+    assert "has the unknown state '[API key]'" in shown
 
 
 @pytest.mark.parametrize("proxy", ["socks://bob:hunter2@127.0.0.1:9", "ftp://bob:hunter2@127.0.0.1:9", "socks6://bob:hunter2@127.0.0.1:9"])

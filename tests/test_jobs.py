@@ -28,7 +28,7 @@ from recall_sdk import (
     WorkflowExecutionResult,
 )
 from recall_sdk._jobs import LAST_POLL, wait_for_job
-from recall_sdk.errors import build_error
+from recall_sdk.errors import build_error, one_line
 from recall_sdk.retry import MAX_SLEEP
 from recall_sdk.testing import RecallServer
 
@@ -82,6 +82,7 @@ class World:
             on_update=on_update or self.updates.append,
             clock=self.clock,
             sleep=self.sleep,
+            shown=one_line,
         )
 
 

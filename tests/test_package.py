@@ -56,6 +56,7 @@ LADDER = (
     "errors",
     "models",
     "sse",
+    "_chunks",
     "_arguments",
     "retry",
     "_limiter",

@@ -23,7 +23,7 @@ from recall_sdk import (
     UsageLimitError,
     WorkflowExecutionResult,
 )
-from recall_sdk._statuses import check, error_of, request_id, unreadable
+from recall_sdk._statuses import error_of, request_id, unreadable
 from recall_sdk.testing import RecallServer
 
 GENEROUS = 2.0
@@ -35,20 +35,6 @@ HTML_PAGE = "an HTML page came instead of JSON: something in front of the API an
 def error(body=b"", status=400, request=RUN, headers=None, may_repeat=False):
     """Return the error for a response."""
     return error_of(response_of(request, status, headers, body, may_repeat=may_repeat))
-
-
-@pytest.mark.parametrize("status", [200, 201, 204, 299])
-def test_check_success(status):
-    """Any 2xx passes."""
-    check(response_of(status=status))
-
-
-@pytest.mark.parametrize("status", [100, 199, 300, 400, 500, 999])
-def test_check_failure(status):
-    """Any other status raises its error."""
-    with pytest.raises(RecallError) as caught:
-        check(response_of(status=status))
-    assert caught.value.status == status
 
 
 TABLE = [

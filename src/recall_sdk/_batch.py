@@ -1,9 +1,11 @@
 """Many executions in parallel: worker threads between two queues, and one limiter for all of them.
 
 The reader takes items from the source, prepares them and queues them. Each worker takes a queued item, waits for the limiter, makes the
-attempt or submits it to the executor, retries after a 429, and puts the finished item on the second queue.
+attempt or submits it to the executor, retries if nothing was executed, and puts the finished item on the second queue. Where no thread can
+be started, the reader does a worker's work.
 """
 
+import contextvars
 import logging
 import os
 import queue
@@ -12,205 +14,230 @@ import threading
 import time
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Any, Callable, Dict, Generator, Iterable, Optional, Tuple
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Generator, Iterable, Iterator, Optional, Tuple
 
-from recall_sdk._arguments import check_count
 from recall_sdk._limiter import Limiter, Sent
+from recall_sdk._rate_limits import Level
 from recall_sdk._requests import Request
 from recall_sdk._translation import foreign_failure, invalid_argument
-from recall_sdk.errors import RateLimitError, RecallError, build_error
-from recall_sdk.models import BatchItem, RateLimitInfo, Result
+from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, build_error
+from recall_sdk.models import BatchItem, R_co, Result
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
 _log = logging.getLogger("recall_sdk")
 
-Outcome = Tuple[Optional[Result], Optional[RateLimitInfo], Optional[RecallError]]
-
 LOOK_AHEAD = 2
 """Items taken ahead of the reader, in multiples of ``max_workers``: one round in flight, and one to follow."""
 
-SLICE = 0.05
-"""Seconds of each wait. On Windows, a wait without a timeout can't be interrupted by Ctrl-C before Python 3.14.
-
-Also the time after which the reader gets a finished item even if more items could be taken ahead.
+POLL_SECONDS = 0.05
+"""Seconds of each wait, after which a thread looks whether the batch was closed. On Windows, a wait without a timeout can't be
+interrupted by Ctrl-C before Python 3.14. Also the time after which the reader gets a finished item even if more could be taken ahead.
 """
 
+IDLE_SECONDS = 1.0
+"""Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
+Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
+Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
+
+
+@dataclass
 class Batch:
-    """Many executions in parallel. The threads are daemons, so that a call which never ends does not keep the interpreter from exiting.
+    """Many executions in parallel. The threads are daemons where possible: a call that never ends does not keep Python from exiting.
 
-    Args:
-        items: Pairs of a workflow id and its input; any iterable, also an endless one.
-        prepare: Builds the call of an item, in the reader's thread and before the next item is taken: the source may then close a file
+    Attributes:
+        items: Pairs of a workflow id and its input; any iterable, even infinite.
+        prepare: Builds the request of an item, in the reader's thread and before the next item is taken: the source may then close a file
             in the input, or change the input.
-        attempt: Makes one execution and returns its result, and the rate limit reported in this answer. With an executor of processes
-            it must be picklable.
-        ask_limits: Returns the remaining requests, their limit, and the seconds until the reset; ``None`` if unknown. Never raises.
+        attempt: Makes one execution and returns its result, and the level reported in this response. With an executor of processes it must
+            be picklable.
+        ask_limits: Asks for the usage limits; ``None`` if unknown.
         max_workers: Maximum attempts in flight.
         executor: Runs the attempts; ``None`` for the batch's own threads. The batch does not shut it down.
-        policy: The retries after a 429.
-
-    Raises:
-        ValueError: ``max_workers`` is below 1.
-        TypeError: An argument has the wrong type.
+        policy: The retries of an item.
     """
 
-    def __init__(
-        self,
-        items: Iterable[Tuple[str, Any]],
-        prepare: Callable[[str, Any], Request],
-        attempt: Callable[[Request], Tuple[Result, Optional[RateLimitInfo]]],
-        ask_limits: Callable[[], Optional[Tuple[int, int, float]]],
-        *,
-        max_workers: int,
-        executor: Optional[Executor],
-        policy: Backoff,
-    ) -> None:
-        if not isinstance(items, Iterable):
-            raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
-        if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
-        self._source, self._prepare, self._attempt, self._ask_limits = enumerate(items), prepare, attempt, ask_limits
-        self._executor, self._policy = executor, policy
-        self._max_workers = check_count("max_workers", max_workers, least=1)
-        self._pending: queue.SimpleQueue[Optional[Tuple[BatchItem[Result], Request]]] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[BatchItem[Result]] = queue.SimpleQueue()
-        self._name = os.urandom(8).hex()
-        self._limiter = Limiter()
-        self._lock = threading.Lock()  # for the limiter
-        self._turn = threading.Lock()  # for the one worker that waits for the limiter
-        self._submitting = threading.Lock()
-        self._stopped = threading.Event()
-        self._threads = 0
-        self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each worker
+    items: Iterable[Tuple[str, Any]]
+    prepare: Callable[[str, Any], Request]
+    attempt: Attempt
+    ask_limits: Callable[[], Optional[Level]]
+    max_workers: int
+    executor: Optional[Executor]
+    policy: Backoff
 
-    def run(self) -> Generator[BatchItem[Result], None, None]:
-        """Execute the items, and yield each as it finishes. Closing the iterator stops the batch.
+    def __post_init__(self) -> None:
+        self._pending: queue.SimpleQueue[Tuple[BatchItem[Any], Request]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[BatchItem[Any]] = queue.SimpleQueue()
+        self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each thread
+        self._process, self._name, self._stopped, self._threads = os.getpid(), os.urandom(8).hex(), False, 0
+        self._submitting = threading.Lock()
+        self._turn = threading.Lock()  # for the one thread that waits for the limiter
+        self._limiter, self._changed = Limiter(), threading.Condition()  # the condition is also the lock of the limiter and of all below
+        self._refusal: RecallError = RateLimitError("refused")  # the newest
+        self._hopeless, self._accepted, self._resume = False, False, 0.0
+        self._refusals = self._refusals_before = 0  # while nothing else was in flight: all, and those before the last acceptance
+
+    def run(self) -> Generator[BatchItem[Any], None, None]:
+        """Execute the items, and yield each as it finishes. Closing the generator stops the batch.
 
         Raises:
             TypeError: An item is not a pair.
         """
-        process, held, resumed = os.getpid(), 0, time.monotonic()
-        end: Exception = StopIteration()
+        source, held, resumed = enumerate(self.items), 0, time.monotonic()
+        end: Optional[Exception] = None
         try:
-            while True:
-                try:
-                    self._add(*next(self._source))
-                except Exception as error:  # an error of the source reaches the reader after the items in flight
-                    end = error
-                    break
-                held += 1
-                # With a slow source, the reader does not wait for more items.
-                if held == LOOK_AHEAD * self._max_workers or (self._finished.qsize() and time.monotonic() > resumed + SLICE):
-                    yield self._next_finished()
+            while not self._stopped and (held or end is None):
+                late = time.monotonic() > resumed + POLL_SECONDS  # with a slow source, the reader does not wait for more items
+                if end is None and held < LOOK_AHEAD * self.max_workers and not (late and self._finished.qsize()):
+                    try:
+                        self._add(*next(source))
+                        held += 1
+                    except Exception as error:  # an error of the source reaches the reader after the items in flight
+                        end = error
+                elif item := self._next_finished():
+                    yield item
                     held, resumed = held - 1, time.monotonic()
-            for _ in range(held):
-                yield self._next_finished()
-            if not isinstance(end, StopIteration):
+            if end is not None and not isinstance(end, StopIteration):
                 raise end
         finally:
-            if process == os.getpid():  # a child of a fork has no threads to stop
-                self._stop()
+            self.stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # a string of two letters is not a pair
             raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
-        item: BatchItem[Result] = BatchItem(index, pair[0], pair[1], None, None)
+        item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
-            call = self._prepare(item.workflow_id, item.input)
-            if self._threads < self._max_workers:
-                self._start_thread()
-        except (RecallError, ValueError, TypeError) as error:
+            self._pending.put((item, self.prepare(item.workflow_id, item.input)))
+        except Exception as error:
             item.error = invalid_argument(error)
             self._finished.put(item)
         else:
-            self._pending.put((item, call))
+            self._start_thread()
 
     def _start_thread(self) -> None:
-        try:
-            threading.Thread(target=self._work, name="recall_sdk-batch-worker", daemon=True).start()
-            self._threads += 1
-        except RuntimeError as error:  # the system grants no more threads
-            if not self._threads:
-                raise foreign_failure(error, "no thread could be started", may_have_executed=False) from error
+        for daemon in (True, False) if self._threads < self.max_workers else ():
+            with suppress(RuntimeError):  # a subinterpreter allows no daemons, or the system no more threads
+                run = contextvars.copy_context().run
+                threading.Thread(target=run, args=(self._work,), name="recall_sdk-batch-worker", daemon=daemon).start()
+                self._threads += 1
+                return
 
-    def _next_finished(self) -> BatchItem[Result]:
-        while True:
-            with suppress(queue.Empty):
-                return self._finished.get(timeout=SLICE)
+    def _next_finished(self) -> Optional[BatchItem[Any]]:
+        """Return a finished item, or ``None`` if none finishes soon. Without threads, finish one first."""
+        with suppress(queue.Empty):
+            if not self._threads and self._finished.empty():
+                self._execute(*self._pending.get_nowait())
+            return self._finished.get(timeout=POLL_SECONDS)
+        return None
 
-    def _stop(self) -> None:
-        self._stopped.set()
-        for _ in range(self._threads):
-            self._pending.put(None)
-        for future in self._futures.copy().values():
-            future.cancel()
+    def stop(self) -> None:
+        """End the threads. It takes no lock: a garbage collection may call it, in any thread and at any moment."""
+        if self._process == os.getpid():  # a child of a fork has no threads to stop
+            self._stopped = True
+            for future in list(self._futures.values()):
+                future.cancel()
 
     def _work(self) -> None:
-        for item, call in iter(self._pending.get, None):
-            item.result, item.error = self._execute(item.index, call)
-            self._finished.put(item)
+        while not self._stopped and threading.main_thread().is_alive():  # Python waits at its end for threads that are no daemons
+            with suppress(queue.Empty):
+                self._execute(*self._pending.get(timeout=IDLE_SECONDS))
 
-    def _execute(self, index: int, call: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
-        retry = 0
-        while True:
-            sent = self._pass_limiter()
-            result, info, error = self._send(sent.number, call)
-            self._learn(sent, info, error)
-            if not isinstance(error, RateLimitError) or (delay := self._policy.wait_after(error, retry, random.random)) is None:
+    def _execute(self, item: BatchItem[Any], request: Request) -> None:
+        try:
+            item.result, item.error = self._retry(item.index, request)
+        except BaseException as error:  # whatever happens, the reader gets the item
+            item.error = foreign_failure(error, "the item failed", may_have_executed=True)
+        if not self._threads and item.error and isinstance(item.error.__cause__, KeyboardInterrupt):
+            raise item.error.__cause__  # this is the reader's thread
+        self._finished.put(item)
+
+    def _retry(self, index: int, request: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
+        refusals = self._refusals
+        while sent := self._wait_for_limiter(refusals):
+            result, level, error = self._send(sent.number, request)
+            refused = isinstance(error, (RateLimitError, RecallConnectionError)) and not error.may_have_executed
+            self._learn(sent, level, error, refused=refused)
+            if not refused or self._given_up(refusals):
                 return result, error
-            if error.retry_after is None and retry == 0 and self._limiter.rate is not None:
-                delay = 0.0  # the limiter knows when a request may be sent again
-            retry += 1
             with suppress(Exception):  # a failing log handler must not make the item fail
-                _log.info("rate limited: item %d, retry %d of %d in %.2f s", index, retry, self._policy.max_retries, delay)
-            self._stopped.wait(delay)
+                _log.info("nothing was executed: retry of item %d after: %s", index, error)
+        return None, build_error(RecallError, "the batch was closed", may_have_executed=False) if self._stopped else copy(self._refusal)
 
-    def _pass_limiter(self) -> Sent:
-        """Wait until the next request may be sent. One worker at a time does so, and asks for the usage limits if need be."""
+    def _given_up(self, refusals: int) -> bool:
+        """Return whether an item is not sent again that has seen all refusals but the first ones, whose number is passed."""
+        return self._hopeless or self._refusals - max(refusals, self._refusals_before) > self.policy.max_retries
+
+    def _wait_for_limiter(self, refusals: int) -> Optional[Sent]:
+        """Wait until the next request may be sent; return ``None`` if none is sent. One thread at a time waits, and asks if need be."""
         with self._turn:
-            while True:
-                with self._lock:
-                    delay, ask = self._limiter.wait(time.monotonic()), self._limiter.ask
-                    if delay <= 0 or self._stopped.is_set():
-                        return self._limiter.sent(time.monotonic())
-                if ask:
-                    limits = self._ask_limits()
-                    with self._lock:
+            while not (self._stopped or self._given_up(refusals)):
+                with self._changed:
+                    now = time.monotonic()
+                    delay = max(0.0, self._resume - now) or self._limiter.wait(now)
+                    if not delay:
+                        return self._limiter.sent(now)
+                    if not self._limiter.ask:
+                        self._changed.wait(min(delay, POLL_SECONDS))
+                if self._limiter.ask:
+                    limits = None
+                    with suppress(BaseException):  # of a hook: then the server does not say
+                        limits = self.ask_limits()
+                    with self._changed:
                         self._limiter.usage(time.monotonic(), limits)
-                else:
-                    self._stopped.wait(min(delay, SLICE))
+        return None
 
-    def _send(self, number: int, call: Request) -> Outcome:
-        if self._stopped.is_set():
-            return None, None, build_error(RecallError, "the batch was closed", may_have_executed=False)
-        if self._executor is None:
-            return _attempt(number, self._attempt, call)
+    def _send(self, number: int, request: Request) -> Outcome:
+        if self.executor is None:
+            return _attempt(number, self.attempt, request)
         future: Optional[Future[Outcome]] = None
         try:
             with self._submitting:  # the user's executor may not be thread-safe
-                future = self._futures[threading.get_ident()] = self._executor.submit(_attempt, (self._name, number), self._attempt, call)
+                future = self._futures[threading.get_ident()] = self.executor.submit(_attempt, (self._name, number), self.attempt, request)
             return future.result()
-        except (ValueError, TypeError) as error:  # the call did not pickle: nothing was sent
+        except (ValueError, TypeError) as error:  # the request did not pickle: nothing was sent
             return None, None, invalid_argument(error)
         except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
             return None, None, foreign_failure(error, "the executor did not run the item", may_have_executed=future is not None)
 
-    def _learn(self, sent: Sent, info: Optional[RateLimitInfo], error: Optional[RecallError]) -> None:
-        with self._lock:
-            if info is not None and info.retry_after is None:
-                self._limiter.reported(sent, time.monotonic(), info.remaining, info.reset - time.time())
-            if isinstance(error, RateLimitError) and (error.retry_after or 0.0) <= MAX_RETRY_AFTER:
-                self._limiter.rejected(sent, time.monotonic(), error.retry_after)
+    def _learn(self, sent: Sent, level: Optional[Level], error: Optional[RecallError], *, refused: bool) -> None:
+        with self._changed:
+            now, pause = time.monotonic(), error.retry_after if error else None
+            if level is not None:
+                self._limiter.reported(sent, now, level.remaining, level.seconds, level.limit)
+            if isinstance(error, RateLimitError):
+                self._limiter.rejected(sent, now, pause)
+            else:
+                self._limiter.accepted(sent, now)
+            if error is None or not refused:
+                self._accepted, self._refusals_before = True, self._refusals
+            else:
+                self._refusal, self._hopeless = error, self._hopeless or (pause or 0.0) > MAX_RETRY_AFTER
+                self._refusals += not self._limiter.in_flight  # otherwise one of the others may have been accepted
+                retry = self._refusals - self._refusals_before - 1 - self._accepted  # the limiter copes with the first after an acceptance
+                if retry >= 0 and not pause and not self._limiter.in_flight:
+                    self._resume = now + self.policy.delay(min(retry, self.policy.max_retries), random.random)
+            self._changed.notify()
 
 
-_PAIRS: Any = (tuple, list)
-
-
-def _attempt(_number: object, attempt: Callable[[Request], Tuple[Result, Optional[RateLimitInfo]]], call: Request) -> Outcome:
+def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:
     """Make one attempt. The number makes the task unique, also among batches, because Dask reuses the result of an identical task."""
     try:
-        return (*attempt(call), None)
-    except Exception as error:  # a foreign one is from a hook of the user's session, perhaps after sending
-        info = error.rate_limit if isinstance(error, RateLimitError) else None
-        return None, info, foreign_failure(error, "the item failed", may_have_executed=True)
+        return (*attempt(request), None)
+    except BaseException as error:  # a foreign one is from a hook of the user's session, perhaps after sending
+        return None, None, foreign_failure(error, "the item failed", may_have_executed=True)
+
+
+class BatchIterator(Iterator[BatchItem[R_co]]):
+    """The finished items of a batch. Any thread may close it, also while another one waits for an item."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._items, self._stop = batch.run(), batch.stop  # the threads don't refer to the generator, so that a forgotten batch ends
+
+    def __next__(self) -> BatchItem[R_co]:
+        return next(self._items)
+
+    def close(self) -> None:
+        """Stop what is queued. Calls in flight finish, and their results are dropped."""
+        self._stop()

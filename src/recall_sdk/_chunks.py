@@ -44,7 +44,10 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
             line_end = buffer.find(b"\n", start)
             if missing or line_end < 0:
                 break
-            size = _size(buffer[start:line_end])
+            try:
+                size = int(buffer[start:line_end].partition(b";")[0], 16)
+            except ValueError:
+                size = -1
             start = line_end + 1
             missing = size + 2
         data = b"".join(pieces)
@@ -53,14 +56,6 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
     if size:
         raise IncompleteRead(b"")
     reader.surplus = _has_surplus(file, b"\n" + buffer[start:])
-
-
-def _size(line: bytes) -> int:
-    """Read the size of a chunk; return a negative number if it is none."""
-    try:
-        return int(line.partition(b";")[0], 16)
-    except ValueError:
-        return -1
 
 
 def _has_surplus(file: Any, trailers: bytes) -> bool:

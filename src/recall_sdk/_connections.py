@@ -143,16 +143,16 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> Any:
         host, addresses = self.host, self._addresses()
+        sock: Any = None
         try:
-            for index, address in enumerate(addresses):
-                self.host = address
+            while sock is None:
+                self.host = addresses.pop(0)
                 if self._deadline is not None:
-                    self.timeout = remaining(self._deadline) / (len(addresses) - index)
+                    self.timeout = remaining(self._deadline) / (1 + len(addresses))
                 try:
                     sock = super()._new_conn()
-                    break
                 except (NewConnectionError, ConnectTimeoutError):
-                    if index == len(addresses) - 1:
+                    if not addresses:
                         raise
         finally:
             self.host = host
@@ -294,8 +294,8 @@ def keep_redirect(response: Any, **_: Any) -> None:
 class _NoCookies(RequestsCookieJar):
     """A jar that stays empty: an API with keys has no use for cookies, and none can outlive its key."""
 
-    def extract_cookies(self, *_: Any) -> None:
-        pass
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        del response, request
 
 
 def new_session() -> requests.Session:

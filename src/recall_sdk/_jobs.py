@@ -51,6 +51,7 @@ def wait_for_job(
     on_update: Optional[Callable[[Dict[str, Any]], object]],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
+    shown: Callable[[str], str],
 ) -> Dict[str, Any]:
     """Poll until a job has ended.
 
@@ -64,6 +65,7 @@ def wait_for_job(
         on_update: Called with a copy of the first status and of each changed one.
         clock: Returns seconds, as :func:`time.monotonic` does.
         sleep: Waits for the given seconds, as :func:`time.sleep` does.
+        shown: Returns what a log line may show of a text of the server's.
     """
     interval = check_number("poll_interval", poll_interval, least=MIN_INTERVAL)
     max_interval = max(interval, check_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
@@ -98,13 +100,15 @@ def wait_for_job(
                 failure = job_failure(job)
                 _name_job(failure, task_id)
                 raise failure
-            _log_unknown(state, task_id, logged)
+            if state not in JOB_STATES.values() and state not in logged:
+                logged.add(state)
+                _log.info("job %s has the unknown state %r; it is treated as not ended", shown(task_id), shown(state))
         remaining = deadline - clock()
         if remaining <= 0:
             raise _out_of_time(task_id, timeout, job, trouble) from trouble
         wait = min(max(interval, retry_after or 0.0), remaining, MAX_SLEEP)
         if trouble is not None:
-            _log.info("job %s could not be polled: %s; polling again in %.2f s", one_line(task_id), trouble, wait)
+            _log.info("job %s could not be polled: %s; polling again in %.2f s", shown(task_id), trouble, wait)
         sleep(wait)
         interval = min(interval * GROWTH, max_interval)
 
@@ -123,12 +127,6 @@ def _report(job: Dict[str, Any], reported: str, on_update: Callable[[Dict[str, A
     if text != reported:
         on_update(twin)
     return text
-
-
-def _log_unknown(state: str, task_id: str, logged: Set[str]) -> None:
-    if state not in JOB_STATES.values() and state not in logged:
-        logged.add(state)
-        _log.info("job %s has the unknown state %r; it is treated as not ended", one_line(task_id), one_line(state))
 
 
 def _name_job(error: errors.RecallError, task_id: str) -> None:

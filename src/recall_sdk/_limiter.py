@@ -1,44 +1,37 @@
 """When a batch may send its next request. This is pure arithmetic: the time is passed in.
 
-The limiter prefers what the server reports. After a 429 it asks for ``remaining``, ``limit`` and ``reset`` (see :attr:`Limiter.ask`), the
-first time twice. If ``remaining`` grows before the reset, the limit is a token bucket that is refilled continuously. Otherwise the server
-refills everything at the reset: the limiter counts down what remains, waits for the reset, and asks again.
-
-For a token bucket, the limiter keeps its own bucket with the server's burst and rate. If the server does not report the rate, the limiter
-measures it: the first 429 of an episode means that the server's bucket is empty, so the requests accepted between two such moments are
-those that were refilled. Between 429s the rate approaches and then exceeds the measured one on a cubic curve, as in CUBIC (RFC 9438), but
-counted in requests instead of seconds.
+The limiter believes what the server reports: two levels of ``remaining`` between which no reset passed tell how many requests flow in per
+second, whoever else takes some, and a refusal is a level of 0. If nothing flows in before the reset, it sends what remains, waits for the
+reset and asks again. A refusal although requests remain is about the number of runs at a time: then at most as many are in flight as were
+running, and more are tried so rarely that the tries cost little. If the server does not say what remains, refusals are the only known
+levels, and between them the rate creeps up, as in CUBIC (RFC 9438), but counted in requests. If nothing at all is accepted, or the reports
+prove wrong, single requests at growing intervals find out when and how fast the server accepts again.
 """
 
 from math import inf
-from typing import NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 FIRST_RATE = 100.0
-"""Requests per second for the first ``KNOWN`` requests, so that the first 429 returns before every worker has sent one."""
+"""Requests per second at first and after each refusal, so that a refusal is known before every worker has sent one."""
 
-SHORT_HOLD = 0.05
-"""Seconds to wait after a 429 without a ``Retry-After``, and after a reset, because clocks and timers are not exact."""
+SAMPLE = 25
+"""Requests until the measured rate is exceeded, and requests or seconds until the server is asked again: either costs about 4 %."""
 
-BETA = 0.95
-"""Factor on the rate after a 429. CUBIC's 0.7 is for network queues; a measured bucket only needs room for jitter."""
+ROUNDING = 3
+"""Requests or seconds by which a report may be wrong: ``remaining`` and resets are rounded, and others send at the same time."""
 
-KNOWN = 50
-"""Requests after which the curve reaches a measured rate again and exceeds it. Each 429 costs one request or a pause."""
+CAUTION = 0.1
+"""Share by which the rate is reduced after a refusal: room for the jitter of the network."""
 
-EVIDENCE = 4
-"""Minimum requests for a measurement. Without a measurement it replaces ``KNOWN``, because the true rate may be far higher."""
+FLOOR = 0.25
+"""Minimum rate as a fraction of the best measured one. Where others send at random, every rate is refused sometimes; reducing it again
+and again would only make the batch slower."""
 
-UNSURE = 0.83
-"""Factor on a rate from fewer requests than ``EVIDENCE``: too low a rate soon grows, but each 429 of too high a rate costs a pause."""
+OVERTAKING = 0.25
+"""Fraction of a round trip by which one request may overtake another: an earlier one that has no response yet is running."""
 
-FIRST_GUESS = 8.0
-"""Rate after the first 429 if it has a ``Retry-After`` of whole seconds, in bursts per pause: such pauses are rounded up."""
-
-MIN_RESET = 3.0
-"""Seconds. A reset in a header that is nearer is mostly rounding, because headers have whole seconds."""
-
-MAX_RESET = 60.0
-"""Maximum seconds to wait for a reset: limits are per minute or shorter, and clocks differ."""
+LONGEST = 60.0
+"""Maximum seconds of each wait that the server has not ordered: most limits are per minute or shorter, and reports may be wrong."""
 
 
 class Sent(NamedTuple):
@@ -52,107 +45,146 @@ class Limiter:
     """The limiter that all workers of a batch share.
 
     Attributes:
-        ask: Whether to ask for the usage limits now, and to report them to :meth:`usage`.
+        ask: Whether to ask for the usage limits now, and to report them to :meth:`usage`. Until then nothing may be sent.
+        rate: Requests per second that flow in: infinite until a refusal, 0 if all come at the reset.
+        in_flight: By number, the time of each request without a response.
     """
 
     def __init__(self) -> None:
-        self.ask = False
-        self.rate: Optional[float] = None
-        self.burst = 1.0
-        self._answers = True
-        self._tokens, self._updated = 0.0, 0.0
-        self._last = Sent(0, -inf)
-        self._empty: Optional[Sent] = None  # the first 429 of the newest episode
-        self._episode_end, self._rejected = 0, 0  # the last request that was sent before that 429 was known; 429s up to it
-        self._resume = self._pause_end = 0.0
-        self._step, self._plateau = 0, KNOWN  # the position on the curve, in requests, and where it is flat
-        self._refilled_at_once: Optional[bool] = None
-        self._first_remaining = inf  # what remained at the first question
-        self._remaining, self._ask_at = inf, inf  # requests until the next question, and its time
+        self.ask, self.rate = False, inf
+        self.in_flight: Dict[int, float] = {}
+        self._refused: List[int] = []  # since the level was known
+        # The last request, the last moment at which the level was known (how many requests remain), and the level now
+        self._last, self._known, self._known_level = Sent(0, 0.0), Sent(0, 0.0), 0.0
+        self._level, self._updated, self._burst, self._was_full = inf, 0.0, 1.0, True
+        # Refusals: the last request of the newest episode, which is a refusal and all that was sent before it was known
+        self._episode_end, self._trip, self._resume, self._probe_pause = 0, 0.0, 0.0, 0.0
+        self._best, self._idle, self._plateau = 0.0, 0.0, float(SAMPLE)
+        # The number of runs at a time: unlimited, until a refusal is about it
+        self._max_running, self._refused_at, self._most_running = inf, 0, 0
+        self._next_try, self._try_pause, self._step = 0.0, 0.0, 1
+        # Reports of the server: the last one, how many of the first two are there, and when to ask again while nothing remains
+        self._answers, self._reports, self._report, self._asking_time = True, 0, Sent(-SAMPLE, -inf), 0.0
+        self._supposed_rate, self._reset, self._ask_at = 0.0, inf, inf
 
     def wait(self, now: float) -> float:
-        """Return the seconds until the next request may be sent; 0 if it may be sent now."""
-        if self._remaining <= 0:
-            self.ask = self.ask or now >= self._ask_at
-            return max(self._ask_at - now, SHORT_HOLD)
-        if now < self._resume or self._remaining < inf:
-            return max(0.0, self._resume - now)
-        pace = self._pace()
-        if self.rate is None:
-            return max(0.0, self._last.time + 1 / pace - now)
-        self._tokens = min(self.burst, self._tokens + (now - self._updated) * pace)
-        self._updated = now
-        return max(0.0, (1 - self._tokens) / pace)
+        """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
+        pace, age = self._pace(self._last.number), now - self._report.time
+        if pace < inf:
+            refilled = min(self._burst, self._level + (now - self._updated) * pace)
+            self._level, self._updated = max(self._level, refilled), now
+            self._was_full = self._was_full or self._level >= self._burst
+        empty = self._level < 1 and not pace
+        due = max(age, self._last.number - self._report.number) >= SAMPLE and age >= SAMPLE * max(self._trip, self._asking_time)
+        if self._answers and (now >= self._ask_at if empty else 0 < pace < inf and due):
+            self.ask, self._report = True, Sent(self._last.number, now)
+            return inf
+        spacing = 1 / FIRST_RATE if self._last.number - self._episode_end < SAMPLE else 0.0
+        until_token = self._ask_at - now if empty else (1 - self._level) / pace if self._level < 1 else 0.0
+        delay = max(0.0, self._last.time + spacing - now, self._resume - now, until_token)
+        return delay or self._wait_for_run(now)
+
+    def _pace(self, number: int) -> float:
+        """Return the rate to send at: a little less than measured, then for a while as measured, then slowly more."""
+        progress = (number - max(self._known.number, self._episode_end)) / self._plateau
+        return self.rate * (1 + CAUTION * (progress - 1) ** 3)
+
+    def _wait_for_run(self, now: float) -> float:
+        """Return the seconds until one more may be in flight. After each try that is not refused, the next one is twice as large."""
+        if len(self.in_flight) >= self._max_running and now >= self._next_try:
+            self._max_running, self._step, self._next_try = self._max_running + self._step, 2 * self._step, now + 2 * self._trip
+        return self._next_try - now if len(self.in_flight) >= self._max_running else 0.0
 
     def sent(self, now: float) -> Sent:
         """Record that a request is sent, and return its record."""
-        self._tokens -= 1
-        self._remaining -= 1
-        self._step += 1
-        self._last = Sent(self._last.number + 1, now)
+        self._known = self._known if self._last.number else Sent(0, now)
+        self._level, self._last = self._level - 1, Sent(self._last.number + 1, now)
+        self.in_flight[self._last.number] = now
         return self._last
 
-    def reported(self, sent: Sent, now: float, remaining: int, reset: float) -> None:
-        """Record the headers of an answer: remaining requests, and seconds until the reset."""
-        in_flight = self._last.number - sent.number
-        if remaining <= in_flight and reset >= MIN_RESET:
-            self._resume = max(self._resume, now + min(reset, MAX_RESET))
-
-    def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
-        """Record the usage limits: remaining requests, their limit, and seconds until the reset; ``None`` if the server does not say."""
-        self.ask, self._remaining, self._answers = False, inf, limits is not None
-        remaining, limit, seconds = limits or (0, 0, 0.0)
-        used, seconds = limit - remaining, min(seconds, MAX_RESET)
-        if seconds <= 0:  # nothing is missing, or the server does not say
-            return
-        if self._refilled_at_once is None:
-            if self._first_remaining == inf and used > 1:
-                self._first_remaining = remaining
-                self._remaining, self._ask_at = 0, now + 1.1 * seconds / used  # a bucket has one token more by then
-                return
-            self._refilled_at_once = limit > 1 and remaining <= self._first_remaining
-        if self._refilled_at_once:
-            self._remaining, self._ask_at = remaining, now + seconds + SHORT_HOLD
-        else:
-            self.burst = max(1.0, limit - 1.0)  # keep one token in reserve for jitter
-            self._tokens, self._updated = min(self.burst, remaining), now
-            if self._plateau == EVIDENCE and used > 0:
-                known = used > EVIDENCE  # remaining is rounded down, so up to one token less is missing
-                self.rate = (used - 1 if known else UNSURE * used) / seconds
-                self._step, self._plateau = 0, KNOWN if known else EVIDENCE
+    def accepted(self, sent: Sent, now: float) -> None:  # noqa: ARG002 -- a response has a time
+        """Record a response that is no 429."""
+        del self.in_flight[sent.number]
 
     def rejected(self, sent: Sent, now: float, retry_after: Optional[float]) -> None:
         """Record a 429, and its ``Retry-After`` in seconds, if any."""
+        del self.in_flight[sent.number]
+        self._refused.append(sent.number)
+        self._level, self._trip, pause = self._level + 1, now - sent.time, retry_after or 0.0
+        self._resume = max(self._resume, now + pause)
         if sent.number <= self._episode_end:
-            self._rejected += 1
-            self._resume = max(self._resume, now + (retry_after or 0.0))
             return
-        self._measure(sent, retry_after)
-        pause = retry_after or SHORT_HOLD
-        if self._plateau == KNOWN:
-            lost = pause * (self.rate or 0.0) - self.burst  # tokens lost during the pause, because the bucket is full
-            self._plateau = max(KNOWN, int(EVIDENCE * lost))
-        self._empty, self._episode_end, self._rejected, self._step = sent, self._last.number, 0, 0
-        self._tokens, self._updated = 0.0, sent.time
-        self._resume = self._pause_end = max(self._resume, now + pause)
-        self.ask, self._first_remaining = self._answers, inf
+        nothing_accepted, pace, self._episode_end = sent.number == self._episode_end + 1, self._pace(sent.number), self._last.number
+        running = sum(time <= sent.time - OVERTAKING * self._trip for time in self.in_flight.values())
+        enough_remained = running >= self._most_running if self._reset == inf else self._level >= ROUNDING
+        self._most_running = max(self._most_running, running)
+        if running and enough_remained:
+            self._try_pause = min(2 * self._try_pause, LONGEST) if running <= self._refused_at else 2 * max(pause, self._trip)
+            self._max_running, self._refused_at, self._step, self._next_try = running, running, 1, self._resume + self._try_pause
+        else:
+            self._next_try = self._resume
+            self._refused_by_rate(sent, pace, pause, nothing_accepted=nothing_accepted)
 
-    def _measure(self, sent: Sent, retry_after: Optional[float]) -> None:
-        """Measure the rate at a 429, when the server's bucket is empty."""
-        if self._empty is None:
-            self._plateau, self.burst = EVIDENCE, max(1.0, sent.number - 1.0)
-            if retry_after is not None and retry_after >= 1:
-                self.rate = FIRST_GUESS * self.burst / retry_after
-            return
-        accepted = max(1, sent.number - self._empty.number - 1 - self._rejected)
-        beyond_burst = accepted - self.burst  # if the bucket was full after the pause, these were refilled since then
-        known = beyond_burst >= EVIDENCE or EVIDENCE <= accepted < self.burst / 2  # so few that the bucket was never full
-        rates = accepted / max(sent.time - self._empty.time, SHORT_HOLD), beyond_burst / max(sent.time - self._pause_end, SHORT_HOLD)
-        self.rate = min(max(*rates, 0.0 if known else UNSURE * (self.rate or 0.0)), self._pace())
-        self._plateau = KNOWN if known else EVIDENCE
-        self.burst = min(self.burst, float(accepted))
+    def _refused_by_rate(self, sent: Sent, pace: float, pause: float, *, nothing_accepted: bool) -> None:
+        """Measure the rate: when a request is refused, nothing remains."""
+        if self._reports == 1 and self._level >= ROUNDING:  # what the first report said was about another limit
+            self._reports, self.rate, self._known_level = 2, inf, 0.0
+        gained, seconds = self._measure(sent, 0.0, keep=nothing_accepted)
+        if self.rate == inf:
+            self._burst, self.rate = max(1.0, gained), max(1.0, gained) / seconds
+        elif self.rate and gained > 0 and not nothing_accepted:
+            active = max(seconds - self._idle, 1 / FIRST_RATE)
+            most = pace if self._was_full else min(pace, (gained + 1) / seconds)
+            self._best = max(self._best, (gained - 1) / active)
+            self.rate = max((min(most, gained / active) * most) ** 0.5, self._best * FLOOR)
+            self._plateau = max(1, min(SAMPLE, gained))
+        self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
+        self._resume = max(self._resume, sent.time + self._probe_pause)
+        self._was_full = self._was_full and nothing_accepted
+        self._idle = max(0.0, pause - self._burst / self.rate) if self.rate else 0.0  # the bucket was full, and nothing was sent
+        self._plateau += ROUNDING * self._idle * self.rate
 
-    def _pace(self) -> float:
-        if self.rate is None:
-            return FIRST_RATE if self._step < KNOWN else inf
-        return self.rate * (1 + (1 - BETA) * ((self._step - self._plateau) / self._plateau) ** 3)
+    def _measure(self, moment: Sent, level: float, *, keep: bool) -> Tuple[float, float]:
+        """Set the level, and return how many requests flowed in since it was last known, and in how many seconds."""
+        refused = sum(self._known.number < number <= moment.number for number in self._refused)
+        gained = level - self._known_level + moment.number - self._known.number - refused
+        seconds = max(moment.time - self._known.time, 1 / FIRST_RATE)
+        self._level, self._updated = level - sum(number > moment.number for number in self.in_flight), moment.time
+        if not keep:
+            self._known, self._known_level = moment, level
+            self._refused = [number for number in self._refused if number > moment.number]
+        return gained, seconds
+
+    def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
+        """Record the usage limits: remaining requests, their limit, and seconds until the reset; ``None`` if the server does not say."""
+        self.ask, self._answers, self._asking_time = False, limits is not None, now - self._report.time
+        if limits:
+            self._reported(self._report, limits[0], limits[1], min(limits[2], LONGEST) + self._asking_time / 2, 0)
+
+    def reported(self, sent: Sent, now: float, remaining: int, reset: float, limit: int) -> None:
+        """Record the headers of a response: remaining requests, seconds until the reset, and the limit."""
+        if sent.number > self._report.number and (self._reports != 1 or sent.time >= self._ask_at):
+            self._report = sent
+            self._reported(sent, remaining, limit, min(reset, LONGEST) + now - sent.time, ROUNDING)
+
+    def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
+        """Take over what the server reports. Its numbers may be absurd, and rounded."""
+        limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
+        level = max(0.0, min(level, limit))
+        used, reset_passed = limit - level, moment.time >= self._reset
+        keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
+        gained, span = self._measure(moment, level, keep=keep)
+        self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
+        self._ask_at = self._reset
+        if not self._reports and used > 0 and (self.rate < inf or self._level < 1) and seconds >= least_seconds:
+            # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
+            self._reports, self.rate, self._supposed_rate = 1, 0.0, used / seconds
+            self._ask_at = moment.time + seconds / used + self._trip
+        elif self._reports == 1:
+            supposed = min(self._supposed_rate, used / seconds if used else inf)
+            self._reports, self.rate = 2, supposed if gained >= 1 else 0.0
+        elif gained >= 2 and not keep and self.rate:
+            most = (gained + 1) / span if level < limit / 2 else inf  # if half of it remains, the rate is too low
+            self.rate = 2 * self.rate if most == inf else min(max(self.rate, (gained - 1) / span), most)
+            self._best = min(self._best, most)
+        self._level = max(1.0, self._level) if reset_passed else self._level  # a single request finds out if the report is wrong

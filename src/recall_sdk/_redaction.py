@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any, Iterator, Set, TypeVar
 from urllib.parse import quote
 
-from recall_sdk.errors import RecallError
+from recall_sdk.errors import RecallError, one_line
 
 _E = TypeVar("_E", bound=RecallError)
 
@@ -46,8 +46,8 @@ def without_key(error: _E, api_key: str) -> _E:
 
 
 def masked_text(text: str, api_key: str) -> str:
-    """Mask the key in a text, such as a log line."""
-    return str(_mask(text, {api_key}))
+    """Return a text as one clean line without the key, for a log."""
+    return str(_mask(one_line(text), {api_key}))
 
 
 def _mask(value: Any, secrets: Set[str]) -> Any:
@@ -62,8 +62,8 @@ def _mask(value: Any, secrets: Set[str]) -> Any:
         value = [_mask(item, secrets) for item in value]
     elif kind is dict:
         value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
-    elif is_dataclass(value):
-        value = value.__class__(**_mask(vars(value), secrets))
+    elif is_dataclass(kind):
+        value = replace(value, **_mask(vars(value), secrets))
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Optional
 
-from recall_sdk._bodies import OBJECT, as_dict, as_str, enveloped, json_or, message_of
+from recall_sdk._bodies import OBJECT, as_str, enveloped, json_or, message_of
 from recall_sdk.errors import ExecutionError, build_error
 from recall_sdk.models import StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
 
@@ -63,7 +63,8 @@ def _is_failure(event_type: str, payload: Dict[str, Any]) -> bool:
 
 
 def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:
-    return {**payload, **as_dict(payload.get("data"))}
+    inner: Any = payload.get("data")
+    return {**payload, **inner} if isinstance(inner, OBJECT) else payload
 
 
 def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:

@@ -65,7 +65,7 @@ _KINDS: Dict[type, Type[RecallError]] = {
 SENDING_ERRORS = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What the libraries raise until the head of the response is there. The caller's code runs there too: see :func:`translate_sending`."""
 
-RECEIVING_ERRORS = (HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
+RECEIVING_ERRORS: Any = (HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
 """What they raise while the body is read. No code of the caller's runs there, except for signal handlers."""
 
 
@@ -73,13 +73,16 @@ def _codes(*functions: Any) -> Set[CodeType]:
     return {function.__code__ for function in functions if hasattr(function, "__code__")}  # tools put other callables in their place
 
 
+_Adapter: Any = HTTPAdapter
+_PATHS: Any = (str, os.PathLike)
+
 _BEFORE_SENDING = _codes(
-    *(HTTPConnection.connect, getattr(HTTPSConnection, "connect", None), HTTPAdapter.cert_verify, HTTPAdapter.proxy_manager_for),
+    *(HTTPConnection.connect, getattr(HTTPSConnection, "connect", None), _Adapter.cert_verify, _Adapter.proxy_manager_for),
     *(http.client.HTTPConnection.putheader, http.client.HTTPConnection.putrequest),
 )
 """The code of the libraries in which an error means that nothing was sent."""
 
-_PROXY_CODE = _codes(HTTPAdapter.proxy_manager_for)
+_PROXY_CODE = _codes(_Adapter.proxy_manager_for)
 _HEADER_CODE = _codes(http.client.HTTPConnection.putheader)
 
 
@@ -262,8 +265,9 @@ def _tls_message(fault: str, reason: str, where: str) -> str:
 
 def _broken_tls_file(tls: Mapping[str, Any]) -> str:
     """Return which file for TLS can't be loaded, and where it is set; an empty text if none."""
-    verify, cert = tls.get("verify"), tls.get("cert")
-    if isinstance(verify, (str, os.PathLike)):
+    verify: Any = tls.get("verify")
+    cert: Any = tls.get("cert")
+    if isinstance(verify, _PATHS):
         try:
             is_folder = Path(verify).is_dir()
             create_urllib3_context().load_verify_locations(None if is_folder else verify, verify if is_folder else None)
@@ -273,7 +277,7 @@ def _broken_tls_file(tls: Mapping[str, Any]) -> str:
             return f"the CA file {os.fspath(verify)!r} can't be read ({error}): check {source}"
     if cert:
         try:
-            create_urllib3_context().load_cert_chain(*([cert] if isinstance(cert, (str, os.PathLike)) else cert))
+            create_urllib3_context().load_cert_chain(*([cert] if isinstance(cert, _PATHS) else cert))
         except OSError as error:
             return f"the client certificate {cert!r} can't be read ({error}): check cert of your session"
     return ""

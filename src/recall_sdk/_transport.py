@@ -32,7 +32,7 @@ from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._translation import SENDING_ERRORS, Exchange, status_given_up_on, translate_sending, unusable_proxy
 from recall_sdk._version import __version__
-from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error, one_line
+from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error
 
 Session = STANDARD_SESSION
 
@@ -49,6 +49,8 @@ REQUEST_ID = "X-Request-Id"
 _KEEPING_METHOD = (307, 308)
 
 _STANDARD_METHODS = {name: getattr(Session, name) for name in ("request", "get", "post")}
+
+_NO_HOOKS: Any = {"response": []}
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -124,8 +126,8 @@ class Transport:
         try:
             if not settings:
                 raise unusable_proxy(exchange)
-            seconds = timeout
-            for _ in range(1 + MAX_REDIRECTS):
+            seconds, redirects = timeout, 0
+            while True:
                 response = Response(exchange, self._send(exchange, seconds), deadline)
                 if response.status not in REDIRECTS:
                     return response
@@ -133,12 +135,13 @@ class Transport:
                 if location is None:
                     return response
                 with response:
+                    if redirects == MAX_REDIRECTS:
+                        message = f"the server redirects too often, the last time to {exchange.url}: check the base_url"
+                        raise _redirect_error(message, response)
                     exchange = exchange._replace(url=_checked_redirect(response, location, target))
                     if response.headers.get("Content-Length") == "0":
                         response.read()  # makes the connection fit for the next request
-                seconds = deadline and remaining(deadline)
-            message = f"the server redirects too often, the last time to {exchange.url}: check the base_url"
-            raise _redirect_error(message, response)
+                seconds, redirects = deadline and remaining(deadline), redirects + 1
         except RecallError as error:
             without_key(error, exchange.api_key)
             raise
@@ -168,22 +171,24 @@ class Transport:
         finally:
             if _log.isEnabledFor(logging.DEBUG):
                 line = f"{request.method} {request.path} {_outcome(response)} {(monotonic() - start) * 1000:.0f} ms"
-                _log.debug("%s", masked_text(one_line(line), exchange.api_key))
+                _log.debug("%s", masked_text(line, exchange.api_key))
 
     def _replaced_method(self, method: str) -> Any:
         """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
-        session, name = self._session, method.lower()
-        if getattr(type(session), name) is not _STANDARD_METHODS[name] or name in vars(session):
+        session: Any = self._session
+        kind: Any = session.__class__
+        name = method.lower()
+        if getattr(kind, name) is not _STANDARD_METHODS[name] or name in vars(session):
             return getattr(session, name)
-        if not self.owns_session or type(session).request is not _STANDARD_METHODS["request"] or "request" in vars(session):
+        if not self.owns_session or kind.request is not _STANDARD_METHODS["request"] or "request" in vars(session):
             return partial(session.request, method=method)
         return None
 
     def _may_repeat(self, request: Request, url: str) -> bool:
         """Return whether the user's adapter may send the request again after it reached the server."""
         retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
-        methods = getattr(retries, "allowed_methods", getattr(retries, "method_whitelist", ()))  # the latter until urllib3 1.26
-        return getattr(retries, "total", 0) != 0 and (not methods or request.method in methods) and methods != ()
+        methods = getattr(retries, "allowed_methods", ())
+        return methods != () and retries.total != 0 and (not methods or request.method in methods)
 
     def _prepared(self, exchange: Exchange) -> Any:
         request = exchange.request
@@ -202,7 +207,7 @@ class Transport:
         agents = [USER_AGENT] if agent in (None, default_user_agent()) else [agent, USER_AGENT]
         headers = {**request.headers, "X-API-Key": exchange.api_key, "User-Agent": " ".join(agents)}
         _check_headers(session.headers)
-        hooks = (session.hooks or {}).get("response") or []
+        hooks: Any = (session.hooks or _NO_HOOKS).get("response") or []
         return {
             "url": exchange.url,
             "data": request.body,

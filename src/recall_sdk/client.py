@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from typing import Any, Callable, Dict, Generator, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 from uuid import uuid4
 
 from recall_sdk import _decoding, _requests
@@ -17,15 +17,16 @@ from recall_sdk._arguments import (
     Settings,
     check_api_key,
     check_base_url,
+    check_count,
     check_flags,
     check_job,
     check_timeout,
     read_settings,
 )
-from recall_sdk._batch import Batch
+from recall_sdk._batch import Batch, BatchIterator
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
-from recall_sdk._redaction import without_key
+from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._statuses import error_of
@@ -33,7 +34,6 @@ from recall_sdk._transport import Session, Transport
 from recall_sdk.errors import NotFoundError, RecallError
 from recall_sdk.models import (
     AsyncExecutionResult,
-    BatchItem,
     RateLimitInfo,
     Result,
     StreamedExecutionResult,
@@ -372,7 +372,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[WorkflowExecutionResult], None, None]: ...
+    ) -> BatchIterator[WorkflowExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -387,7 +387,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[AsyncExecutionResult], None, None]: ...
+    ) -> BatchIterator[AsyncExecutionResult]: ...
 
     @overload
     def execute_batch(
@@ -402,7 +402,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Result], None, None]: ...
+    ) -> BatchIterator[Result]: ...
 
     def execute_batch(
         self,
@@ -416,7 +416,7 @@ class RecallClient:
         initial_delay: float = 1.0,
         max_delay: float = 30.0,
         backoff_multiplier: float = 2.0,
-    ) -> Generator[BatchItem[Any], None, None]:
+    ) -> BatchIterator[Any]:
         """Execute many workflows in parallel, and yield each result as it finishes. Nothing is sent until you iterate.
 
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
@@ -447,15 +447,21 @@ class RecallClient:
             1 {'content': 'Hello Alan'}
         """
         check_flags(async_execution=async_execution)
-        return Batch(
-            items,
-            partial(self._execution, asynchronous=async_execution),
-            partial(self._attempt, timeout=self._seconds(timeout)),
-            partial(self._ask_limits, asynchronous=async_execution),
-            max_workers=max_workers,
-            executor=executor,
-            policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-        ).run()
+        if not isinstance(items, Iterable):
+            raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
+        return BatchIterator(
+            Batch(
+                items,
+                partial(self._execution, asynchronous=async_execution),
+                partial(self._attempt, timeout=self._seconds(timeout)),
+                partial(self._ask_limits, asynchronous=async_execution),
+                max_workers=check_count("max_workers", max_workers, least=1),
+                executor=executor,
+                policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
+            )
+        )
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -581,6 +587,7 @@ class RecallClient:
                 on_update=on_update,
                 clock=time.monotonic,
                 sleep=time.sleep,
+                shown=partial(masked_text, api_key=api_key),
             )
         except RecallError as error:
             without_key(error, api_key)

@@ -98,7 +98,7 @@ class Backoff:
             >>> backoff.wait_after(error, 0, random=lambda: 0.5)
             7.0
         """
-        if retry >= self.max_retries:
+        if retry >= self.max_retries or error.may_have_executed:  # an adapter may have sent the request before, too
             return None
         if error.retry_after is None:
             return self.delay(retry, random)
@@ -121,9 +121,9 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         RateLimitError: The last one, after all retries.
 
     Example:
-        >>> answers = iter([429, 200])
+        >>> statuses = iter([429, 200])
         >>> def call():
-        ...     if next(answers) == 429:
+        ...     if next(statuses) == 429:
         ...         raise RateLimitError("slow down")
         ...     return "done"
         >>> backoff = Backoff(3, initial_delay=1.0, max_delay=30.0, multiplier=2.0)

@@ -109,9 +109,10 @@ class WorkflowStream:
             One, two
         """
         events = iter(self)
-        return chain((event.chunk for event in events if event.chunk), self._unpaired())
+        return chain((event.chunk for event in events if event.chunk), self._last_text())
 
-    def _unpaired(self) -> Iterator[str]:
+    def _last_text(self) -> Iterator[str]:
+        self._text.end()
         if self._text.unpaired:
             yield self._text.unpaired
 
@@ -188,12 +189,14 @@ class WorkflowStream:
         """Receive once, and decode the events that are complete."""
         if self._is_closed:
             raise self._interrupted("it was closed here")
-        if not self._has_begun:
-            self._has_begun = True
+        piece = self._response.receive()
+        if not self._has_begun and not piece.startswith(b"data:"):
+            self._response.unread(piece)
             if not _is_stream(self._response):
                 self._end = self._read_whole()
                 return
-        piece = self._response.receive()
+            piece = self._response.receive()
+        self._has_begun = True
         if not piece:
             raise self._interrupted("the server closed it")
         try:
@@ -205,7 +208,6 @@ class WorkflowStream:
             event = stream_event(name, data)
             if event is None or event.type == "done":
                 self._end = stream_end(event)
-                self._text.end()
                 if event is not None:
                     self._ready.append(event)
                 break
@@ -320,12 +322,13 @@ class _Text:
 
     def snapshot(self) -> Tuple[str, Dict[str, str]]:
         """Return the whole text, and that of each block."""
-        self.end()
+        if self._halves:
+            self.end()
         if self._first_turns:
             self._drop_retracted()
         view = memoryview(self._bytes)
         by_number: Dict[int, bytearray] = {}
-        for number, start, stop in zip(self._turns, self._starts, self._stops()):
+        for number, start, stop in zip(self._turns, self._starts, chain(islice(self._starts, 1, None), [len(view)])):
             by_number.setdefault(number, bytearray()).extend(view[start:stop])
         block_ids = list(self._numbers)
         by_block = {block_ids[number]: text.decode() for number, text in by_number.items()}
@@ -333,15 +336,13 @@ class _Text:
 
     def _drop_retracted(self) -> None:
         kept, turns, starts = bytearray(), array("I"), array("Q")
-        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, self._stops())):
+        stops = chain(islice(self._starts, 1, None), [len(self._bytes)])
+        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, stops)):
             if turn >= self._first_turns.get(number, 0):
                 turns.append(number)
                 starts.append(len(kept))
                 kept += self._bytes[start:stop]
         self._bytes, self._turns, self._starts, self._first_turns = kept, turns, starts, {}
-
-    def _stops(self) -> Iterator[int]:
-        return chain(islice(self._starts, 1, None), [len(self._bytes)])
 
 
 _NO_BLOCK = object()
