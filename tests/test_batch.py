@@ -1,15 +1,20 @@
 """Batches against a real server: lazy, isolated, within the rate limit, and stopped when closed."""
 
+import contextvars
 import gc
 import itertools
+import json
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime, timezone
 from email.utils import formatdate
 
 import pytest
@@ -28,7 +33,15 @@ from recall_sdk import (
     UsageLimitError,
     _batch,
 )
+from recall_sdk._batch import Batch
+from recall_sdk.errors import build_error
+from recall_sdk.retry import Backoff
 from recall_sdk.testing import RecallServer
+
+try:
+    import _interpreters
+except ImportError:  # before Python 3.13
+    _interpreters = None
 
 PATIENCE = 30.0
 
@@ -231,7 +244,7 @@ def test_batch_yields_while_source_is_slow(server):
 def test_batch_looks_ahead_although_item_has_finished(server, monkeypatch):
     """With a quick source, the batch first takes all that it may take ahead, so that its workers are busy while the reader is."""
     drawn = []
-    monkeypatch.setattr(_batch, "SLICE", PATIENCE)  # so that this source counts as quick
+    monkeypatch.setattr(_batch, "POLL_SECONDS", PATIENCE)  # so that this source counts as quick
     items = server.client().execute_batch(slow_source(server, drawn, 40), max_workers=2)
     next(items)
     assert len(drawn) == 4
@@ -327,7 +340,7 @@ def test_batch_counts_down_a_limit_that_is_refilled_at_once():
         seconds = time.monotonic() - begin
         assert [item.error for item in items if item.error] == []
         methods = [request.method for request in server.requests]
-        assert methods.count("POST") - 80 <= 0.05 * 80
+        assert methods.count("POST") - 80 <= 2 * 8  # those in flight when the first refusal arrived
         assert methods.count("GET") <= 6
         assert seconds < 1.1 * 4 + 1  # of the bucket's own time; and a second for a machine that is busy with other things
 
@@ -380,10 +393,15 @@ def test_batch_raises_last_429(server):
 
 
 def test_batch_does_not_wait_more_than_an_hour(server):
-    """The batch does not wait for more than an hour; the other items continue."""
-    server.respond_next(status=429, headers={"Retry-After": "3601"}, json={})
-    items = list(server.client().execute_batch(numbered(5), max_workers=1))
-    assert [type(item.error) for item in items] == [RateLimitError, *[type(None)] * 4]
+    """If the server asks for more than an hour, all items that are not sent yet fail at once, unsent, with the same reason."""
+    server.respond_next(status=429, headers={"Retry-After": "7200"}, json={"error": "come back later"}, times=300)
+    items = list(server.client().execute_batch(numbered(300), max_workers=4))
+    assert len(items) == 300
+    assert {type(item.error) for item in items} == {RateLimitError}
+    assert {(item.error.retry_after, item.error.may_have_executed) for item in items} == {(7200.0, False)}
+    assert all("come back later" in str(item.error) for item in items)
+    assert len(server.requests) <= 2 * 4
+    assert len({id(item.error) for item in items}) == 300
 
 
 def test_batch_does_not_retry_usage_limit(server):
@@ -401,6 +419,215 @@ def test_batch_does_not_retry_broken_connection(server):
     assert isinstance(item.error, RecallConnectionError)
     assert item.error.may_have_executed
     assert len(server.requests) == 1
+
+
+class AtMost:
+    """A handler of a server that runs a number of executions at a time. Its usage limits say that plenty remains."""
+
+    def __init__(self, count, seconds, *headers):
+        self.count, self.seconds, self.headers = count, seconds, headers
+        self.lock, self.running, self.refused = threading.Lock(), 0, 0
+
+    def __call__(self, connection):
+        while True:
+            request = connection.request()
+            connection.send(self.run(connection) if request.method == "POST" else http(usage_limits(999999, 999999, 60)))
+
+    def run(self, connection):
+        with self.lock:
+            accepted = self.running < self.count
+            self.running += accepted
+            self.refused += not accepted
+        if not accepted:
+            return http({"error": "too many runs at a time"}, *self.headers, status="429 Too Many Requests")
+        connection.pause(self.seconds)
+        with self.lock:
+            self.running -= 1
+        return http(envelope())
+
+
+def usage_limits(remaining, limit, seconds):
+    """Make the body of the usage limits, with a reset in so many seconds."""
+    reset = datetime.fromtimestamp(time.time() + seconds, timezone.utc).isoformat()
+    rate = {"requestsPerMinute": limit, "maxBurst": limit, "remaining": remaining, "resetAt": reset}
+    return {"success": True, "rateLimit": {"sync": rate, "async": rate}, "usage": {}}
+
+
+@pytest.mark.parametrize("headers", [("Retry-After: 1",), ()])
+def test_batch_keeps_to_the_number_of_runs_at_a_time(serve, connect, headers):
+    """On a server that runs four at a time, few requests are refused, no item fails, and the four are used."""
+    handler = AtMost(4, 0.2, *headers)
+    begin = time.monotonic()
+    items = list(connect(serve(handler), timeout=PATIENCE).execute_batch([("w", number) for number in range(60)], max_workers=16))
+    assert [item.error for item in items if item.error] == []
+    assert handler.refused <= 24
+    assert time.monotonic() - begin < 5 * 60 / 4 * 0.2
+
+
+def test_batch_ends_if_nothing_ever_remains(serve, connect):
+    """If the usage limits stay at 0, each item fails with a 429 after max_retries waits in which nothing was accepted."""
+
+    def handler(connection):
+        while True:
+            asked = connection.request().method == "GET"
+            connection.send(http(usage_limits(0, 10, 1)) if asked else http({"error": "no"}, status="429 Too Many Requests"))
+
+    server = serve(handler)
+    items = list(connect(server).execute_batch([("w", 1)] * 5, max_workers=4, max_retries=1, initial_delay=0.01))
+    assert [type(item.error) for item in items] == [RateLimitError] * 5
+    assert sum(request.method == "POST" for request in server.requests) <= 5 * 2
+
+
+def test_batch_counts_refusals_of_all_items_in_a_row(serve, connect):
+    """Each acceptance of any item lets all others be refused max_retries times again; none fails while the batch goes on."""
+    count = itertools.count(1)
+    lock = threading.Lock()
+
+    def handler(connection):
+        while True:
+            if connection.request().method == "GET":
+                connection.send(http({"error": "unknown"}, status="404 Not Found"))
+                continue
+            with lock:
+                accepted = next(count) % 3 == 0
+            connection.send(http(envelope()) if accepted else http({"error": "no"}, "Retry-After: 0", status="429 Too Many Requests"))
+
+    items = list(connect(serve(handler)).execute_batch([("w", 1)] * 12, max_workers=3, max_retries=2, initial_delay=0.01))
+    assert [item.error for item in items] == [None] * 12
+
+
+def test_batch_survives_absurd_usage_limits(serve, connect):
+    """Numbers of the server that no arithmetic can handle make no batch hang."""
+    refused = iter([True])
+
+    def handler(connection):
+        while True:
+            asked = connection.request().method == "GET"
+            if asked:
+                body = json.dumps(usage_limits(1, 2, 1)).replace(": 2,", ": 1" + "0" * 400 + ",")
+                connection.send(http(body.encode(), "Content-Type: application/json"))
+            else:
+                connection.send(http({"error": "no"}, status="429 Too Many Requests") if next(refused, False) else http(envelope()))
+
+    items = list(connect(serve(handler)).execute_batch([("w", 1)] * 5, max_workers=2, initial_delay=0.01))
+    assert [item.error for item in items] == [None] * 5
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("with_executor", [False, True])
+def test_batch_survives_hook_that_exits(server, kind, with_executor):
+    """A hook that raises SystemExit, KeyboardInterrupt or GeneratorExit in a worker fails its item instead of the batch."""
+
+    def hook(response, **_):
+        response.close()
+        raise kind
+
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client, ThreadPoolExecutor(1) as pool:
+        session.hooks["response"].append(hook)
+        items = list(client.execute_batch(numbered(3), max_workers=2, executor=pool if with_executor else None))
+    assert [type(item.error.__cause__) for item in items] == [kind] * 3
+    assert all(item.error.may_have_executed for item in items)
+
+
+def test_batch_survives_hook_that_exits_while_asking(server):
+    """A hook that calls sys.exit() for the question about the usage limits ends no worker."""
+
+    def hook(response, **_):
+        if response.request.method == "GET":
+            response.close()
+            sys.exit()
+
+    server.respond_next(status=429, json={"error": "slow down"})
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        items = list(client.execute_batch(numbered(3), max_workers=2, initial_delay=0.01))
+    assert [item.error for item in items] == [None] * 3
+
+
+def test_batch_survives_fault_of_its_own():
+    """Whatever fails in a worker becomes the error of an item, which may have been executed."""
+
+    def attempt(request):
+        return object()  # not a pair
+
+    batch = Batch([("w", 1)] * 2, lambda *_: None, attempt, lambda: None, max_workers=1, executor=None, policy=Backoff(3, 1.0, 30.0, 2.0))
+    batch._limiter.accepted = None
+    items = list(batch.run())
+    assert [item.error.may_have_executed for item in items] == [True, True]
+
+
+def test_batch_workers_see_context_of_caller(server):
+    """The workers run in the reader's context, so that hooks find its parent span or request id."""
+    variable, seen = contextvars.ContextVar("variable"), []
+
+    def hook(response, **_):
+        seen.append(variable.get())
+
+    variable.set(1)
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        items = list(client.execute_batch(numbered(4), max_workers=2))
+    assert [item.error for item in items] == [None] * 4
+    assert seen == [1] * 4
+
+
+def test_batch_closes_from_another_thread(server):
+    """Any thread may close a batch, also while the reader waits for an item: the reader's loop then ends."""
+    release, started, seen = threading.Event(), threading.Event(), []
+
+    @server.workflow("slow")
+    def slow(input):
+        started.set()
+        release.wait(PATIENCE)
+
+    items = server.client(timeout=60).execute_batch([("slow", {})] * 4, max_workers=2)
+    reader = threading.Thread(target=lambda: seen.extend(items))
+    reader.start()
+    assert started.wait(PATIENCE)
+    items.close()
+    reader.join(PATIENCE)
+    assert not reader.is_alive()
+    assert seen == []
+    release.set()
+    wait_for_threads()
+
+
+def test_batch_survives_restart_of_server(connect):
+    """Items whose connection is refused wait and are sent again, so that a server that is away for a moment fails none of them."""
+    with stand_in() as server:
+        port, client = server.port, server.client()
+        assert next(client.execute_batch(numbered(1))).error is None
+    timer = threading.Timer(1.0, lambda: servers.append(stand_in(port=port).__enter__()))
+    servers = []
+    timer.start()
+    items = list(client.execute_batch(numbered(8), max_workers=4, initial_delay=0.5))
+    timer.join()
+    servers[0].__exit__(None, None, None)
+    assert [item.error for item in items] == [None] * 8
+    assert servers[0].executions["echo"] == 8
+
+
+def test_batch_reports_server_that_stays_away():
+    """If no connection can be made, each item fails after its retries, unsent."""
+    with stand_in() as server:
+        client = server.client()
+    items = list(client.execute_batch(numbered(3), max_workers=2, max_retries=1, initial_delay=0.01))
+    assert [type(item.error) for item in items] == [RecallConnectionError] * 3
+    assert [item.error.may_have_executed for item in items] == [False] * 3
+
+
+def test_batch_does_not_retry_429_after_which_it_may_have_run():
+    """A 429 that says that the workflow may have run, as after a repeat by the user's own adapter, is the item's error at once."""
+    calls = []
+
+    def attempt(request):
+        calls.append(request)
+        raise build_error(RateLimitError, "no", may_have_executed=True)
+
+    batch = Batch([("w", 1)], lambda *_: None, attempt, lambda: None, max_workers=1, executor=None, policy=Backoff(3, 0.0, 0.0, 2.0))
+    (item,) = batch.run()
+    assert item.error.may_have_executed is True
+    assert len(calls) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ executors
@@ -614,20 +841,81 @@ def test_batch_runs_on_the_threads_that_the_system_grants(granted, server, monke
     assert sorted(item.index for item in items) == list(range(30))
 
 
-def test_batch_without_any_thread_for_its_work(server, monkeypatch):
-    """If the system allows no thread at all, each item's error says so, and that nothing was sent."""
+def refuse_threads(monkeypatch, *, of_daemons_only):
+    """Refuse the threads of batches, as a subinterpreter does with daemons, and Pyodide with all."""
     start = threading.Thread.start
 
     def refuse(thread):
-        if thread.name == "recall_sdk-batch-worker":
-            raise RuntimeError("can't start new thread")
+        if thread.name == "recall_sdk-batch-worker" and (thread.daemon or not of_daemons_only):
+            raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
         start(thread)
 
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_batch_runs_on_plain_threads(server, monkeypatch):
+    """Where daemon threads are refused, the batch uses plain ones."""
     with monkeypatch.context() as limited:
-        limited.setattr(threading.Thread, "start", refuse)
-        items = list(server.client().execute_batch(numbered(3), max_workers=2))
-    assert [item.error.may_have_executed for item in items] == [False] * 3
-    assert "can't start new thread" in str(items[0].error)
+        refuse_threads(limited, of_daemons_only=True)
+        items = list(server.client().execute_batch(numbered(8), max_workers=2))
+    assert [item.error for item in items] == [None] * 8
+    wait_for_threads()
+
+
+@pytest.mark.skipif(not hasattr(_interpreters, "create"), reason="needs subinterpreters with their own GIL")
+def test_batch_runs_in_subinterpreter(server):
+    """In a subinterpreter, which allows no daemon threads, a batch runs, and the interpreter ends."""
+    script = f"""if True:
+        from recall_sdk import RecallClient
+        with RecallClient({server.api_key!r}, {server.base_url!r}) as client:
+            items = list(client.execute_batch([("echo", {{"number": number}}) for number in range(5)], max_workers=2))
+        assert [item.error for item in items] == [None] * 5, items
+    """
+    code = f"""if True:
+        import _interpreters
+        interpreter = _interpreters.create("isolated")
+        failure = _interpreters.exec(interpreter, {script!r})
+        assert failure is None, failure
+        _interpreters.destroy(interpreter)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+
+
+def test_batch_runs_without_any_thread(server, monkeypatch):
+    """Where no thread can be started, the reader's own thread executes the items, one at a time and only as it reads them."""
+    threads = set()
+    server.workflow("where")(lambda input: None)
+
+    def hook(response, **_):
+        threads.add(threading.get_ident())
+
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        with monkeypatch.context() as limited:
+            refuse_threads(limited, of_daemons_only=False)
+            items = client.execute_batch(numbered(7), max_workers=2)
+            assert next(items).error is None
+            assert server.executions["echo"] == 1
+            assert [item.error for item in items] == [None] * 6
+    assert threads == {threading.get_ident()}
+
+
+def test_batch_without_threads_stops_on_ctrl_c(server, monkeypatch):
+    """Without threads, Ctrl-C during a call reaches the reader, and ends the batch."""
+
+    def hook(response, **_):
+        response.close()
+        raise KeyboardInterrupt
+
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        with monkeypatch.context() as limited:
+            refuse_threads(limited, of_daemons_only=False)
+            items = client.execute_batch(numbered(7), max_workers=2)
+            with pytest.raises(KeyboardInterrupt):
+                next(items)
+            assert list(items) == []
+    assert len(server.requests) == 1
 
 
 def test_batch_reset_by_the_servers_clock(serve, connect):

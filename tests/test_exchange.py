@@ -5,7 +5,9 @@ import gzip
 import http.client
 import itertools
 import json
+import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import traceback
 import tracemalloc
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic
 from unittest import mock
 
@@ -21,7 +24,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, echo, envelope, head, http, new_authority
+from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, echo, envelope, head, http, new_authority
 from recall_sdk import (
     InvalidRequestError,
     InvalidResponseError,
@@ -30,6 +33,7 @@ from recall_sdk import (
     RecallError,
     RecallTimeoutError,
     RedirectError,
+    StreamInterruptedError,
     _response,
 )
 
@@ -133,7 +137,7 @@ def test_body_is_bounded(session, serve, connect, monkeypatch):
 
 @pytest.mark.parametrize("status", ["200 OK", "500 Failed"])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
-def test_decompression_is_bounded(encoding, status, session, serve, connect, monkeypatch):
+def test_decompression_is_bounded(encoding, status, session, serve, connect, monkeypatch):  # noqa: PLR0917 -- fixtures
     """A few bytes that become many are decompressed piece by piece, with memory near the bound."""
     monkeypatch.setattr(_response, "MAX_BODY", 1_000_000)
     data = b" " * 300_000_000
@@ -247,8 +251,6 @@ def test_surplus_bytes_end_the_connection_under_tls(serve, connect, tmp_path, mo
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    import ssl  # noqa: PLC0415 -- only this test needs it
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     pad = b" " * 8192
@@ -275,6 +277,42 @@ def is_open(sock):
         return True
     except OSError:
         return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux shows them")
+def test_close_from_another_thread_without_free_descriptors(session, serve, connect):
+    """Closing a stream ends its reader in another thread, also if the process can open nothing more."""
+    import resource  # noqa: PLC0415 -- Windows has none
+
+    def handler(connection):
+        connection.request()
+        connection.send(EVENTS + b'data: {"blockId": "a", "chunk": "One"}\n\n')
+        connection.idle()
+
+    stream = connect(serve(handler), session=session).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    ended = []
+
+    def read():
+        with pytest.raises(StreamInterruptedError, match="closed here") as caught:
+            next(stream)
+        ended.append(caught.value.partial.text)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    usual, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 2, usual[1]))
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        stream.close()
+        reader.join(PATIENCE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        for descriptor in held:
+            os.close(descriptor)
+    assert ended == ["One"]
 
 
 def test_former_hosts_keep_no_sockets(serve, connect):
@@ -470,8 +508,6 @@ def test_rate_limit_behind_a_repeating_adapter_is_not_retried(serve, connect):
 def test_client_certificate_of_garbage(tmp_path, connect, serve):
     """A client certificate that can't be loaded is named, and nothing was sent."""
     authority = new_authority()
-    import ssl  # noqa: PLC0415 -- only these tests need it
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     garbage = tmp_path / "client.pem"
@@ -482,14 +518,14 @@ def test_client_certificate_of_garbage(tmp_path, connect, serve):
         connect(serve(echo, tls=context), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     session.close()
+    del caught
+    collect_quietly()  # urllib3 1.26 leaves the socket open
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", None])
 def test_ca_bundle_of_garbage(variable, tmp_path, connect, serve, monkeypatch):
     """A file of authorities that can't be loaded is named, with the variable that points to it."""
     authority = new_authority()
-    import ssl  # noqa: PLC0415 -- only these tests need it
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     garbage = tmp_path / "ca.pem"
@@ -505,6 +541,8 @@ def test_ca_bundle_of_garbage(variable, tmp_path, connect, serve, monkeypatch):
     assert caught.value.may_have_executed is False
     if session:
         session.close()
+    del caught
+    collect_quietly()  # urllib3 1.26 leaves the socket open
 
 
 def test_certificate_for_another_name(session, connect, serve, tmp_path, monkeypatch):
@@ -513,8 +551,6 @@ def test_certificate_for_another_name(session, connect, serve, tmp_path, monkeyp
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    import ssl  # noqa: PLC0415 -- only these tests need it
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("other.example").configure_cert(context)
     with pytest.raises(RecallConnectionError, match=r"for another name.*check the base_url") as caught:

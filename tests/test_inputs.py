@@ -160,6 +160,7 @@ SUBCLASSES = {
     "Counter": (Counter("a"), {"a": 1}),
     "Lazy": (Lazy(), {"a": 1}),
 }
+django.conf.settings._wrapped = django.conf.empty  # a page of the documentation configures it, too
 
 
 @pytest.mark.parametrize("name", SUBCLASSES)
@@ -176,7 +177,11 @@ def test_dict_subclass_is_sent_alike_with_every_flag(name):
 def test_nested_dict_subclass_is_sent_alike():
     """A dict subclass inside the input is sent as one that is the input."""
     for control in ({}, {"stream": True}):
-        assert encoded({"q": QueryDict("a=1"), "l": [MultiDict([("b", "2")])]}, control) == {"q": {"a": "1"}, "l": [{"b": "2"}], **control}
+        assert encoded({"q": SUBCLASSES["QueryDict"][0], "l": [MultiDict([("b", "2")])]}, control) == {
+            "q": {"a": "1"},
+            "l": [{"b": "2"}],
+            **control,
+        }
 
 
 def test_body_is_utf8():

@@ -303,7 +303,7 @@ def test_batch_example(server: RecallServer):
 def test_async_example(server: RecallServer):
     """The run is queued, asked for, and its output and duration are shown."""
     printed = show("async example", server).splitlines()
-    assert re.fullmatch("Task ID: [a-z0-9_]+", printed[0])
+    assert re.fullmatch("Task ID: [a-z0-9_:-]+", printed[0])
     assert printed[1].startswith("Status endpoint: ")
     assert printed[-3:-1] == ["Workflow completed!", "Output: {'content': \"received {'data': 'large dataset'}\"}"]
     assert re.fullmatch(r"Duration: ([\d.]+|None)", printed[-1])

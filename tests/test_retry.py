@@ -139,6 +139,16 @@ def test_call_with_retry_does_not_wait_more_than_an_hour():
     assert (story.calls, story.slept) == (1, [])
 
 
+def test_call_with_retry_does_not_repeat_what_may_have_executed():
+    """A 429 after which the workflow may have run, as when an adapter of the user's sent the request twice, is raised at once."""
+    failure = limited()
+    failure.may_have_executed = True
+    story = Story(failure)
+    with pytest.raises(RateLimitError):
+        story.run()
+    assert (story.calls, story.slept) == (1, [])
+
+
 @pytest.mark.parametrize("kind", [UsageLimitError, RecallConnectionError, ServerError, ExecutionError])
 def test_call_with_retry_retries_only_rate_limits(kind):
     """A usage limit, a broken connection, a failed server or run is reported, not repeated."""

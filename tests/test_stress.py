@@ -59,7 +59,9 @@ def test_newest_rate_limit_survives_threads():
     """Threads whose answers report no rate limit do not overwrite the last reported one."""
     with RecallServer() as server, server.client() as client, ThreadPoolExecutor(THREADS) as pool:
         server.workflow("echo")(lambda input: input)
-        server.respond_next(429, headers={"X-RateLimit-Limit": "7", "X-RateLimit-Remaining": "0", "Retry-After": "1"}, json={})
+        server.respond_next(
+            429, headers={"X-RateLimit-Limit": "7", "X-RateLimit-Remaining": "0", "Retry-After": "1"}, json={"error": "slow"}
+        )
         with pytest.raises(RateLimitError):
             client.execute_workflow("echo")
         list(pool.map(lambda number: client.execute_workflow("echo", {"n": number}), range(THREADS * 8)))

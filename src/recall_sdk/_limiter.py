@@ -151,7 +151,7 @@ class Limiter:
         seconds = max(moment.time - self._known.time, 1 / FIRST_RATE)
         self._level, self._updated = level - sum(number > moment.number for number in self.in_flight), moment.time
         if not keep:
-            self._known, self._known_level = moment, level
+            self._known, self._known_level, self._idle = moment, level, max(0.0, min(self._idle, self._resume - moment.time))
             self._refused = [number for number in self._refused if number > moment.number]
         return gained, seconds
 
