@@ -1,5 +1,6 @@
 """One response owns an exchange: its time, its memory, its connection, and errors that are true, whatever the server sends."""
 
+import errno
 import gc
 import gzip
 import http.client
@@ -36,6 +37,8 @@ from recall_sdk import (
     StreamInterruptedError,
     _response,
 )
+from recall_sdk._requests import workflow_status
+from recall_sdk._translation import Exchange, translate
 
 OK = http(envelope())
 EVENTS = head("Content-Type: text/event-stream", "Connection: close")
@@ -410,6 +413,14 @@ def test_error_of_callers_code_reaches_the_caller(error, place, streaming, serve
         client.execute_workflow("w", stream=streaming)
     assert caught.value is error
     session.close()
+
+
+def test_timeout_of_the_operating_system():
+    """A connection that the operating system gives up on is broken; the timeout of the call has not passed."""
+    exchange = Exchange(workflow_status("w"), "http://server.test/x", "http://server.test", KEY, 30.0, {}, may_repeat=False)
+    error = translate(TimeoutError(errno.ETIMEDOUT, "Connection timed out"), exchange)
+    assert type(error) is RecallConnectionError
+    assert "Connection timed out" in str(error)
 
 
 def test_error_of_a_request_of_an_auth_callable(serve, connect):

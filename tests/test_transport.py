@@ -962,11 +962,13 @@ def test_auth_of_own_session_survives_a_redirect(serve, connect):
 
 
 def test_closed_reader_ignores_timeout():
-    """Setting a timeout on a closed response does nothing."""
+    """Setting a timeout on a closed response does nothing, nor does closing it again."""
     here, there = socket.socketpair()
     with here, there:
         reader = Reader(here)
-        reader.close()
+        buffer = reader.makefile()
+        buffer.close()
+        buffer.close()
         reader.bound(None, 1.0)
         assert here.gettimeout() is None
 

@@ -87,9 +87,6 @@ class Reader(io.RawIOBase):
             self.sock.settimeout(max(self._deadline - now, MIN_WAIT))
         return count
 
-    def fileno(self) -> int:
-        return int(self.sock.fileno())
-
     def close(self) -> None:
         self._file.close()
         super().close()

@@ -9,7 +9,6 @@ import time
 from concurrent.futures import Executor
 from functools import lru_cache, partial
 from typing import Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
-from uuid import uuid4
 
 from recall_sdk import _decoding, _requests
 from recall_sdk._arguments import (
@@ -755,7 +754,7 @@ _INTERNAL = ("_target", "_timeout", "_transport", "_rate_limit", "_lock")
 MAX_SHARED = 32
 """Maximum number of transports that a worker process keeps for the clients that arrive in it."""
 
-_RUN_ID = uuid4().hex
+_RUN_ID = os.urandom(8).hex()
 
 
 def _this_process() -> Tuple[str, int]:

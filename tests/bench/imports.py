@@ -10,7 +10,7 @@ from .peers import openai
 
 ROUNDS = 15
 PEER_ROUNDS = 3  # openai takes its time
-LIMIT = 1.15
+LIMIT = 1.2
 CODE = """
 import time
 started = time.perf_counter()
