@@ -21,7 +21,7 @@ from .server import TOKEN, Violations
 
 GRACE = 0.5  # seconds that a call may take longer than its timeout
 USUAL_LOAD = 1.5  # runnable processes per processor
-HUNG = 30.0  # seconds after which a batch counts as hung
+HUNG = 90.0  # seconds after which a batch counts as hung
 SECRET = re.compile(r"key-\d+-secret")
 
 PLAIN = [name for name in KINDS if not name.startswith("ticket-")]
@@ -32,7 +32,7 @@ HEADS = ["late-silence", "late-head", "endless-interim", "endless-headers", "end
 """Kinds whose head is late. The other late and endless ones have bytes that keep coming, which a stream rightly reads on and on."""
 FINITE = [name for name in PLAIN if not name.startswith(("late-", "endless-")) and name not in ENDLESS_STREAMS]
 LIMITED = [name for name in KINDS if name.startswith("status-429")]
-BATCHED = [name for name in PLAIN if name not in LIMITED and not name.startswith("head-bad-")] + [*RECOVERING] * 5
+BATCHED = [name for name in PLAIN if name not in LIMITED and not name.startswith("head-bad-")] + [*RECOVERING] * 2
 """Not those that refuse a run each time it is sent, or report odd limits: a batch rightly slows down for them."""
 
 
