@@ -232,11 +232,15 @@ def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:
 class BatchIterator(Iterator[BatchItem[R_co]]):
     """The finished items of a batch. Any thread may close it, also while another one waits for an item."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, mask: Callable[[RecallError], object]) -> None:
         self._items, self._stop = batch.run(), batch.stop  # the threads don't refer to the generator, so that a forgotten batch ends
+        self._mask = mask  # hides the key in an error, also in one of the caller's code
 
     def __next__(self) -> BatchItem[R_co]:
-        return next(self._items)
+        item = next(self._items)
+        if item.error is not None:
+            self._mask(item.error)
+        return item
 
     def close(self) -> None:
         """Stop what is queued. Calls in flight finish, and their results are dropped."""
