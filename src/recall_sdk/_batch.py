@@ -40,6 +40,8 @@ IDLE_SECONDS = 1.0
 """Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
 Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
+_PAIRS: Any = (tuple, list)
+
 Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
 
 
@@ -105,7 +107,7 @@ class Batch:
             self.stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # a string of two letters is not a pair
+        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
             raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
