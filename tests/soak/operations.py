@@ -185,7 +185,7 @@ class Thread:
 
     def retried_call(self) -> None:
         kind, token, timeout, retries = (
-            self.pick(LIMITED + [*RECOVERING] + PLAIN[:5]),
+            self.pick([*LIMITED, *RECOVERING, *PLAIN[:5]]),
             self.token("r"),
             self.timeout(),
             self.random.randrange(3),
