@@ -17,6 +17,7 @@ from urllib3.exceptions import DecodeError
 from recall_sdk._chunks import READ_SIZE, decode_chunks
 from recall_sdk._connections import OF_THE_PARENT, remaining
 from recall_sdk._redaction import without_key
+from recall_sdk._requests import Request
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
 from recall_sdk.errors import InvalidResponseError, RecallError, build_error
 
@@ -49,15 +50,15 @@ class Response:
     """
 
     def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
-        self.request = exchange.request
-        self.url = exchange.url
-        self.status = int(response.status_code)
+        self.request: Request = exchange.request
+        self.url: str = exchange.url
+        self.status: int = int(response.status_code)
         self.headers: Any = response.headers if isinstance(response.headers, _MAPPING) else {}  # a bare mock has none
-        self.received = time()
-        self.may_repeat = exchange.may_repeat
+        self.received: float = time()
+        self.may_repeat: bool = exchange.may_repeat
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.is_json = kind == "application/json"
-        self.is_event_stream = kind == "text/event-stream" and 200 <= self.status < 300 and self.status not in _NO_BODY
+        self.is_json: bool = kind == "application/json"
+        self.is_event_stream: bool = kind == "text/event-stream" and 200 <= self.status < 300 and self.status not in _NO_BODY
         self._exchange = exchange
         self._response = response
         self._pid = os.getpid()

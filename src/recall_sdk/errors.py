@@ -73,7 +73,7 @@ class RecallError(Exception):
 
     def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
         super().__init__(message)
-        self.code = self._code if code is None else code
+        self.code: Optional[str] = self._code if code is None else code
         self.status = status
         self.body: Any = None
         self.server_code: Optional[str] = None
