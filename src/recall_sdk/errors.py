@@ -9,7 +9,7 @@
         ├── PermissionDeniedError       403: the key may not do this, or the workflow is not deployed
         ├── NotFoundError               404: no such workflow or job
         ├── RateLimitError              429: too many requests
-        ├── InvalidRequestError         other 4xx, and input without a JSON form (also a ValueError)
+        ├── InvalidRequestError         other 4xx, and input that isn't JSON-serializable (also a ValueError)
         ├── RecallTimeoutError          a timeout of the SDK or the server (408, 504, 524, 598)
         ├── ExecutionError              the workflow ran and failed
         ├── ServerError                 other 5xx
@@ -26,23 +26,6 @@ from typing import TYPE_CHECKING, Any, Optional, Type, TypeVar
 
 if TYPE_CHECKING:
     from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
-
-__all__ = [
-    "AuthenticationError",
-    "ExecutionError",
-    "InvalidRequestError",
-    "InvalidResponseError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "RecallConnectionError",
-    "RecallError",
-    "RecallTimeoutError",
-    "RedirectError",
-    "ServerError",
-    "StreamInterruptedError",
-    "UsageLimitError",
-]
 
 
 class RecallError(Exception):
@@ -166,7 +149,7 @@ class RateLimitError(RecallError):
 
 
 class InvalidRequestError(RecallError, ValueError):
-    """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input has no JSON form (``INVALID_JSON``).
+    """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input isn't JSON-serializable (``INVALID_JSON``).
 
     Example:
         >>> try:
@@ -293,7 +276,7 @@ class InvalidResponseError(RecallError):
         ...     client.execute_workflow("greet")
         ... except InvalidResponseError as error:
         ...     print(error)
-        the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
+        the response is an HTML page instead of JSON: check the base_url, and whether a proxy responded (HTTP 200)
     """
 
     _code = "INVALID_RESPONSE"
@@ -303,24 +286,14 @@ _Error = TypeVar("_Error", bound=RecallError)
 
 
 def build_error(
-    kind: Type[_Error],
-    message: str,
-    *,
-    may_have_executed: bool,
-    code: Optional[str] = None,
-    status: Optional[int] = None,
-    body: Any = None,
-    server_code: Optional[str] = None,
-    retry_after: Optional[float] = None,
-    request_id: Optional[str] = None,
+    kind: Type[_Error], message: str, *, may_have_executed: bool, code: Optional[str] = None, status: Optional[int] = None, **facts: Any
 ) -> _Error:
-    """Build an error, and clean each text in it that a server may have chosen. All errors of the package are built here."""
+    """Build an error with further attributes, and clean each text that a server may have chosen. All errors are built here."""
     error = kind(one_line(message), code and one_line(code), status)
-    error.body = body
-    error.server_code = server_code and one_line(server_code)
-    error.retry_after = retry_after
     error.may_have_executed = may_have_executed
-    error.request_id = request_id and one_line(request_id)
+    for name, value in facts.items():
+        is_short_text = isinstance(value, str) and name != "body"
+        setattr(error, name, one_line(value) if is_short_text else value)
     return error
 
 
