@@ -150,13 +150,13 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a page instead of JSON": (
         behind_a_login_page,
         InvalidResponseError,
-        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy responded (HTTP 200)",
     ),
     "bot protection": (
         behind_bot_protection,
         PermissionDeniedError,
         (
-            "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
+            "an HTML page came instead of JSON: something in front of the API responded, such as a gateway or bot protection (HTTP 403): "
             "check the base_url, and what is between here and the API"
         ),
     ),

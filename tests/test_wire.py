@@ -486,7 +486,7 @@ ERRORS = {
     "400-resp-500": (ExecutionError, "EXECUTION_ERROR", "OWN", "own 500", True),
     "650-hosted-key-missing": (ExecutionError, "EXECUTION_ERROR", None, "No hosted keys configured for exa", True),
     "n400-resp-204": (ExecutionError, "EXECUTION_ERROR", None, "Invalid response status code 204", True),
-    "374-unknown-route": (NotFoundError, "NOT_FOUND", None, "something in front of the API answered", False),
+    "374-unknown-route": (NotFoundError, "NOT_FOUND", None, "something in front of the API responded", False),
     "556-cancel-unknown": (NotFoundError, "NOT_FOUND", None, "Execution not found", False),
     "423-status-unknown": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),
     "427-status-stranger": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),
