@@ -1,11 +1,9 @@
 """Prepare each error before it leaves the client: mask the API key, even if a server echoes it, and shorten the message."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import is_dataclass, replace
-from typing import Any, Iterator, Set, TypeVar
+from typing import Any, Optional, Set, TypeVar
 from urllib.parse import quote
 
 from recall_sdk.errors import RecallError, one_line
@@ -36,7 +34,7 @@ def without_key(error: _E, api_key: str) -> _E:
         except RecursionError:
             setattr(error, name, None)  # nested too deeply to be searched, so drop it
     seen = {id(error)}
-    visible = "".join(map(_visible_text, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
+    visible = _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)
     if _mask(visible, secrets) != visible:
         error.__cause__ = error.__context__ = None
     message = str(error)
@@ -67,17 +65,13 @@ def _mask(value: Any, secrets: Set[str]) -> Any:
     return value
 
 
-def _chain(error: Any, seen: Set[int]) -> Iterator[BaseException]:
-    if isinstance(error, BaseException) and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        for each in (error.__cause__, error.__context__, vars(error).get("reason"), *error.args):
-            yield from _chain(each, seen)
-
-
-def _visible_text(error: BaseException) -> str:
-    """Return what an error shows. The errors of decoders hold the text that they could not decode."""
-    try:
-        return repr((str(error), error.args, getattr(error, "doc", ""), getattr(error, "object", "")))
-    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
+def _visible_text(error: Optional[BaseException], seen: Set[int]) -> str:
+    """Return what an error and its causes show. The errors of decoders hold the text that they could not decode."""
+    if error is None or id(error) in seen:
         return ""
+    seen.add(id(error))
+    try:
+        text = f"{error} {error.args} {vars(error)}"
+    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
+        text = ""
+    return text + _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)

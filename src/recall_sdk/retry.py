@@ -3,8 +3,6 @@
 Only a 429 is retried, because only a 429 proves that the workflow did not start.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Callable, Optional, TypeVar
 
