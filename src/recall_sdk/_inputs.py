@@ -41,18 +41,14 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
         InvalidRequestError: The input isn't JSON-serializable (``INVALID_JSON``); the message says where.
     """
     try:
-        fields = input if type(input) is _OBJECT else _fields(input)
+        # A subclass of dict holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
+        fields = dict(input.items()) if isinstance(input, _OBJECT) else {"input": input}
+        if input is None:
+            fields = {}
         # What UTF-8 has no form for, lone surrogates, stands in strings only, where a backslash and the number are JSON's own escape.
-        return _ENCODER.encode({**fields, **control} if control else fields).encode("utf-8", "backslashreplace")
+        return _ENCODER.encode({**fields, **control}).encode("utf-8", "backslashreplace")
     except Exception as error:  # the caller's object may raise anything
         raise build_error(InvalidRequestError, _rejection_reason(input, error), may_have_executed=False, code="INVALID_JSON") from error
-
-
-def _fields(input: Any) -> Dict[str, Any]:
-    if isinstance(input, _OBJECT):
-        # A subclass holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
-        return dict(input.items())
-    return {} if input is None else {"input": input}
 
 
 def _rejection_reason(input: Any, error: Exception) -> str:
@@ -70,7 +66,7 @@ def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[str
         yield f"{place}: contains itself; JSON has no form for a cycle: leave it out"
     elif isinstance(value, _OBJECT):
         for key, item in value.items():
-            if not _is_key(key):
+            if not (math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))):
                 yield f"{place}: the key {key!r:.{_MAX_KEY}} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
             yield from _find_faults(item, _place_of(place, key), (*above, id(value)))
     elif isinstance(value, _ARRAYS):
@@ -87,10 +83,6 @@ def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[str
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _is_key(key: Any) -> bool:
-    return math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))
 
 
 def _place_of(place: str, key: Any) -> str:
@@ -117,12 +109,10 @@ def _replacement(value: Any) -> str:
 
 
 _ADVICE = (
-    ("type", "an instance of the class"),
     ("Enum", ".value"),
     (".model_dump", '.model_dump(mode="json")'),  # Pydantic
     (".__fields__", ".dict()"),  # Pydantic 1
     (".__dataclass_fields__", "dataclasses.asdict()"),
-    (".__attrs_attrs__", "attrs.asdict()"),
     ("NaTType NAType", "None"),  # pandas
     (".isoformat .total_seconds", "{}()"),
     ("bytes bytearray memoryview", "io.BytesIO() for a file, .decode() for text, or base64"),
@@ -131,13 +121,8 @@ _ADVICE = (
     ("UUID complex BaseException datetime64 timedelta64 .casefold", "str()"),
     (".tolist .to_dicts", "{}()"),  # NumPy and the series of pandas, Polars
     (".to_records", '.to_dict("records")'),  # pandas
-    (".to_dict", ".to_dict()"),
-    (".__await__", "its awaited result"),
-    (".__aiter__", "[item async for item in ...]"),
     (".keys", "dict()"),
     (".__iter__", "list()"),
-    ("SimpleNamespace Namespace", "vars()"),
-    (".__call__", "the result of a call"),
 )
 """What to pass instead of a value: names of its type and the types that it inherits from, or of attributes, and the advice.
 
@@ -164,8 +149,6 @@ def _mime(file: Any, name: str) -> str:
 def _content(file: Any) -> bytes:
     if iscoroutinefunction(file.read):
         raise TypeError("an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO")
-    if getattr(file, "closed", False) is True:
-        raise TypeError("a closed file is not JSON serializable; pass it while it is open")
     if hasattr(file, "readable") and not file.readable():
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
     if isinstance(file, io.TextIOBase):

@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING, Any, Optional, Type, TypeVar
 if TYPE_CHECKING:
     from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
 
+_REFUSALS = {"UNAUTHORIZED", "USAGE_LIMIT_EXCEEDED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMIT_EXCEEDED"}
+"""The codes of the classes for which ``may_have_executed`` is never True."""
+
 
 class RecallError(Exception):
     """A call failed. This is the base class of all errors that calls raise.
@@ -52,7 +55,6 @@ class RecallError(Exception):
     """
 
     _code: Optional[str] = None
-    _may_have_executed = True  # of an error that is rebuilt from its message alone: False only if no error of the class can be True
 
     def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
         super().__init__(message)
@@ -61,7 +63,7 @@ class RecallError(Exception):
         self.body: Any = None
         self.server_code: Optional[str] = None
         self.retry_after: Optional[float] = None
-        self.may_have_executed: bool = self._may_have_executed
+        self.may_have_executed: bool = self._code not in _REFUSALS  # of an error that is rebuilt from its message alone
         self.request_id: Optional[str] = None
 
 
@@ -78,7 +80,6 @@ class AuthenticationError(RecallError):
     """
 
     _code = "UNAUTHORIZED"
-    _may_have_executed = False
 
 
 class UsageLimitError(RecallError):
@@ -94,7 +95,6 @@ class UsageLimitError(RecallError):
     """
 
     _code = "USAGE_LIMIT_EXCEEDED"
-    _may_have_executed = False
 
 
 class PermissionDeniedError(RecallError):
@@ -109,7 +109,6 @@ class PermissionDeniedError(RecallError):
     """
 
     _code = "FORBIDDEN"
-    _may_have_executed = False
 
 
 class NotFoundError(RecallError):
@@ -124,7 +123,6 @@ class NotFoundError(RecallError):
     """
 
     _code = "NOT_FOUND"
-    _may_have_executed = False
 
 
 class RateLimitError(RecallError):
@@ -143,7 +141,6 @@ class RateLimitError(RecallError):
     """
 
     _code = "RATE_LIMIT_EXCEEDED"
-    _may_have_executed = False
 
     rate_limit: Optional[RateLimitInfo] = None
 
