@@ -126,24 +126,16 @@ def test_odd_key_is_accepted(key):
     assert RecallClient(key).api_key == key
 
 
-class Secret:
-    """As the secrets of Pydantic."""
-
-    def get_secret_value(self):
-        """Never called."""
-
-
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (b"a-key", "bytes: pass api_key.decode()"),
-        (Secret(), "Secret: pass api_key.get_secret_value()"),
-        (5, "int: pass str(api_key)"),
+        (b"a-key", "bytes"),
+        (5, "int"),
         (["a-key"], "list"),
     ],
 )
 def test_key_of_wrong_type_is_rejected(key, message):
-    """A key that is not a str raises a TypeError that names its type, and what to pass instead."""
+    """A key that is not a str raises a TypeError that names its type."""
     with pytest.raises(TypeError, match="api_key") as caught:
         RecallClient(key)
     assert str(caught.value) == f"api_key must be a str, not {message}"
@@ -227,23 +219,16 @@ def test_base_url_with_quotes_is_rejected(monkeypatch):
         RecallClient("a-key")
 
 
-class URL:
-    """As the URLs of httpx, yarl and Pydantic."""
-
-    scheme = "https"
-
-
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        (b"http://host", "bytes: pass base_url.decode()"),
-        (urlsplit("http://host"), "SplitResult: pass base_url.geturl()"),
-        (URL(), "URL: pass str(base_url)"),
+        (b"http://host", "bytes"),
+        (urlsplit("http://host"), "SplitResult"),
         (PurePosixPath("http://host"), "PurePosixPath"),
     ],
 )
 def test_base_url_of_wrong_type_is_rejected(url, message):
-    """A base URL that is not a str raises a TypeError that says what to pass instead."""
+    """A base URL that is not a str raises a TypeError that names its type."""
     with pytest.raises(TypeError, match="base_url") as caught:
         RecallClient("a-key", url)
     assert str(caught.value) == f"base_url must be a str, not {message}"
@@ -303,32 +288,32 @@ def test_id_of_wrong_type_is_rejected(client, call):
 @pytest.mark.parametrize(
     ("id", "message"),
     [
-        (7, "int: pass str(workflow_id)"),
-        (UUID(int=7), "UUID: pass str(workflow_id)"),
-        (b"7", "bytes: pass workflow_id.decode()"),
+        (7, "int"),
+        (UUID(int=7), "UUID"),
+        (b"7", "bytes"),
         (None, "NoneType"),
         (7.0, "float"),
     ],
 )
-def test_id_of_wrong_type_comes_with_advice(client, id, message):
-    """The message says how to make a str of a number, a UUID or bytes."""
+def test_id_of_wrong_type_is_named(client, id, message):
+    """The message names the type of an id that is a number, a UUID or bytes."""
     for call in (client.execute_workflow, client.get_workflow_status):
         with pytest.raises(TypeError, match="workflow_id") as caught:
             call(id)
         assert str(caught.value) == f"workflow_id must be a str, not {message}"
 
 
-def test_job_in_place_of_its_id_is_rejected_with_advice(client):
-    """A queued run passed as its own id is rejected with the name of the attribute."""
+def test_job_in_place_of_its_id_is_rejected(client):
+    """A queued run passed as its own id is rejected."""
     job = AsyncExecutionResult(True, "t-1", "queued", "", {})
-    with pytest.raises(TypeError, match=r"task_id must be a str, not AsyncExecutionResult: pass task_id\.task_id"):
+    with pytest.raises(TypeError, match="task_id must be a str, not AsyncExecutionResult"):
         client.get_job_status(job)
 
 
-def test_flag_of_numpy_is_rejected_with_advice(client):
+def test_flag_of_numpy_is_rejected(client):
     """A NumPy bool, which has the name of the builtin, is named with its module."""
-    flag = type("bool", (), {"__module__": "numpy", "dtype": None})()
-    with pytest.raises(TypeError, match=r"stream must be a bool, not numpy\.bool: pass bool\(stream\)"):
+    flag = type("bool", (), {"__module__": "numpy"})()
+    with pytest.raises(TypeError, match=r"stream must be a bool, not numpy\.bool"):
         client.execute_workflow("w", stream=flag)
 
 
@@ -420,9 +405,9 @@ def test_invalid_timeout_is_rejected(client, timeout):
     ("timeout", "message"),
     [
         (True, "bool"),
-        ("5", "str: pass float(timeout)"),
-        (Decimal(5), "Decimal: pass float(timeout)"),
-        (timedelta(seconds=5), "timedelta: pass timeout.total_seconds()"),
+        ("5", "str"),
+        (Decimal(5), "Decimal"),
+        (timedelta(seconds=5), "timedelta"),
         ((3, 30), "tuple"),
         (urllib3.Timeout(5), "Timeout"),
     ],

@@ -1,6 +1,6 @@
 """The caller's arguments, checked before anything is sent. Key and base URL come from the environment by default.
 
-Each message says what to pass instead. No message shows an API key, nor a base URL that may be a key passed in the wrong place.
+No message shows an API key, nor a base URL that may be a key passed in the wrong place.
 """
 
 import builtins
@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections import abc
 from enum import Enum
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlsplit
 
 DEFAULT_BASE_URL = "https://tryrecall.com"
@@ -57,7 +57,7 @@ _KEY_FAULTS = (
 
 def check_api_key(api_key: str) -> str:
     """Return a key that can be sent in a header, or raise the error that says what is wrong with it."""
-    _check_type("api_key", api_key, str, "a str", _AS_TEXT)
+    _check_type("api_key", api_key, str, "a str")
     for pattern, fault in _KEY_FAULTS:
         if re.fullmatch(pattern, api_key, re.DOTALL):
             raise ValueError(f"the API key {fault}")
@@ -74,7 +74,7 @@ _BARE_HOST = re.compile(r"(localhost|(\d{1,3}\.){3}\d{1,3}|([a-z0-9-]{1,63}\.)+[
 
 def check_base_url(base_url: str) -> str:
     """Return a base URL without trailing slashes, or raise the error that says what is wrong with it."""
-    _check_type("base_url", base_url, str, "a str", _AS_TEXT)
+    _check_type("base_url", base_url, str, "a str")
     try:
         url = urlsplit(base_url)
         url.port  # noqa: B018 -- reading it checks it
@@ -120,7 +120,7 @@ def check_timeout(timeout: Optional[float]) -> Optional[float]:
 
 def check_count(name: str, value: int, *, least: int) -> int:
     """Return an integer argument, or raise the error that says what is wrong with it."""
-    _check_type(name, value, numbers.Integral, "an int", ())
+    _check_type(name, value, numbers.Integral, "an int")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
     return int(value)
@@ -135,7 +135,7 @@ def check_number(name: str, value: float, *, least: float) -> float:
 
 
 def _to_float(name: str, value: float, needed: str) -> float:
-    _check_type(name, value, numbers.Real, needed, _AS_NUMBER)
+    _check_type(name, value, numbers.Real, needed)
     try:
         return float(value)
     except OverflowError:
@@ -147,7 +147,7 @@ def _to_float(name: str, value: float, needed: str) -> float:
 
 def path_segment(name: str, value: str) -> str:
     """Quote an id as one path segment; reject dot segments, which a server would resolve (RFC 3986, section 5.2.4)."""
-    _check_type(name, value, str, "a str", _AS_TEXT)
+    _check_type(name, value, str, "a str")
     if value in ("", ".", ".."):
         raise ValueError(f"{name} must be an id, not {value!r}")
     return quote(value, safe="")
@@ -156,14 +156,14 @@ def path_segment(name: str, value: str) -> str:
 def check_job(job: Any) -> str:
     """Return the task id of a queued run, which may be given by its id itself."""
     task_id: str = getattr(job, "task_id", job)
-    _check_type("job", task_id, str, "an AsyncExecutionResult or a task id", _AS_JOB)
+    _check_type("job", task_id, str, "an AsyncExecutionResult or a task id")
     return task_id
 
 
 def check_flags(**flags: bool) -> None:
     """Reject anything but a bool: a string such as "false" would count as true."""
     for name, value in flags.items():
-        _check_type(name, value, bool, "a bool", _AS_FLAG)
+        _check_type(name, value, bool, "a bool")
 
 
 _SEQUENCE: Any = abc.Sequence  # a type checker would not expect another type
@@ -179,27 +179,11 @@ def check_outputs(selected_outputs: Sequence[str]) -> List[str]:
 
 # ------------------------------------------------------------------------------------------------------------- wrong types
 
-_Conversions = Tuple[Tuple[str, str], ...]
-"""Attributes that a value of the wrong type has, and the expression to pass instead. The first match counts."""
 
-_AS_TEXT: _Conversions = (
-    ("decode", "{}.decode()"),
-    ("get_secret_value", "{}.get_secret_value()"),  # of Pydantic
-    ("geturl", "{}.geturl()"),  # of urllib.parse
-    ("task_id", "{}.task_id"),
-    ("scheme urn __index__", "str({})"),  # the URLs of other libraries, a UUID, an int
-)
-_AS_JOB = (*_AS_TEXT, ("__class__", "what execute_workflow(..., async_execution=True) returns"))
-_AS_NUMBER: _Conversions = (("total_seconds", "{}.total_seconds()"), ("as_tuple isdecimal", "float({})"))  # timedelta, Decimal, str
-_AS_FLAG: _Conversions = (("dtype", "bool({})"),)  # of NumPy
-
-
-def _check_type(name: str, value: object, kind: Any, needed: str, conversions: _Conversions) -> None:
-    """Raise the error that says what to pass instead if a value is not of a type; a bool is no number."""
+def _check_type(name: str, value: object, kind: Any, needed: str) -> None:
+    """Raise an error unless a value is of a type; a bool is no number."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        fitting = (form.format(name) for names, form in conversions if any(hasattr(value, each) for each in names.split()))
-        advice = next((f": pass {form}" for form in fitting), "")
-        raise TypeError(f"{name} must be {needed}, not {type_name(type(value))}{advice}")
+        raise TypeError(f"{name} must be {needed}, not {type_name(type(value))}")
 
 
 def type_name(kind: Any) -> str:
