@@ -54,14 +54,12 @@ _PAGE = re.compile(
     r"<(?:!doctype\s+html|html|head|body|title|meta|script|style|center|div|p|h[1-6])\b",
     re.IGNORECASE,
 )
-_PAGE_TYPES = ("text/html", "application/xhtml+xml")
-_START = 64 * 1024
-"""Characters in which the first tag of a page is searched."""
 
 
 def is_html(text: str, content_type: str) -> bool:
-    """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag after comments and declarations."""
-    return content_type.partition(";")[0].strip().lower() in _PAGE_TYPES or _PAGE.match(text[:_START]) is not None
+    """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag, if that is in the first 64 KiB."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in ("text/html", "application/xhtml+xml") or _PAGE.match(text[: 64 * 1024]) is not None
 
 
 # --------------------------------------------------------------------------------------------------------- the envelope

@@ -66,15 +66,9 @@ def workflow_status(response: Response) -> WorkflowStatus:
 def job_status(response: Response) -> Dict[str, Any]:
     """Read the response about a job, into the documented form."""
     body = _object(response, "status", str, "has no status")
-    job: Dict[str, Any] = {
-        **body,
-        "success": body.get("success", True),
-        "taskId": _task_id(body) or response.request.id,
-        "status": _job_state(body["status"]),
-        "metadata": {"startedAt": None, "completedAt": None, "duration": None, **as_dict(body.get("metadata"))},
-        "output": body.get("output"),
-        "error": body.get("error"),
-    }
+    job: Dict[str, Any] = {"success": True, "output": None, "error": None, **body}
+    job.update(taskId=_task_id(body) or response.request.id, status=_job_state(body["status"]))
+    job["metadata"] = {"startedAt": None, "completedAt": None, "duration": None, **as_dict(body.get("metadata"))}
     record = job["output"]
     if isinstance(record, OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
         job.update(run=record, output=record["output"])

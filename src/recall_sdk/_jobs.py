@@ -23,9 +23,6 @@ TRANSIENT = (
 )
 """Failed polls that say nothing about the job: the next poll may succeed."""
 
-TOO_EARLY = 425
-"""The status of RFC 8470: try again later."""
-
 REJECTIONS = (errors.AuthenticationError, errors.PermissionDeniedError, errors.NotFoundError)
 """What a server that has lost its database reports for a valid key and id. A job just accepted may not be found at once, either."""
 
@@ -83,7 +80,7 @@ def wait_for_job(
             is_known = accepted or job is not None
             rejected_since = min(rejected_since, clock()) if isinstance(error, REJECTIONS) else math.inf
             is_short_outage = isinstance(error, REJECTIONS) and is_known and clock() - rejected_since <= MAX_REJECTED
-            if not (is_short_outage or isinstance(error, TRANSIENT) or error.status == TOO_EARLY):
+            if not (is_short_outage or isinstance(error, TRANSIENT) or error.status == 425):  # too early, by RFC 8470
                 error.may_have_executed |= is_known  # the poll executes nothing, but the job may have run
                 _named(error, task_id)
                 raise

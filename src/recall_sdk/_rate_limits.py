@@ -49,11 +49,9 @@ class Level(NamedTuple):
 
 def retry_after(response: Response, body: object = None) -> Optional[float]:
     """Return for how many seconds the server asks to wait: by its ``Retry-After`` header, else by ``retryAfterSeconds`` in the body."""
-    for value in (response.headers.get("Retry-After"), as_dict(body).get("retryAfterSeconds")):
-        time = _time(value)
-        if time is not None:
-            return time if time < EPOCH_THRESHOLD else max(0.0, time - _server_time(response))
-    return None
+    times = map(_time, (response.headers.get("Retry-After"), as_dict(body).get("retryAfterSeconds")))
+    time = next((time for time in times if time is not None), None)
+    return time if time is None or time < EPOCH_THRESHOLD else max(0.0, time - _server_time(response))
 
 
 def rate_limit_info(response: Response, retry_after: Optional[float] = None) -> Optional[RateLimitInfo]:
@@ -104,10 +102,8 @@ _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:[,;]|$)")  # of s
 
 
 def _number(value: object) -> Optional[float]:
-    if isinstance(value, str):
-        match = _NUMBER.match(value[:MAX_LENGTH])
-        return float(match[1]) if match else None
-    number = as_number(value)
+    match = _NUMBER.match(value[:MAX_LENGTH]) if isinstance(value, str) else None
+    number = float(match[1]) if match else as_number(value)
     return number if number is not None and 0 <= number < MAX_NUMBER else None
 
 
@@ -119,10 +115,8 @@ def _count(value: object) -> Optional[int]:
 def _moment(value: object, response: Response) -> Optional[float]:
     """Return a time in seconds since the epoch, on this machine's clock."""
     time = _time(value)
-    if time is None:
-        return None
-    if time < EPOCH_THRESHOLD:
-        return response.received + time
+    if time is None or time < EPOCH_THRESHOLD:
+        return None if time is None else response.received + time
     offset = _server_time(response) - response.received
     return time - offset if abs(offset) > CLOCKS_AGREE else time
 

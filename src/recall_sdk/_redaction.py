@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import is_dataclass, replace
-from typing import Any, Optional, Set, TypeVar
+from typing import Any, Optional, Pattern, Set, TypeVar
 from urllib.parse import quote
 
 from recall_sdk.errors import RecallError, one_line
@@ -26,16 +26,16 @@ def without_key(error: _E, api_key: str) -> _E:
 
     The causes are not changed: one of them may be the exception that the caller is handling.
     """
-    secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
-    error.args = tuple(_mask(each, secrets) for each in error.args)
+    secret = _pattern({api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]})
+    error.args = tuple(_mask(each, secret) for each in error.args)
     for name, value in vars(error).items():
         try:
-            setattr(error, name, _mask(value, secrets))
+            setattr(error, name, _mask(value, secret))
         except RecursionError:
             setattr(error, name, None)  # nested too deeply to be searched, so drop it
     seen = {id(error)}
     visible = _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)
-    if _mask(visible, secrets) != visible:
+    if secret.search(visible):
         error.__cause__ = error.__context__ = None
     message = str(error)
     if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
@@ -45,23 +45,25 @@ def without_key(error: _E, api_key: str) -> _E:
 
 def masked_text(text: str, api_key: str) -> str:
     """Return a text as one clean line without the key, for a log."""
-    return str(_mask(one_line(text), {api_key}))
+    return _pattern({api_key}).sub(_MASK, one_line(text))
 
 
-def _mask(value: Any, secrets: Set[str]) -> Any:
-    """Return a JSON value, or a model of JSON values, with the secrets in its strings masked."""
+def _pattern(secrets: Set[str]) -> Pattern[str]:
+    forms = "|".join(map(re.escape, sorted(secrets, key=len, reverse=True)))
+    return re.compile(forms if len(min(secrets, key=len)) >= SHORT_KEY else rf"(?<!\w)(?:{forms})(?!\w)")
+
+
+def _mask(value: Any, secret: Pattern[str]) -> Any:
+    """Return a JSON value, or a model of JSON values, with the secret in its strings masked."""
     kind: Any = value.__class__
     if kind is str:
-        for secret in secrets:
-            if secret in value:
-                word = re.escape(secret)
-                value = re.sub(word if len(secret) >= SHORT_KEY else rf"(?<!\w){word}(?!\w)", _MASK, value)
+        value = secret.sub(_MASK, value)
     elif kind is list:
-        value = [_mask(item, secrets) for item in value]
+        value = [_mask(item, secret) for item in value]
     elif kind is dict:
-        value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
+        value = {_mask(key, secret): _mask(item, secret) for key, item in value.items()}
     elif is_dataclass(kind):
-        value = replace(value, **_mask(vars(value), secrets))
+        value = replace(value, **_mask(vars(value), secret))
     return value
 
 
