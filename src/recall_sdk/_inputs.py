@@ -113,7 +113,6 @@ _ADVICE = (
     (".model_dump", '.model_dump(mode="json")'),  # Pydantic
     (".__fields__", ".dict()"),  # Pydantic 1
     (".__dataclass_fields__", "dataclasses.asdict()"),
-    ("NaTType NAType", "None"),  # pandas
     (".isoformat .total_seconds", "{}()"),
     ("bytes bytearray memoryview", "io.BytesIO() for a file, .decode() for text, or base64"),
     ("Decimal Fraction", "str() or float()"),
@@ -146,7 +145,7 @@ def _mime(file: Any, name: str) -> str:
     return guessed if guessed and not compression else "application/octet-stream"  # for a.tar.gz it would be the type of the tar
 
 
-def _content(file: Any) -> bytes:
+def _content(file: Any) -> Any:
     if iscoroutinefunction(file.read):
         raise TypeError("an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO")
     if hasattr(file, "readable") and not file.readable():
@@ -162,8 +161,6 @@ def _content(file: Any) -> bytes:
         raise ValueError(f"the file can't be read ({error})") from error
     if isinstance(content, str):
         raise TypeError(_TEXT_MODE)
-    if not isinstance(content, bytes):
-        raise TypeError(f"{type_name(type(file))} is not JSON serializable; its read() must return bytes, not {type_name(type(content))}")
     return content
 
 

@@ -26,7 +26,7 @@ def without_key(error: _E, api_key: str) -> _E:
 
     The causes are not changed: one of them may be the exception that the caller is handling.
     """
-    secret = _pattern({api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]})
+    secret = _pattern(api_key)
     error.args = tuple(_mask(each, secret) for each in error.args)
     for name, value in vars(error).items():
         try:
@@ -45,12 +45,13 @@ def without_key(error: _E, api_key: str) -> _E:
 
 def masked_text(text: str, api_key: str) -> str:
     """Return a text as one clean line without the key, for a log."""
-    return _pattern({api_key}).sub(_MASK, one_line(text))
+    return _pattern(api_key).sub(_MASK, one_line(text))
 
 
-def _pattern(secrets: Set[str]) -> Pattern[str]:
-    forms = "|".join(map(re.escape, sorted(secrets, key=len, reverse=True)))
-    return re.compile(forms if len(min(secrets, key=len)) >= SHORT_KEY else rf"(?<!\w)(?:{forms})(?!\w)")
+def _pattern(api_key: str) -> Pattern[str]:
+    forms = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
+    any_form = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.compile(any_form if len(api_key) >= SHORT_KEY else rf"(?<!\w)(?:{any_form})(?!\w)")
 
 
 def _mask(value: Any, secret: Pattern[str]) -> Any:

@@ -1,13 +1,12 @@
 """Which error a status is, what it says, and whether the workflow may have run."""
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, Union
 
 from recall_sdk import errors
 from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_html, json_or, message_of, reason_of, shown
 from recall_sdk._rate_limits import rate_limit_info, retry_after
 from recall_sdk._response import Response
-from recall_sdk.errors import one_line
 from recall_sdk.models import WorkflowExecutionResult
 from recall_sdk.retry import MAX_RETRY_AFTER
 
@@ -16,9 +15,9 @@ _Kind = Tuple[Type[errors.RecallError], str]
 
 _FAILED_RUN: _Kind = (errors.ExecutionError, "")
 
-_KINDS: Dict[int, _Kind] = {
+_KINDS: Dict[Union[int, str, None], _Kind] = {
     401: (errors.AuthenticationError, "check the API key, passed as api_key= or in RECALL_API_KEY"),
-    402: (errors.UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both"),
+    **dict.fromkeys((402, "USAGE_LIMIT_EXCEEDED"), (errors.UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both")),
     403: (errors.PermissionDeniedError, "check that the API key may do this, and that the workflow is deployed"),
     404: (errors.NotFoundError, ""),
     407: (errors.InvalidRequestError, "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
@@ -26,15 +25,10 @@ _KINDS: Dict[int, _Kind] = {
     429: (errors.RateLimitError, ""),
     503: (errors.ServerError, "the server is overloaded or down; try again later"),
     **dict.fromkeys((502, 520, 521, 522, 523, 530), (errors.ServerError, "a gateway could not reach the server; try again later")),
+    "EXECUTION_ID_CONFLICT": (errors.InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
     **dict.fromkeys((504, 524, 598), (errors.RecallTimeoutError, "a gateway stopped waiting, and the workflow may still be running")),
 }
-"""The error for each status. From 520 on they are those of content delivery networks and proxies."""
-
-_KINDS_BY_CODE: Dict[Optional[str], _Kind] = {
-    "USAGE_LIMIT_EXCEEDED": _KINDS[402],
-    "EXECUTION_ID_CONFLICT": (errors.InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
-}
-"""The error for a server's code, with any status."""
+"""The error for a server's code, with any status, or for a status. From 520 on they are those of content delivery networks and proxies."""
 
 _TAKE_THE_CODE = (errors.PermissionDeniedError, errors.NotFoundError, errors.InvalidRequestError, errors.ServerError)
 """The classes whose code is the server's, if it sends one; the others have the documented code."""
@@ -65,7 +59,7 @@ def error_of(response: Response) -> errors.RecallError:
     """Return the error for a response with a status other than 2xx."""
     body = _body(response, response.read())
     fields = as_dict(body.value)
-    server_code = one_line(as_str(as_dict(fields.get("error")).get("code")) or as_str(fields.get("code")) or "") or None
+    server_code = errors.one_line(as_str(as_dict(fields.get("error")).get("code")) or as_str(fields.get("code")) or "") or None
     wait = retry_after(response, body.value)
     kind, advice = _kind(response, body, server_code)
     reason = _reason(body)
@@ -132,8 +126,8 @@ def _kind(response: Response, body: _Body, server_code: Optional[str]) -> _Kind:
     reports_failure = executes and fields.get("success") is False and bool(fields.get("error")) and status != 408
     if body.is_own or (reports_failure and (status not in _REJECTIONS or "output" in fields or "metadata" in fields)):
         return _FAILED_RUN
-    if server_code in _KINDS_BY_CODE:
-        return _KINDS_BY_CODE[server_code]
+    if server_code in _KINDS:
+        return _KINDS[server_code]
     if executes and status == 500:
         return _FAILED_RUN
     other = errors.ServerError if status >= 500 else errors.InvalidRequestError if status >= 400 else errors.InvalidResponseError
@@ -143,7 +137,7 @@ def _kind(response: Response, body: _Body, server_code: Optional[str]) -> _Kind:
 def _reason(body: _Body) -> str:
     if body.is_page or body.is_own:
         return _HTML_PAGE if body.is_page else f"the workflow's own response: {shown(body.value)}"
-    reason = one_line(reason_of(body.value))
+    reason = errors.one_line(reason_of(body.value))
     known = body.value and not isinstance(body.value, str)
     return reason or (f"the server gave no reason, only {shown(body.value)}" if known else "the server gave no reason")
 

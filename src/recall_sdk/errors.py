@@ -56,6 +56,10 @@ class RecallError(Exception):
 
     _code: Optional[str] = None
 
+    def __init_subclass__(cls, code: Optional[str] = None) -> None:
+        super().__init_subclass__()
+        cls._code = code or cls._code
+
     def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
         super().__init__(message)
         self.code = self._code if code is None else code
@@ -67,7 +71,7 @@ class RecallError(Exception):
         self.request_id: Optional[str] = None
 
 
-class AuthenticationError(RecallError):
+class AuthenticationError(RecallError, code="UNAUTHORIZED"):
     """The API key is missing, wrong or revoked (401, ``UNAUTHORIZED``).
 
     Example:
@@ -79,10 +83,8 @@ class AuthenticationError(RecallError):
         UNAUTHORIZED
     """
 
-    _code = "UNAUTHORIZED"
 
-
-class UsageLimitError(RecallError):
+class UsageLimitError(RecallError, code="USAGE_LIMIT_EXCEEDED"):
     """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help, so it is never retried.
 
     Example:
@@ -94,10 +96,8 @@ class UsageLimitError(RecallError):
         USAGE_LIMIT_EXCEEDED
     """
 
-    _code = "USAGE_LIMIT_EXCEEDED"
 
-
-class PermissionDeniedError(RecallError):
+class PermissionDeniedError(RecallError, code="FORBIDDEN"):
     """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``).
 
     Example:
@@ -108,10 +108,8 @@ class PermissionDeniedError(RecallError):
         Workflow is not deployed (HTTP 403): deploy it in Recall first
     """
 
-    _code = "FORBIDDEN"
 
-
-class NotFoundError(RecallError):
+class NotFoundError(RecallError, code="NOT_FOUND"):
     """There is no such workflow or job (404, the server's code or ``NOT_FOUND``).
 
     Example:
@@ -122,10 +120,8 @@ class NotFoundError(RecallError):
         WORKFLOW_NOT_FOUND
     """
 
-    _code = "NOT_FOUND"
 
-
-class RateLimitError(RecallError):
+class RateLimitError(RecallError, code="RATE_LIMIT_EXCEEDED"):
     """Too many requests (429, ``RATE_LIMIT_EXCEEDED``). The workflow did not start.
 
     Attributes:
@@ -140,12 +136,10 @@ class RateLimitError(RecallError):
         2.0 False
     """
 
-    _code = "RATE_LIMIT_EXCEEDED"
-
     rate_limit: Optional[RateLimitInfo] = None
 
 
-class InvalidRequestError(RecallError, ValueError):
+class InvalidRequestError(RecallError, ValueError, code="INVALID_REQUEST"):
     """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input isn't JSON-serializable (``INVALID_JSON``).
 
     Example:
@@ -156,10 +150,8 @@ class InvalidRequestError(RecallError, ValueError):
         input.name: set is not JSON serializable; use list()
     """
 
-    _code = "INVALID_REQUEST"
 
-
-class RecallTimeoutError(RecallError):
+class RecallTimeoutError(RecallError, code="TIMEOUT"):
     """The time ran out, in the SDK or on the server (408, 504, 524, 598; ``TIMEOUT``). The workflow may still be running.
 
     Attributes:
@@ -174,13 +166,11 @@ class RecallTimeoutError(RecallError):
         TIMEOUT True
     """
 
-    _code = "TIMEOUT"
-
     result: Optional[WorkflowExecutionResult] = None
     partial: Optional[StreamedExecutionResult] = None
 
 
-class ExecutionError(RecallError):
+class ExecutionError(RecallError, code="EXECUTION_ERROR"):
     """The workflow ran and failed (``EXECUTION_ERROR``), or its job was cancelled (``JOB_CANCELLED``).
 
     Attributes:
@@ -194,12 +184,10 @@ class ExecutionError(RecallError):
         this workflow always fails
     """
 
-    _code = "EXECUTION_ERROR"
-
     result: Optional[WorkflowExecutionResult] = None
 
 
-class ServerError(RecallError):
+class ServerError(RecallError, code="SERVER_ERROR"):
     """The server failed (5xx, its code or ``SERVER_ERROR``).
 
     Example:
@@ -211,10 +199,8 @@ class ServerError(RecallError):
         SERVER_ERROR 503
     """
 
-    _code = "SERVER_ERROR"
 
-
-class RecallConnectionError(RecallError):
+class RecallConnectionError(RecallError, code="CONNECTION_ERROR"):
     """The connection failed, or broke before the response was complete (``CONNECTION_ERROR``).
 
     Example:
@@ -226,10 +212,8 @@ class RecallConnectionError(RecallError):
         CONNECTION_ERROR True
     """
 
-    _code = "CONNECTION_ERROR"
 
-
-class StreamInterruptedError(RecallConnectionError):
+class StreamInterruptedError(RecallConnectionError, code="STREAM_INTERRUPTED"):
     """A stream was cut before its end (``STREAM_INTERRUPTED``).
 
     Attributes:
@@ -244,12 +228,10 @@ class StreamInterruptedError(RecallConnectionError):
         Once upon
     """
 
-    _code = "STREAM_INTERRUPTED"
-
     partial: Optional[StreamedExecutionResult] = None
 
 
-class RedirectError(RecallError):
+class RedirectError(RecallError, code="REDIRECT_REFUSED"):
     """The server redirects to another origin, or in a way that a POST can't follow (``REDIRECT_REFUSED``).
 
     Example:
@@ -261,10 +243,8 @@ class RedirectError(RecallError):
         REDIRECT_REFUSED 301
     """
 
-    _code = "REDIRECT_REFUSED"
 
-
-class InvalidResponseError(RecallError):
+class InvalidResponseError(RecallError, code="INVALID_RESPONSE"):
     """The response can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``).
 
     Example:
@@ -275,8 +255,6 @@ class InvalidResponseError(RecallError):
         ...     print(error)
         the response is an HTML page instead of JSON: check the base_url, and whether a proxy responded (HTTP 200)
     """
-
-    _code = "INVALID_RESPONSE"
 
 
 _Error = TypeVar("_Error", bound=RecallError)
