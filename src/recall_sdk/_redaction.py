@@ -3,12 +3,10 @@
 import json
 import re
 from dataclasses import is_dataclass, replace
-from typing import Any, Optional, Pattern, Set, TypeVar
+from typing import Any, Optional, Pattern, Set
 from urllib.parse import quote
 
 from recall_sdk.errors import RecallError, one_line
-
-_E = TypeVar("_E", bound=RecallError)
 
 _MASK = "[API key]"
 
@@ -21,7 +19,7 @@ _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 _MAX_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
 
-def without_key(error: _E, api_key: str) -> _E:
+def without_key(error: RecallError, api_key: str) -> RecallError:
     """Mask the key in an error, drop its causes if one of them shows the key, and shorten a long message; return the error.
 
     The causes are not changed: one of them may be the exception that the caller is handling.

@@ -25,8 +25,8 @@ _KINDS: Dict[Union[int, str, None], _Kind] = {
     429: (errors.RateLimitError, ""),
     503: (errors.ServerError, "the server is overloaded or down; try again later"),
     **dict.fromkeys((502, 520, 521, 522, 523, 530), (errors.ServerError, "a gateway could not reach the server; try again later")),
-    "EXECUTION_ID_CONFLICT": (errors.InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
     **dict.fromkeys((504, 524, 598), (errors.RecallTimeoutError, "a gateway stopped waiting, and the workflow may still be running")),
+    "EXECUTION_ID_CONFLICT": (errors.InvalidRequestError, "the input has an executionId that was used before; omit it, or send a new one"),
 }
 """The error for a server's code, with any status, or for a status. From 520 on they are those of content delivery networks and proxies."""
 
