@@ -71,12 +71,9 @@ def job_status(response: Response) -> Dict[str, Any]:
     job["metadata"] = {"startedAt": None, "completedAt": None, "duration": None, **as_dict(body.get("metadata"))}
     record = job["output"]
     if isinstance(record, OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
-        job.update(run=record, output=record["output"])
+        job.update(run=record, output=record["output"], error=job["error"] or record.get("error"))
         if record["success"] is False and job["status"] == "completed":
-            silent = "the run did not succeed; the server does not say why"
-            job.update(status="failed", error=job["error"] or record.get("error") or silent)
-        elif job["status"] in ("failed", "cancelled"):
-            job["error"] = job["error"] or record.get("error")
+            job.update(status="failed", error=job["error"] or "the run did not succeed; the server does not say why")
     if is_paused(job["output"]):
         job["metadata"].setdefault("status", "paused")
     return job

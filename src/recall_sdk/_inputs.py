@@ -55,9 +55,7 @@ def _rejection_reason(input: Any, error: Exception) -> str:
     """Return the first place in the input that isn't JSON-serializable, and the reason."""
     try:
         return next(_find_faults(input, "input", ()), f"input: {_reason(error)}")
-    except RecursionError:
-        return "input: nested too deeply for JSON"
-    except Exception:  # some values can't be shown, such as an int of thousands of digits as a key
+    except Exception:  # it is nested too deeply, or can't be shown, such as an int of thousands of digits as a key
         return f"input: {_reason(error)}"
 
 

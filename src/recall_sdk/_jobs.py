@@ -111,11 +111,10 @@ def _report(job: _Job, reported: str, on_update: Callable[[_Job], object]) -> st
     """Pass a copy of a changed status to the caller's function; return the text of what was reported last."""
     try:
         text = json.dumps(job)
-        twin = json.loads(text)
     except RecursionError:  # nested more deeply than Python can copy
         return reported
     if text != reported:
-        on_update(twin)
+        on_update(json.loads(text))
     return text
 
 

@@ -16,8 +16,6 @@ SHORT_KEY = 8
 _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 """Characters to keep of the start and the end of a long message. The end says what to do."""
 
-_MAX_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
-
 
 def without_key(error: RecallError, api_key: str) -> RecallError:
     """Mask the key in an error, drop its causes if one of them shows the key, and shorten a long message; return the error.
@@ -36,7 +34,7 @@ def without_key(error: RecallError, api_key: str) -> RecallError:
     if secret.search(visible):
         error.__cause__ = error.__context__ = None
     message = str(error)
-    if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
+    if len(message) > _START_OF_MESSAGE + _END_OF_MESSAGE:  # only now: half a key would not be recognized
         error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
 

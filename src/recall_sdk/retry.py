@@ -45,8 +45,6 @@ class Backoff:
     See the reference page, "execute_with_retry()".
     """
 
-    __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
-
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
         self.max_retries: int = check_count("max_retries", max_retries, least=0)
         self.initial_delay: float = check_number("initial_delay", initial_delay, least=0)
