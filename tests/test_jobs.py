@@ -216,7 +216,7 @@ def test_wait_for_job_shows_clean_lines(caplog):
 
 
 def test_wait_for_job_survives_html_page(server, client):
-    """A poll that is answered with an HTML page does not end the wait, over a real socket."""
+    """A poll with an HTML page as its response does not end the wait, over a real socket."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.respond_next(200, body="<html>one moment</html>")
     server.go.set()

@@ -70,11 +70,11 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """A server on which the page's calls succeed, in either dialect; the environment points at it."""
     with RecallServer(api_key=KEY, dialect=request.param, rate_limit=100) as server:
 
-        def answer(input: Any) -> Any:
+        def receive(input: Any) -> Any:
             return {"content": f"received {input}"}
 
         for workflow_id in ("workflow-id", "my-workflow-id", "workflow-1", "workflow-2", "WORKFLOW_ID"):
-            server.workflow(workflow_id)(answer)
+            server.workflow(workflow_id)(receive)
         monkeypatch.setenv("RECALL_API_KEY", KEY)
         monkeypatch.setenv("RECALL_BASE_URL", server.base_url)
         yield server
@@ -178,7 +178,7 @@ def test_execute_with_retry(server: RecallServer, names: Dict[str, Any]):
 
 
 def test_get_rate_limit_info(server: RecallServer, names: Dict[str, Any]):
-    """What the last answer reported about the rate limit is shown, with its reset as a time."""
+    """What the last response reported about the rate limit is shown, with its reset as a time."""
     assert show("get_rate_limit_info", server, names) == ""
     server.respond_next(headers={"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59", "X-RateLimit-Reset": "1790000000"}, json={})
     names["client"].execute_workflow("workflow-id")
@@ -193,7 +193,7 @@ def test_get_usage_limits(server: RecallServer, names: Dict[str, Any]):
 
 
 def test_usage_limits_structure(server: RecallServer):
-    """The answer has each documented field, of the documented type."""
+    """The response has each documented field, of the documented type."""
     with server.client() as client:
         limits = client.get_usage_limits()
     structure = eval(block("usage structure"))
@@ -303,7 +303,7 @@ def test_batch_example(server: RecallServer):
 def test_async_example(server: RecallServer):
     """The run is queued, asked for, and its output and duration are shown."""
     printed = show("async example", server).splitlines()
-    assert re.fullmatch("Task ID: [a-z0-9_]+", printed[0])
+    assert re.fullmatch(r"Task ID: [\w:-]+", printed[0])
     assert printed[1].startswith("Status endpoint: ")
     assert printed[-3:-1] == ["Workflow completed!", "Output: {'content': \"received {'data': 'large dataset'}\"}"]
     assert re.fullmatch(r"Duration: ([\d.]+|None)", printed[-1])

@@ -168,7 +168,7 @@ OTHER_ENDPOINTS = (
     *("552-cancel", "563-cancel-stream", "564-cancel-finished", "736-waitasync-cancel", "741-noredis-cancel"),
     *("745-noredis-cancel-sync", "n561-cancel-sync", "558-execution-status", "731-hitl-execution", "n378-options"),
 )
-"""Answers of endpoints that the SDK does not call; for us they are a workflow's own responses, without an envelope."""
+"""Responses of endpoints that the SDK does not call; for us they are a workflow's own responses, without an envelope."""
 
 
 def is_run(case):

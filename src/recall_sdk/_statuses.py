@@ -19,7 +19,7 @@ _KINDS: Dict[Union[int, str, None], _Kind] = {
     401: (errors.AuthenticationError, "check the API key, passed as api_key= or in RECALL_API_KEY"),
     **dict.fromkeys((402, "USAGE_LIMIT_EXCEEDED"), (errors.UsageLimitError, "raise the limit or the plan; get_usage_limits() shows both")),
     403: (errors.PermissionDeniedError, "check that the API key may do this, and that the workflow is deployed"),
-    404: (errors.NotFoundError, ""),
+    404: (errors.NotFoundError, "this is not the API: check the base_url"),
     407: (errors.InvalidRequestError, "the proxy requires credentials: set them in HTTPS_PROXY, or on your session"),
     408: (errors.RecallTimeoutError, "the workflow takes longer than the server allows"),
     429: (errors.RateLimitError, ""),
@@ -146,9 +146,8 @@ def _advice(response: Response, body: _Body, kind: Type[errors.RecallError], adv
     """Return the advice that fits this request and this response."""
     request = response.request
     may_not = kind in (errors.AuthenticationError, errors.PermissionDeniedError)
-    if kind is errors.NotFoundError:
-        known = isinstance(body.value, OBJECT)
-        advice = f"check the id {request.id!r} and the base_url" if known else "this is not the API: check the base_url"
+    if kind is errors.NotFoundError and isinstance(body.value, OBJECT):
+        advice = f"check the id {request.id!r} and the base_url"
     elif may_not and body.is_page:
         advice = "check the base_url, and what is between here and the API"
     elif may_not and "deployed" in _reason(body).lower():
