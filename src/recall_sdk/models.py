@@ -5,17 +5,6 @@ from typing import Any, Dict, Generic, List, Optional, TypeVar, Union
 
 from recall_sdk.errors import RecallError
 
-__all__ = [
-    "AsyncExecutionResult",
-    "BatchItem",
-    "RateLimitInfo",
-    "StreamEvent",
-    "StreamedExecutionResult",
-    "UsageLimits",
-    "WorkflowExecutionResult",
-    "WorkflowStatus",
-]
-
 
 @dataclass
 class WorkflowExecutionResult:
