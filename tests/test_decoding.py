@@ -350,7 +350,6 @@ def test_usage_limits_without_usage(usage):
         (STATUS, decoding.workflow_status, [True]),
         (JOB, decoding.job_status, {}),
         (JOB, decoding.job_status, {"status": 5}),
-        (USAGE, decoding.usage_limits, {"rateLimit": {}, "usage": []}),
         (USAGE, decoding.usage_limits, {"usage": {}, "rateLimit": []}),
     ],
 )

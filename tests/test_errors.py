@@ -27,7 +27,7 @@ from recall_sdk._bodies import message_of, shown
 from recall_sdk._stream_events import stream_failure
 from recall_sdk.errors import build_error, one_line
 
-FAMILY = [getattr(errors, name) for name in errors.__all__]
+FAMILY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 CODES = {
     errors.RecallError: None,

@@ -104,7 +104,8 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a base URL without a scheme": (
         lambda server: RecallClient("a-key", "recall.example.com"),
         ValueError,
-        "base_url lacks http:// or https:// and a host, or contains white space: did you mean 'https://recall.example.com'?",
+        "base_url lacks http:// or https:// and a host, or contains quotes or white space: "
+        "use a URL such as https://host, with an optional port and path prefix",
     ),
     "a wrong key": (
         with_a_wrong_key,
@@ -150,13 +151,13 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a page instead of JSON": (
         behind_a_login_page,
         InvalidResponseError,
-        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)",
+        "the response is an HTML page instead of JSON: check the base_url, and whether a proxy responded (HTTP 200)",
     ),
     "bot protection": (
         behind_bot_protection,
         PermissionDeniedError,
         (
-            "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall (HTTP 403): "
+            "an HTML page came instead of JSON: something in front of the API responded, such as a gateway or bot protection (HTTP 403): "
             "check the base_url, and what is between here and the API"
         ),
     ),

@@ -216,7 +216,7 @@ def test_wait_for_job_shows_clean_lines(caplog):
 
 
 def test_wait_for_job_survives_html_page(server, client):
-    """A poll that is answered with an HTML page does not end the wait, over a real socket."""
+    """A poll with an HTML page as its response does not end the wait, over a real socket."""
     ticket = client.execute_workflow("wait", {"say": "hi"}, async_execution=True)
     server.respond_next(200, body="<html>one moment</html>")
     server.go.set()
@@ -392,10 +392,10 @@ def test_wait_for_job_rejects_other_objects():
         client.wait_for_job({"taskId": "t-1"})
     with pytest.raises(TypeError, match="on_update must be callable, not int"):
         client.wait_for_job("t-1", on_update=3)
-    with pytest.raises(TypeError, match=r"not WorkflowExecutionResult: pass what execute_workflow.*async_execution=True"):
+    with pytest.raises(TypeError, match="not WorkflowExecutionResult"):
         client.wait_for_job(WorkflowExecutionResult(True))
     for id in (7, UUID(int=7)):
-        with pytest.raises(TypeError, match=rf"not {type(id).__name__}: pass str\(job\)"):
+        with pytest.raises(TypeError, match=f"not {type(id).__name__}"):
             client.wait_for_job(id)
 
 

@@ -44,7 +44,7 @@ def caught(function, *args):
     return info.value
 
 
-def answer(body, status=400):
+def response(body, status=400):
     return response_of(status=status, body=body)
 
 
@@ -85,8 +85,8 @@ def test_short_key_is_masked_as_a_whole_word():
 
 @pytest.mark.parametrize("body", [KEY.encode() + b" is no JSON", b"\xff" + KEY.encode()])
 def test_cause_that_holds_the_key_is_dropped(body):
-    """The errors of the JSON and UTF-8 decoders hold the whole answer."""
-    error = without_key(caught(decoding.execution, answer(body, 200)), KEY)
+    """The errors of the JSON and UTF-8 decoders hold the whole response."""
+    error = without_key(caught(decoding.execution, response(body, 200)), KEY)
     assert isinstance(error, InvalidResponseError)
     assert KEY not in shown(error)
     assert (error.__cause__, error.__context__) == (None, None)
@@ -94,7 +94,7 @@ def test_cause_that_holds_the_key_is_dropped(body):
 
 def test_cause_without_the_key_is_kept():
     """A cause without the key is kept."""
-    error = without_key(caught(decoding.execution, answer(b"no JSON", 200)), KEY)
+    error = without_key(caught(decoding.execution, response(b"no JSON", 200)), KEY)
     assert isinstance(error.__cause__, ValueError)
 
 
@@ -146,7 +146,7 @@ def test_shortened_message_has_no_part_of_key(before, after):
     """A shortened message does not end with the beginning of the key."""
     words = f"{'x ' * (before // 2)}{'' if before % 2 else ' '}key {KEY} {'y ' * after}"
     for body in (words.encode(), json.dumps({"error": words}).encode()):
-        message = str(without_key(error_of(answer(body)), KEY))
+        message = str(without_key(error_of(response(body)), KEY))
         assert "sk-0" not in message
 
 
@@ -161,12 +161,12 @@ json_values = st.recursive(
 
 @given(json_values, st.sampled_from([200, 400, 401, 402, 403, 404, 408, 422, 429, 500, 503, 504]))
 def test_echoed_key_is_masked_in_any_json(body, status):
-    """If any part of an answer of any status contains the key, no error shows it."""
+    """If any part of a response of any status contains the key, no error shows it."""
     data = json.dumps(body).encode()
-    failures = [without_key(error_of(answer(data, status)), KEY)]
+    failures = [without_key(error_of(response(data, status)), KEY)]
     for read in (decoding.workflow_status, decoding.job_status, decoding.usage_limits):
         try:
-            read(answer(data, status))
+            read(response(data, status))
         except RecallError as error:
             failures.append(without_key(error, KEY))
     visible = "".join(f"{failure} {failure!r} {vars(failure)}" for failure in failures)
@@ -183,7 +183,7 @@ def test_rejected_input_with_key_is_masked():
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_key_echoed_in_deep_json_is_masked(status):
-    """An answer that is nested too deeply for Python raises a RecallError."""
+    """A response that is nested too deeply for Python raises a RecallError."""
     deep = b'{"error": "no ' + KEY.replace('"', '\\"').encode() + b'", "x": ' + b"[" * 900 + b"]" * 900 + b"}"
     with RecallServer() as server, RecallClient(KEY, server.base_url) as client:
         server.respond_next(status, body=deep)

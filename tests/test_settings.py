@@ -126,24 +126,16 @@ def test_odd_key_is_accepted(key):
     assert RecallClient(key).api_key == key
 
 
-class Secret:
-    """As the secrets of Pydantic."""
-
-    def get_secret_value(self):
-        """Never called."""
-
-
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (b"a-key", "bytes: pass api_key.decode()"),
-        (Secret(), "Secret: pass api_key.get_secret_value()"),
-        (5, "int: pass str(api_key)"),
+        (b"a-key", "bytes"),
+        (5, "int"),
         (["a-key"], "list"),
     ],
 )
 def test_key_of_wrong_type_is_rejected(key, message):
-    """A key that is not a str raises a TypeError that names its type, and what to pass instead."""
+    """A key that is not a str raises a TypeError that names its type."""
     with pytest.raises(TypeError, match="api_key") as caught:
         RecallClient(key)
     assert str(caught.value) == f"api_key must be a str, not {message}"
@@ -178,28 +170,10 @@ def test_invalid_base_url_is_rejected(url):
 
 
 @pytest.mark.parametrize(
-    ("url", "meant"),
-    [
-        ("tryrecall.com", "https://tryrecall.com"),
-        ("//recall.example.com", "https://recall.example.com"),
-        ("recall.example.com:8443/api-v1/", "https://recall.example.com:8443/api-v1/"),
-        ("10.0.0.5:3000", "https://10.0.0.5:3000"),
-        ("localhost", "http://localhost"),
-        ("localhost:3000/prefix", "http://localhost:3000/prefix"),
-        ("127.0.0.1:3000", "http://127.0.0.1:3000"),
-    ],
-)
-def test_base_url_without_scheme_is_suggested_with_one(client, url, meant):
-    """A host without a scheme is shown with one: http for this machine, else https."""
-    with pytest.raises(ValueError, match="lacks http:// or https://") as caught:
-        client.set_base_url(url)
-    assert str(caught.value).endswith(f": did you mean '{meant}'?")
-
-
-@pytest.mark.parametrize(
     "value",
     [
         "sk-secret",
+        "secret.com",
         "sk_secret:1",
         "sk.secret1",
         "SK.secret",
@@ -212,7 +186,7 @@ def test_base_url_without_scheme_is_suggested_with_one(client, url, meant):
     ],
 )
 def test_base_url_that_may_be_a_key_is_not_shown(value):
-    """What does not look like a host may be the key, passed in the wrong place."""
+    """An invalid base URL may be the key, passed in the wrong place."""
     with pytest.raises(ValueError, match="base_url") as caught:
         RecallClient("a-key", value)
     assert "secret" not in str(caught.value)
@@ -223,27 +197,20 @@ def test_base_url_that_may_be_a_key_is_not_shown(value):
 def test_base_url_with_quotes_is_rejected(monkeypatch):
     """Quotes around the URL, as some tools leave them in the environment, are named as such."""
     monkeypatch.setenv("RECALL_BASE_URL", '"https://host.test"')
-    with pytest.raises(ValueError, match="base_url has quotes around it"):
+    with pytest.raises(ValueError, match="or contains quotes"):
         RecallClient("a-key")
-
-
-class URL:
-    """As the URLs of httpx, yarl and Pydantic."""
-
-    scheme = "https"
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        (b"http://host", "bytes: pass base_url.decode()"),
-        (urlsplit("http://host"), "SplitResult: pass base_url.geturl()"),
-        (URL(), "URL: pass str(base_url)"),
+        (b"http://host", "bytes"),
+        (urlsplit("http://host"), "SplitResult"),
         (PurePosixPath("http://host"), "PurePosixPath"),
     ],
 )
 def test_base_url_of_wrong_type_is_rejected(url, message):
-    """A base URL that is not a str raises a TypeError that says what to pass instead."""
+    """A base URL that is not a str raises a TypeError that names its type."""
     with pytest.raises(TypeError, match="base_url") as caught:
         RecallClient("a-key", url)
     assert str(caught.value) == f"base_url must be a str, not {message}"
@@ -303,32 +270,32 @@ def test_id_of_wrong_type_is_rejected(client, call):
 @pytest.mark.parametrize(
     ("id", "message"),
     [
-        (7, "int: pass str(workflow_id)"),
-        (UUID(int=7), "UUID: pass str(workflow_id)"),
-        (b"7", "bytes: pass workflow_id.decode()"),
+        (7, "int"),
+        (UUID(int=7), "UUID"),
+        (b"7", "bytes"),
         (None, "NoneType"),
         (7.0, "float"),
     ],
 )
-def test_id_of_wrong_type_comes_with_advice(client, id, message):
-    """The message says how to make a str of a number, a UUID or bytes."""
+def test_id_of_wrong_type_is_named(client, id, message):
+    """The message names the type of an id that is a number, a UUID or bytes."""
     for call in (client.execute_workflow, client.get_workflow_status):
         with pytest.raises(TypeError, match="workflow_id") as caught:
             call(id)
         assert str(caught.value) == f"workflow_id must be a str, not {message}"
 
 
-def test_job_in_place_of_its_id_is_rejected_with_advice(client):
-    """A queued run passed as its own id is rejected with the name of the attribute."""
+def test_job_in_place_of_its_id_is_rejected(client):
+    """A queued run passed as its own id is rejected."""
     job = AsyncExecutionResult(True, "t-1", "queued", "", {})
-    with pytest.raises(TypeError, match=r"task_id must be a str, not AsyncExecutionResult: pass task_id\.task_id"):
+    with pytest.raises(TypeError, match="task_id must be a str, not AsyncExecutionResult"):
         client.get_job_status(job)
 
 
-def test_flag_of_numpy_is_rejected_with_advice(client):
+def test_flag_of_numpy_is_rejected(client):
     """A NumPy bool, which has the name of the builtin, is named with its module."""
-    flag = type("bool", (), {"__module__": "numpy", "dtype": None})()
-    with pytest.raises(TypeError, match=r"stream must be a bool, not numpy\.bool: pass bool\(stream\)"):
+    flag = type("bool", (), {"__module__": "numpy"})()
+    with pytest.raises(TypeError, match=r"stream must be a bool, not numpy\.bool"):
         client.execute_workflow("w", stream=flag)
 
 
@@ -420,9 +387,9 @@ def test_invalid_timeout_is_rejected(client, timeout):
     ("timeout", "message"),
     [
         (True, "bool"),
-        ("5", "str: pass float(timeout)"),
-        (Decimal(5), "Decimal: pass float(timeout)"),
-        (timedelta(seconds=5), "timedelta: pass timeout.total_seconds()"),
+        ("5", "str"),
+        (Decimal(5), "Decimal"),
+        (timedelta(seconds=5), "timedelta"),
         ((3, 30), "tuple"),
         (urllib3.Timeout(5), "Timeout"),
     ],

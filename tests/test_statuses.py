@@ -29,7 +29,7 @@ from recall_sdk.testing import RecallServer
 GENEROUS = 2.0
 """Seconds of CPU time for what takes milliseconds if it is linear, and minutes if it is not."""
 
-HTML_PAGE = "an HTML page came instead of JSON: something in front of the API answered, such as a gateway or a bot wall"
+HTML_PAGE = "an HTML page came instead of JSON: something in front of the API responded, such as a gateway or bot protection"
 
 
 def error(body=b"", status=400, request=RUN, headers=None, may_repeat=False):

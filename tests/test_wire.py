@@ -168,7 +168,7 @@ OTHER_ENDPOINTS = (
     *("552-cancel", "563-cancel-stream", "564-cancel-finished", "736-waitasync-cancel", "741-noredis-cancel"),
     *("745-noredis-cancel-sync", "n561-cancel-sync", "558-execution-status", "731-hitl-execution", "n378-options"),
 )
-"""Answers of endpoints that the SDK does not call; for us they are a workflow's own responses, without an envelope."""
+"""Responses of endpoints that the SDK does not call; for us they are a workflow's own responses, without an envelope."""
 
 
 def is_run(case):
@@ -486,7 +486,7 @@ ERRORS = {
     "400-resp-500": (ExecutionError, "EXECUTION_ERROR", "OWN", "own 500", True),
     "650-hosted-key-missing": (ExecutionError, "EXECUTION_ERROR", None, "No hosted keys configured for exa", True),
     "n400-resp-204": (ExecutionError, "EXECUTION_ERROR", None, "Invalid response status code 204", True),
-    "374-unknown-route": (NotFoundError, "NOT_FOUND", None, "something in front of the API answered", False),
+    "374-unknown-route": (NotFoundError, "NOT_FOUND", None, "something in front of the API responded", False),
     "556-cancel-unknown": (NotFoundError, "NOT_FOUND", None, "Execution not found", False),
     "423-status-unknown": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),
     "427-status-stranger": (NotFoundError, "WORKFLOW_NOT_FOUND", "WORKFLOW_NOT_FOUND", "Workflow not found", False),

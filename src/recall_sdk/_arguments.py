@@ -1,9 +1,7 @@
 """The caller's arguments, checked before anything is sent. Key and base URL come from the environment by default.
 
-Each message says what to pass instead. No message shows an API key, nor a base URL that may be a key passed in the wrong place.
+No message shows an API key, nor a base URL, which may be a key passed in the wrong place.
 """
-
-from __future__ import annotations
 
 import builtins
 import math
@@ -13,13 +11,8 @@ import re
 import reprlib
 from collections import abc
 from enum import Enum
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence
 from urllib.parse import quote, urlsplit
-
-_INTEGER: Any = numbers.Integral
-_REAL: Any = numbers.Real
-_SEQUENCE: Any = abc.Sequence
-"""Types as ``Any``, so that a type checker does not take NumPy's numbers for impossible, nor a sequence's contents for unknown."""
 
 DEFAULT_BASE_URL = "https://tryrecall.com"
 
@@ -39,23 +32,19 @@ class Settings(NamedTuple):
 
 def read_settings(api_key: Optional[str], base_url: Optional[str]) -> Settings:
     """Return the checked arguments, or the values in the environment, or the defaults."""
-    if api_key is None:
-        api_key = os.environ.get(API_KEY_VARIABLE)
-        if api_key is None:
-            raise ValueError(f"no API key: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}")
-    if base_url is None:
-        base_url = os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
-    return Settings(check_api_key(api_key), check_base_url(base_url))
+    key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
+    url = (os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL) if base_url is None else base_url
+    if key is None:
+        raise ValueError(f"no API key: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}")
+    return Settings(check_api_key(key), check_base_url(url))
 
 
 # ------------------------------------------------------------------------------------------------------------- the API key
 
-_QUOTES = "'\"`"
-
 _KEY_FAULTS = (
     (r"", f"is empty: pass api_key=..., or set the environment variable {API_KEY_VARIABLE}"),
     (rf"\s*(export\s+)?{API_KEY_VARIABLE}\s*=.*", f"starts with {API_KEY_VARIABLE}=: pass only what follows"),
-    (rf"\s*([{_QUOTES}]).*\1\s*", "has quotes around it: pass it without them, also in the environment variable"),
+    (r"\s*(['\"`]).*\1\s*", "has quotes around it: pass it without them, also in the environment variable"),
     (r"(?i)\s*(authorization:\s*)?bearer\s.*", 'starts with "Bearer": pass only what follows'),
     (r".*[\r\n].*", "contains a line break, perhaps from a file: pass only the key, for example with .strip()"),
     (r"\s.*|.*\s", "has white space around it: pass only the key, for example with .strip()"),
@@ -66,8 +55,7 @@ _KEY_FAULTS = (
 
 def check_api_key(api_key: str) -> str:
     """Return a key that can be sent in a header, or raise the error that says what is wrong with it."""
-    if not isinstance(api_key, str):
-        raise _wrong_type("api_key", api_key, "a str", _AS_TEXT)
+    _check_type("api_key", api_key, str, "a str")
     for pattern, fault in _KEY_FAULTS:
         if re.fullmatch(pattern, api_key, re.DOTALL):
             raise ValueError(f"the API key {fault}")
@@ -78,32 +66,20 @@ def check_api_key(api_key: str) -> str:
 
 _NEEDED = "use a URL such as https://host, with an optional port and path prefix"
 
-_BARE_HOST = re.compile(r"(localhost|(\d{1,3}\.){3}\d{1,3}|([a-z0-9-]{1,63}\.)+[a-z]{2,13})(:\d{1,5})?(/[\w.~/-]{0,80})?", re.ASCII)
-"""A host without a scheme. In a key with dots, such as a JWT, the part after the last dot does not look like a top-level domain."""
-
 
 def check_base_url(base_url: str) -> str:
     """Return a base URL without trailing slashes, or raise the error that says what is wrong with it."""
-    if not isinstance(base_url, str):
-        raise _wrong_type("base_url", base_url, "a str", _AS_TEXT)
+    _check_type("base_url", base_url, str, "a str")
     try:
         url = urlsplit(base_url)
         url.port  # noqa: B018 -- reading it checks it
     except ValueError as error:
         raise ValueError(f"base_url is not a URL ({error}): {_NEEDED}") from error
-    if base_url.startswith(tuple(_QUOTES)):
-        raise ValueError(f"base_url has quotes around it: {_NEEDED}, without quotes")
     if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s\\\x00-\x1f\x7f]", base_url):
-        raise ValueError(f"base_url lacks http:// or https:// and a host, or contains white space: {_suggestion(base_url) or _NEEDED}")
+        raise ValueError(f"base_url lacks http:// or https:// and a host, or contains quotes or white space: {_NEEDED}")
     if url.username is not None or "?" in base_url or "#" in base_url:
         raise ValueError(f"base_url must not contain a user name, query or fragment: {_NEEDED}")
     return base_url.rstrip("/")
-
-
-def _suggestion(base_url: str) -> str:
-    host = base_url.lstrip("/")
-    scheme = "http" if host.startswith(("localhost", "127.")) else "https"
-    return f"did you mean '{scheme}://{host}'?" if _BARE_HOST.fullmatch(host) else ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- numbers
@@ -134,8 +110,7 @@ def check_timeout(timeout: Optional[float]) -> Optional[float]:
 
 def check_count(name: str, value: int, *, least: int) -> int:
     """Return an integer argument, or raise the error that says what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, _INTEGER):
-        raise _wrong_type(name, value, "an int", ())
+    _check_type(name, value, numbers.Integral, "an int")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
     return int(value)
@@ -150,8 +125,7 @@ def check_number(name: str, value: float, *, least: float) -> float:
 
 
 def _to_float(name: str, value: float, needed: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, _REAL):
-        raise _wrong_type(name, value, needed, _AS_NUMBER)
+    _check_type(name, value, numbers.Real, needed)
     try:
         return float(value)
     except OverflowError:
@@ -163,8 +137,7 @@ def _to_float(name: str, value: float, needed: str) -> float:
 
 def path_segment(name: str, value: str) -> str:
     """Quote an id as one path segment; reject dot segments, which a server would resolve (RFC 3986, section 5.2.4)."""
-    if not isinstance(value, str):
-        raise _wrong_type(name, value, "a str", _AS_TEXT)
+    _check_type(name, value, str, "a str")
     if value in ("", ".", ".."):
         raise ValueError(f"{name} must be an id, not {value!r}")
     return quote(value, safe="")
@@ -172,47 +145,35 @@ def path_segment(name: str, value: str) -> str:
 
 def check_job(job: Any) -> str:
     """Return the task id of a queued run, which may be given by its id itself."""
-    task_id = getattr(job, "task_id", job)
-    if not isinstance(task_id, str):
-        raise _wrong_type("job", task_id, "an AsyncExecutionResult or a task id", _AS_JOB)
+    task_id: str = getattr(job, "task_id", job)
+    _check_type("job", task_id, str, "an AsyncExecutionResult or a task id")
     return task_id
 
 
 def check_flags(**flags: bool) -> None:
     """Reject anything but a bool: a string such as "false" would count as true."""
     for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise _wrong_type(name, value, "a bool", _AS_FLAG)
+        _check_type(name, value, bool, "a bool")
+
+
+_SEQUENCE: Any = abc.Sequence  # a type checker would not expect another type
 
 
 def check_outputs(selected_outputs: Sequence[str]) -> List[str]:
     """Return the names of outputs as a list."""
-    is_sequence = isinstance(selected_outputs, _SEQUENCE) and not isinstance(selected_outputs, (str, bytes))
-    if not is_sequence or not all(isinstance(name, str) for name in selected_outputs):
+    is_list = isinstance(selected_outputs, _SEQUENCE) and not isinstance(selected_outputs, (str, bytes))
+    if not is_list or not all(isinstance(name, str) for name in selected_outputs):
         raise TypeError(f'selected_outputs must be a list of "blockName.attribute" strings, not {reprlib.repr(selected_outputs)}')
     return list(selected_outputs)
 
 
 # ------------------------------------------------------------------------------------------------------------- wrong types
 
-_AS_TEXT = (
-    ("decode", "{}.decode()"),
-    ("get_secret_value", "{}.get_secret_value()"),  # of Pydantic
-    ("geturl", "{}.geturl()"),  # of urllib.parse
-    ("scheme", "str({})"),  # the URLs of other libraries
-    ("task_id", "{}.task_id"),
-    ("urn", "str({})"),  # a UUID
-    ("__index__", "str({})"),
-)
-_AS_JOB = (*_AS_TEXT, ("__class__", "what execute_workflow(..., async_execution=True) returns"))
-_AS_NUMBER = (("total_seconds", "{}.total_seconds()"), ("as_tuple", "float({})"), ("isdecimal", "float({})"))  # timedelta, Decimal, str
-_AS_FLAG = (("dtype", "bool({})"),)  # of NumPy
-"""An attribute that a value of the wrong type has, and the expression to pass instead. The first match counts."""
 
-
-def _wrong_type(name: str, value: object, needed: str, conversions: Tuple[Tuple[str, str], ...]) -> TypeError:
-    conversion = next((f": pass {form.format(name)}" for attribute, form in conversions if hasattr(value, attribute)), "")
-    return TypeError(f"{name} must be {needed}, not {type_name(type(value))}{conversion}")
+def _check_type(name: str, value: object, kind: Any, needed: str) -> None:
+    """Raise an error unless a value is of a type; a bool is no number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} must be {needed}, not {type_name(type(value))}")
 
 
 def type_name(kind: Any) -> str:

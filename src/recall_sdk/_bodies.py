@@ -3,11 +3,9 @@
 Each function returns for any body, in time linear in its length. A field of another type than expected counts as absent.
 """
 
-from __future__ import annotations
-
 import json
 import re
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from recall_sdk.models import WorkflowExecutionResult
 
@@ -27,11 +25,10 @@ def json_or(text: Union[str, bytes], fallback: Any) -> Any:
         return fallback
 
 
-def as_number(value: object) -> Optional[float]:
+def as_number(value: Any) -> Optional[float]:
     """Return a finite number. Neither a bool is one, nor an integer that is too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
-        return None
-    return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+    return value if is_number else None
 
 
 def as_str(value: object) -> Optional[str]:
@@ -57,14 +54,12 @@ _PAGE = re.compile(
     r"<(?:!doctype\s+html|html|head|body|title|meta|script|style|center|div|p|h[1-6])\b",
     re.IGNORECASE,
 )
-_PAGE_TYPES = ("text/html", "application/xhtml+xml")
-_START = 64 * 1024
-"""Characters in which the first tag of a page is searched."""
 
 
 def is_html(text: str, content_type: str) -> bool:
-    """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag after comments and declarations."""
-    return content_type.partition(";")[0].strip().lower() in _PAGE_TYPES or _PAGE.match(text[:_START]) is not None
+    """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag, if that is in the first 64 KiB."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in ("text/html", "application/xhtml+xml") or _PAGE.match(text[: 64 * 1024]) is not None
 
 
 # --------------------------------------------------------------------------------------------------------- the envelope
@@ -82,23 +77,18 @@ def envelope(body: object) -> Optional[WorkflowExecutionResult]:
 
 def enveloped(fields: Dict[str, Any]) -> WorkflowExecutionResult:
     """Read the fields of an envelope, of which ``success`` is a bool."""
-    metadata = as_dict(fields["metadata"]) if isinstance(fields.get("metadata"), OBJECT) else None
     beside = {name: fields[name] for name in ("executionId", "status") if name in fields}
     if is_paused(fields.get("output")):
         beside.setdefault("status", "paused")
-    if beside:
-        metadata = {**(metadata or {}), **beside}
+    metadata: Any = fields.get("metadata")
+    metadata = {**as_dict(metadata), **beside} if beside or isinstance(metadata, OBJECT) else None
     duration = as_number(fields.get("totalDuration"))
+    if duration is None:
+        duration = as_number(as_dict(metadata).get("duration"))
     error = None if fields.get("error") is None else message_of(fields["error"])
-    return WorkflowExecutionResult(
-        success=fields["success"],
-        output=fields.get("output"),
-        error=error if error or fields["success"] else NO_REASON,
-        logs=as_list(fields.get("logs")),
-        metadata=metadata,
-        trace_spans=as_list(fields.get("traceSpans")),
-        total_duration=as_number(as_dict(metadata).get("duration")) if duration is None else duration,
-    )
+    error = error if error or fields["success"] else NO_REASON
+    logs, spans = as_list(fields.get("logs")), as_list(fields.get("traceSpans"))
+    return WorkflowExecutionResult(fields["success"], fields.get("output"), error, logs, metadata, spans, duration)
 
 
 def is_paused(output: object) -> bool:
@@ -110,23 +100,32 @@ def is_paused(output: object) -> bool:
 # -------------------------------------------------------------------------------------------------------------- reasons
 
 _REASONS = ("error", "message", "title", "detail", "msg", "errors")
-_DEEP = "a reason nested too deeply to show"
 
 
 def shown(value: object) -> str:
     """Return a JSON value as the text that a message shows."""
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return _DEEP
+    return _unless_deep(_dumps, value)
 
 
 def message_of(value: object) -> str:
     """Return a server's reason as text, whether it is a text, an object, or a list of them."""
+    return _unless_deep(_text, value)
+
+
+def reason_of(body: object) -> str:
+    """Return the reason in the body of an error as text; an empty one if it holds none."""
+    return _unless_deep(_reason if isinstance(body, OBJECT) else _text, body) if body else ""
+
+
+def _unless_deep(read: Callable[[Any], str], value: object) -> str:
     try:
-        return _text(value)
+        return read(value)
     except RecursionError:
-        return _DEEP
+        return "a reason nested too deeply to show"
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _text(value: Any) -> str:
@@ -136,7 +135,7 @@ def _text(value: Any) -> str:
         return "; ".join(map(_text, value))
     reason = _reason(as_dict(value))
     if not reason:
-        return "" if value == {} else json.dumps(value, ensure_ascii=False)
+        return "" if value == {} else _dumps(value)
     path = value.get("path", value.get("loc"))
     place = ".".join(map(_text, path)) if isinstance(path, ARRAY) else as_str(path)
     return f"{place}: {reason}" if place else reason
@@ -147,11 +146,3 @@ def _reason(fields: Dict[str, Any]) -> str:
     faults = [_text(fault) for fault in as_list(fields.get("details")) or () if isinstance(fault, OBJECT)]
     reason = ": ".join(dict.fromkeys(part for part in said if part))
     return f"{reason} [{'; '.join(faults)}]".strip() if faults else reason
-
-
-def reason_of(body: object) -> str:
-    """Return the reason in the body of an error as text; an empty one if it holds none."""
-    try:
-        return _reason(as_dict(body)) if isinstance(body, OBJECT) else _text(body) if body else ""
-    except RecursionError:
-        return _DEEP

@@ -1,9 +1,7 @@
 """Turn a response into a model. Both dialects of the API are read, and the documented form is returned."""
 
-from __future__ import annotations
-
 import json
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
 from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, is_paused, message_of
 from recall_sdk._rate_limits import with_limit
@@ -25,10 +23,9 @@ def execution(response: Response) -> Result:
     if response.status == 204 and not asynchronous:
         return WorkflowExecutionResult(success=True)
     body = _parse(response)
-    queued = _queued_run(response, as_dict(body)) if asynchronous or response.status == 202 else None
-    if asynchronous and queued is None:
-        raise unreadable(response, "has no task id")
-    return queued or envelope(body) or WorkflowExecutionResult(success=True, output=body)
+    if asynchronous or (response.status == 202 and _task_id(as_dict(body))):
+        return _queued_run(response, as_dict(body))
+    return envelope(body) or WorkflowExecutionResult(success=True, output=body)
 
 
 def execution_of_stream(response: Response) -> WorkflowExecutionResult:
@@ -39,10 +36,10 @@ def execution_of_stream(response: Response) -> WorkflowExecutionResult:
     raise unreadable(response, f"is not a stream: the run was queued, and wait_for_job({result.task_id!r}) returns its result")
 
 
-def _queued_run(response: Response, body: Dict[str, Any]) -> Optional[AsyncExecutionResult]:
+def _queued_run(response: Response, body: Dict[str, Any]) -> AsyncExecutionResult:
     task_id = _task_id(body)
     if not task_id:
-        return None
+        raise unreadable(response, "has no task id")
     if task_id in (".", "..") or task_id != task_id.encode("utf-8", "ignore").decode():  # a lone surrogate can't be quoted
         raise unreadable(response, f"has the task id {task_id!r}, which can't be part of a path")
     links = {name: link for name, link in as_dict(body.get("links")).items() if isinstance(link, str)}
@@ -62,36 +59,21 @@ def _task_id(body: Dict[str, Any]) -> str:
 
 def workflow_status(response: Response) -> WorkflowStatus:
     """Read the response about a workflow."""
-    body = _object(response)
-    is_deployed = body.get("isDeployed")
-    if not isinstance(is_deployed, bool):
-        raise unreadable(response, "has no boolean isDeployed")
-    return WorkflowStatus(is_deployed, as_str(body.get("deployedAt")), body.get("needsRedeployment") is True)
+    body = _object(response, "isDeployed", bool, "has no boolean isDeployed")
+    return WorkflowStatus(body["isDeployed"], as_str(body.get("deployedAt")), body.get("needsRedeployment") is True)
 
 
 def job_status(response: Response) -> Dict[str, Any]:
     """Read the response about a job, into the documented form."""
-    body = _object(response)
-    state = body.get("status")
-    if not isinstance(state, str):
-        raise unreadable(response, "has no status")
-    job: Dict[str, Any] = {
-        **body,
-        "success": body.get("success", True),
-        "taskId": _task_id(body) or response.request.id,
-        "status": _job_state(state),
-        "metadata": {"startedAt": None, "completedAt": None, "duration": None, **as_dict(body.get("metadata"))},
-        "output": body.get("output"),
-        "error": body.get("error"),
-    }
+    body = _object(response, "status", str, "has no status")
+    job: Dict[str, Any] = {"success": True, "output": None, "error": None, **body}
+    job.update(taskId=_task_id(body) or response.request.id, status=_job_state(body["status"]))
+    job["metadata"] = {"startedAt": None, "completedAt": None, "duration": None, **as_dict(body.get("metadata"))}
     record = job["output"]
     if isinstance(record, OBJECT) and {"success", "output", "workflowId", "executionId"} <= record.keys():
-        job.update(run=record, output=record["output"])
+        job.update(run=record, output=record["output"], error=job["error"] or record.get("error"))
         if record["success"] is False and job["status"] == "completed":
-            job["status"] = "failed"
-            job["error"] = job["error"] or record.get("error") or "the run did not succeed; the server does not say why"
-        elif job["status"] in ("failed", "cancelled"):
-            job["error"] = job["error"] or record.get("error")
+            job.update(status="failed", error=job["error"] or "the run did not succeed; the server does not say why")
     if is_paused(job["output"]):
         job["metadata"].setdefault("status", "paused")
     return job
@@ -105,19 +87,16 @@ def job_failure(job: Dict[str, Any]) -> ExecutionError:
     """Return the error of a job that failed or was cancelled."""
     what, code = ("was cancelled", "JOB_CANCELLED") if job["status"] == "cancelled" else ("failed", None)
     reason = message_of(job["error"]) if job["error"] else "the server does not say why"
-    error = build_error(ExecutionError, f"job {job['taskId']} {what}: {reason}", may_have_executed=True, code=code, body=job)
-    error.result = WorkflowExecutionResult(success=False, output=job["output"], error=reason, metadata=job["metadata"])
-    return error
+    result = WorkflowExecutionResult(success=False, output=job["output"], error=reason, metadata=job["metadata"])
+    message = f"job {job['taskId']} {what}: {reason}"
+    return build_error(ExecutionError, message, may_have_executed=True, code=code, body=job, result=result)
 
 
 def usage_limits(response: Response) -> UsageLimits:
     """Read the response about the account's limits."""
-    body = _object(response)
-    rate_limit, usage = body.get("rateLimit"), body.get("usage")
-    if not isinstance(rate_limit, OBJECT) or not (usage is None or isinstance(usage, OBJECT)):
-        raise unreadable(response, "has no rateLimit and usage")
-    limits = {name: with_limit(value) for name, value in as_dict(rate_limit).items()}
-    return UsageLimits(body.get("success") is not False, limits, as_dict(usage))
+    body = _object(response, "rateLimit", dict, "has no rateLimit and usage")
+    limits = {name: with_limit(value) for name, value in body["rateLimit"].items()}
+    return UsageLimits(body.get("success") is not False, limits, as_dict(body.get("usage")))
 
 
 def _parse(response: Response) -> Any:
@@ -127,8 +106,9 @@ def _parse(response: Response) -> Any:
         raise not_json(response) from error
 
 
-def _object(response: Response) -> Dict[str, Any]:
+def _object(response: Response, field: str, kind: type, fault: str) -> Dict[str, Any]:
+    """Parse a JSON object that has a field of a type."""
     body = _parse(response)
-    if not isinstance(body, OBJECT):
-        raise unreadable(response, "is not a JSON object")
+    if not isinstance(body, OBJECT) or not isinstance(body.get(field), kind):
+        raise unreadable(response, fault if isinstance(body, OBJECT) else "is not a JSON object")
     return as_dict(body)

@@ -1,9 +1,7 @@
-"""Encode the caller's input as JSON: encode files, and reject values without a JSON form with their place in the input.
+"""Encode the caller's input as JSON: encode files, and reject values that JSON can't hold with their place in the input.
 
 The result must be strict JSON: servers treat a body that they can't parse as empty, and run the workflow without input.
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -11,8 +9,8 @@ import math
 import mimetypes
 import os
 import re
-import reprlib
 from base64 import b64encode
+from contextlib import ExitStack
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
@@ -40,70 +38,54 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
         The JSON text.
 
     Raises:
-        InvalidRequestError: The input has no JSON form (``INVALID_JSON``); the message says where.
+        InvalidRequestError: The input isn't JSON-serializable (``INVALID_JSON``); the message says where.
     """
     try:
-        fields = input if type(input) is _OBJECT else _fields(input)
+        # A subclass of dict holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
+        fields = dict(input.items()) if isinstance(input, _OBJECT) else {"input": input}
+        if input is None:
+            fields = {}
         # What UTF-8 has no form for, lone surrogates, stands in strings only, where a backslash and the number are JSON's own escape.
-        return _ENCODER.encode({**fields, **control} if control else fields).encode("utf-8", "backslashreplace")
+        return _ENCODER.encode({**fields, **control}).encode("utf-8", "backslashreplace")
     except Exception as error:  # the caller's object may raise anything
         raise build_error(InvalidRequestError, _rejection_reason(input, error), may_have_executed=False, code="INVALID_JSON") from error
 
 
-def _fields(input: Any) -> Dict[str, Any]:
-    if isinstance(input, _OBJECT):
-        # A subclass holds what its items() returns, as in json. Unpacking Django's QueryDict would return the lists behind it.
-        return dict(input.items())
-    return {} if input is None else {"input": input}
-
-
 def _rejection_reason(input: Any, error: Exception) -> str:
-    """Return the first place in the input that has no JSON form, and the reason."""
+    """Return the first place in the input that isn't JSON-serializable, and the reason."""
     try:
-        place, reason = next(_find_faults(input, "input", ()), ("input", _reason(error)))
-    except RecursionError:
-        return "input: nested too deeply for JSON"
-    except Exception:  # some values can't be shown, such as an int of thousands of digits as a key
+        return next(_find_faults(input, "input", ()), f"input: {_reason(error)}")
+    except Exception:  # it is nested too deeply, or can't be shown, such as an int of thousands of digits as a key
         return f"input: {_reason(error)}"
-    return f"{place}: {reason}"
 
 
-def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[Tuple[str, str]]:
+def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[str]:
     if id(value) in above:
-        yield place, "contains itself; JSON has no form for a cycle: leave it out"
+        yield f"{place}: contains itself; JSON has no form for a cycle: leave it out"
     elif isinstance(value, _OBJECT):
         for key, item in value.items():
-            if not _is_key(key):
-                yield place, f"the key {_shorten(key)} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
+            if not (math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))):
+                yield f"{place}: the key {key!r:.{_MAX_KEY}} ({type(key).__name__}) is not JSON serializable; keys in JSON are strings"
             yield from _find_faults(item, _place_of(place, key), (*above, id(value)))
     elif isinstance(value, _ARRAYS):
         for index, item in enumerate(value):
             yield from _find_faults(item, f"{place}[{index}]", (*above, id(value)))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield place, f"{value} is not JSON serializable; use None or a finite number"
+        yield f"{place}: {value} is not JSON serializable; use None or a finite number"
     else:
         try:
             _ENCODER.encode(value)
         except Exception as error:
-            yield place, _reason(error)
+            yield f"{place}: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_key(key: Any) -> bool:
-    return math.isfinite(key) if isinstance(key, float) else key is None or isinstance(key, (str, int))
-
-
 def _place_of(place: str, key: Any) -> str:
     plain = isinstance(key, str) and key.isidentifier() and len(key) <= _MAX_KEY
-    return f"{place}.{key}" if plain else f"{place}[{_shorten(key)}]"
-
-
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _MAX_KEY
-_shorten = _repr.repr
+    return f"{place}.{key}" if plain else f"{place}[{key!r:.{_MAX_KEY}}]"
 
 
 def _encode_file(value: Any) -> Dict[str, str]:
@@ -112,7 +94,7 @@ def _encode_file(value: Any) -> Dict[str, str]:
         raise TypeError(f"{type_name(type(value))} is not JSON serializable; use {_replacement(value)}")
     content = _content(value)
     name = _file_name(value)
-    mime = _declared_mime(value) or _guessed_mime(name)
+    mime = _mime(value, name)
     return {"type": "file", "data": f"data:{mime};base64,{b64encode(content).decode()}", "name": name or "file", "mime": mime}
 
 
@@ -120,33 +102,24 @@ def _replacement(value: Any) -> str:
     """Return what to pass instead of a value."""
     kind = value.__class__  # of a proxy, such as those of Flask, the class of what it stands for
     traits = {each.__name__ for each in kind.__mro__}.union(f".{name}" for name in dir(kind))
-    return next((advice for names, advice in _ADVICE if not traits.isdisjoint(names.split())), "a dict, list, str, number, bool or None")
+    fitting = (advice.format(name) for names, advice in _ADVICE for name in names.split() if name in traits)
+    return next(fitting, "a dict, list, str, number, bool or None")
 
 
 _ADVICE = (
-    ("type", "an instance of the class"),
     ("Enum", ".value"),
     (".model_dump", '.model_dump(mode="json")'),  # Pydantic
     (".__fields__", ".dict()"),  # Pydantic 1
     (".__dataclass_fields__", "dataclasses.asdict()"),
-    (".__attrs_attrs__", "attrs.asdict()"),
-    ("NaTType NAType", "None"),  # pandas
-    (".isoformat", ".isoformat()"),
-    (".total_seconds", ".total_seconds()"),
+    (".isoformat .total_seconds", "{}()"),
     ("bytes bytearray memoryview", "io.BytesIO() for a file, .decode() for text, or base64"),
     ("Decimal Fraction", "str() or float()"),
     ("PurePath", "str(), or open it with mode 'rb' to send the file"),
     ("UUID complex BaseException datetime64 timedelta64 .casefold", "str()"),
-    (".tolist", ".tolist()"),  # NumPy, and the series of pandas
-    (".to_dicts", ".to_dicts()"),  # Polars
+    (".tolist .to_dicts", "{}()"),  # NumPy and the series of pandas, Polars
     (".to_records", '.to_dict("records")'),  # pandas
-    (".to_dict", ".to_dict()"),
-    (".__await__", "its awaited result"),
-    (".__aiter__", "[item async for item in ...]"),
     (".keys", "dict()"),
     (".__iter__", "list()"),
-    ("SimpleNamespace Namespace", "vars()"),
-    (".__call__", "the result of a call"),
 )
 """What to pass instead of a value: names of its type and the types that it inherits from, or of attributes, and the advice.
 
@@ -161,47 +134,32 @@ def _file_name(file: Any) -> str:
     return next((Path(os.fsdecode(path)).name for path in paths if path and isinstance(path, _PATHS)), "")
 
 
-def _declared_mime(file: Any) -> str:
-    """Return the type of a web framework's upload, without parameters such as the charset."""
-    declared = getattr(file, "content_type", None)
-    mime = declared.partition(";")[0].strip().lower() if isinstance(declared, str) else ""
-    return mime if re.fullmatch(r"[\w.+-]+/[\w.+-]+", mime, re.ASCII) else ""
+def _mime(file: Any, name: str) -> str:
+    """Return the type of a web framework's upload, without parameters such as the charset, else that of the name."""
+    declared = str(getattr(file, "content_type", "")).partition(";")[0].strip().lower()
+    if re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII):
+        return declared
+    guessed, compression = mimetypes.guess_type(name)
+    return guessed if guessed and not compression else "application/octet-stream"  # for a.tar.gz it would be the type of the tar
 
 
-def _guessed_mime(name: str) -> str:
-    mime, compression = mimetypes.guess_type(name)
-    # For a.tar.gz it would be the type of the tar inside.
-    return mime if mime and not compression else "application/octet-stream"
-
-
-def _content(file: Any) -> bytes:
+def _content(file: Any) -> Any:
     if iscoroutinefunction(file.read):
         raise TypeError("an asynchronous file is not JSON serializable; await its read() and pass the bytes in an io.BytesIO")
-    if getattr(file, "closed", False) is True:
-        raise TypeError("a closed file is not JSON serializable; pass it while it is open")
     if hasattr(file, "readable") and not file.readable():
         raise TypeError("a file open for writing only is not JSON serializable; open it with mode 'rb'")
     if isinstance(file, io.TextIOBase):
         raise TypeError(_TEXT_MODE)
     try:
-        content = _read(file)
+        with ExitStack() as stack:
+            if file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek"):  # SpooledTemporaryFile has it since 3.11
+                stack.callback(file.seek, file.tell())
+            content = file.read()
     except Exception as error:  # a file-like object may raise anything, a damaged archive an EOFError
         raise ValueError(f"the file can't be read ({error})") from error
     if isinstance(content, str):
         raise TypeError(_TEXT_MODE)
-    if not isinstance(content, bytes):
-        raise TypeError(f"{type_name(type(file))} is not JSON serializable; its read() must return bytes, not {type_name(type(content))}")
     return content
-
-
-def _read(file: Any) -> Any:
-    seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")  # SpooledTemporaryFile has it since 3.11
-    position = file.tell() if seekable else None
-    try:
-        return file.read()
-    finally:
-        if position is not None:
-            file.seek(position)
 
 
 _TEXT_MODE = "a file in text mode is not JSON serializable; open it with mode 'rb'"

@@ -1,28 +1,27 @@
 """Waiting for a queued run. Clock and sleep are passed in."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
-from typing import Any, Callable, Dict, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from recall_sdk import errors
 from recall_sdk._arguments import check_number
 from recall_sdk._decoding import JOB_STATES, job_failure
-from recall_sdk.errors import build_error, one_line
 from recall_sdk.retry import MAX_SLEEP
 
 _log = logging.getLogger("recall_sdk")
 
+_Job = Dict[str, Any]
+
 TRANSIENT = (
-    *(errors.RateLimitError, errors.RecallConnectionError, errors.RecallTimeoutError),
-    *(errors.ServerError, errors.InvalidResponseError),
+    errors.RateLimitError,
+    errors.RecallConnectionError,
+    errors.RecallTimeoutError,
+    errors.ServerError,
+    errors.InvalidResponseError,
 )
 """Failed polls that say nothing about the job: the next poll may succeed."""
-
-TOO_EARLY = 425
-"""The status of RFC 8470: try again later."""
 
 REJECTIONS = (errors.AuthenticationError, errors.PermissionDeniedError, errors.NotFoundError)
 """What a server that has lost its database reports for a valid key and id. A job just accepted may not be found at once, either."""
@@ -41,18 +40,18 @@ LAST_POLL = 0.25
 
 
 def wait_for_job(
-    poll: Callable[[Optional[float]], Tuple[Dict[str, Any], Optional[float]]],
+    poll: Callable[[Optional[float]], Tuple[_Job, Optional[float]]],
     task_id: str,
     *,
     accepted: bool,
     timeout: Optional[float],
     poll_interval: float,
     max_poll_interval: float,
-    on_update: Optional[Callable[[Dict[str, Any]], object]],
+    on_update: Optional[Callable[[_Job], object]],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     shown: Callable[[str], str],
-) -> Dict[str, Any]:
+) -> _Job:
     """Poll until a job has ended.
 
     Args:
@@ -70,38 +69,33 @@ def wait_for_job(
     interval = check_number("poll_interval", poll_interval, least=MIN_INTERVAL)
     max_interval = max(interval, check_number("max_poll_interval", max_poll_interval, least=MIN_INTERVAL))
     deadline = math.inf if timeout is None else clock() + timeout
-    job: Optional[Dict[str, Any]] = None
-    rejected_since = math.inf
-    reported = ""
-    logged: Set[str] = set()
+    job: Optional[_Job] = None
+    rejected_since, reported = math.inf, ""
+    familiar_states = set(JOB_STATES.values())
     while True:
-        remaining = deadline - clock()
         trouble: Optional[errors.RecallError] = None
         try:
-            newest, retry_after = poll(None if timeout is None else max(remaining, LAST_POLL))
+            job, retry_after = poll(None if timeout is None else max(deadline - clock(), LAST_POLL))
         except errors.RecallError as error:
-            known = accepted or job is not None
+            is_known = accepted or job is not None
             rejected_since = min(rejected_since, clock()) if isinstance(error, REJECTIONS) else math.inf
-            rejected_too_long = not known or clock() - rejected_since > MAX_REJECTED
-            if rejected_too_long if isinstance(error, REJECTIONS) else not _is_transient(error):
-                error.may_have_executed |= known  # the poll executes nothing, but the job may have run
-                _name_job(error, task_id)
+            is_short_outage = isinstance(error, REJECTIONS) and is_known and clock() - rejected_since <= MAX_REJECTED
+            if not (is_short_outage or isinstance(error, TRANSIENT) or error.status == 425):  # too early, by RFC 8470
+                error.may_have_executed |= is_known  # the poll executes nothing, but the job may have run
+                _named(error, task_id)
                 raise
             trouble, retry_after = error, error.retry_after
         else:
             rejected_since = math.inf
-            job = newest
             if on_update is not None:
                 reported = _report(job, reported, on_update)
             state = job["status"]
             if state == "completed":
                 return job
             if state in ("failed", "cancelled"):
-                failure = job_failure(job)
-                _name_job(failure, task_id)
-                raise failure
-            if state not in JOB_STATES.values() and state not in logged:
-                logged.add(state)
+                raise _named(job_failure(job), task_id)
+            if state not in familiar_states:
+                familiar_states.add(state)
                 _log.info("job %s has the unknown state %r; it is treated as not ended", shown(task_id), shown(state))
         remaining = deadline - clock()
         if remaining <= 0:
@@ -113,38 +107,32 @@ def wait_for_job(
         interval = min(interval * GROWTH, max_interval)
 
 
-def _is_transient(error: errors.RecallError) -> bool:
-    return isinstance(error, TRANSIENT) or error.status == TOO_EARLY
-
-
-def _report(job: Dict[str, Any], reported: str, on_update: Callable[[Dict[str, Any]], object]) -> str:
+def _report(job: _Job, reported: str, on_update: Callable[[_Job], object]) -> str:
     """Pass a copy of a changed status to the caller's function; return the text of what was reported last."""
     try:
         text = json.dumps(job)
-        twin = json.loads(text)
     except RecursionError:  # nested more deeply than Python can copy
         return reported
     if text != reported:
-        on_update(twin)
+        on_update(json.loads(text))
     return text
 
 
-def _name_job(error: errors.RecallError, task_id: str) -> None:
-    name = one_line(task_id)
+def _named(error: errors.RecallError, task_id: str) -> errors.RecallError:
+    name = errors.one_line(task_id)
     if name not in str(error):
         error.args = (f"job {name}: {error}",)
+    return error
 
 
-def _out_of_time(
-    task_id: str, timeout: Optional[float], job: Optional[Dict[str, Any]], trouble: Optional[errors.RecallError]
-) -> errors.RecallTimeoutError:
-    why = f" ({trouble})" if trouble else ""
+def _out_of_time(task_id: str, timeout: Optional[float], job: Optional[_Job], trouble: Optional[errors.RecallError]) -> errors.RecallError:
+    limit = f"{timeout} s ({trouble})" if trouble else f"{timeout} s"
     if job is None:
-        state = f"could not be polled within {timeout} s{why}; it may still be running"
+        state = f"could not be polled within {limit}; it may still be running"
     elif job["status"] in JOB_STATES.values():
-        state = f"is still {job['status']} after {timeout} s{why}; it may still be running"
+        state = f"is still {job['status']} after {limit}; it may still be running"
     else:
-        state = f"has the unknown state {job['status']!r} after {timeout} s{why}; it may or may not have ended"
+        state = f"has the unknown state {job['status']!r} after {limit}; it may or may not have ended"
     message = f"job {task_id} {state}: wait for it again with wait_for_job({task_id!r})"
     # The poll executes nothing, but the job may still be running.
-    return build_error(errors.RecallTimeoutError, message, may_have_executed=True, body=job)
+    return errors.build_error(errors.RecallTimeoutError, message, may_have_executed=True, body=job)

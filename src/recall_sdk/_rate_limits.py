@@ -4,13 +4,11 @@ No clock is used: a response holds the time of its arrival. A moment is read by 
 this machine's clock may be minutes off. Whatever is sent, at most 64 characters of it are parsed.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from datetime import datetime
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any, NamedTuple, Optional
+from typing import Any, Iterable, NamedTuple, Optional
 
 from recall_sdk._bodies import as_dict, as_number, json_or
 from recall_sdk._response import Response
@@ -51,11 +49,9 @@ class Level(NamedTuple):
 
 def retry_after(response: Response, body: object = None) -> Optional[float]:
     """Return for how many seconds the server asks to wait: by its ``Retry-After`` header, else by ``retryAfterSeconds`` in the body."""
-    for value in (response.headers.get("Retry-After"), as_dict(body).get("retryAfterSeconds")):
-        time = _time(value)
-        if time is not None:
-            return time if time < EPOCH_THRESHOLD else max(0.0, time - _server_time(response))
-    return None
+    times = map(_time, (response.headers.get("Retry-After"), as_dict(body).get("retryAfterSeconds")))
+    time = next((time for time in times if time is not None), None)
+    return time if time is None or time < EPOCH_THRESHOLD else max(0.0, time - _server_time(response))
 
 
 def rate_limit_info(response: Response, retry_after: Optional[float] = None) -> Optional[RateLimitInfo]:
@@ -65,27 +61,24 @@ def rate_limit_info(response: Response, retry_after: Optional[float] = None) -> 
         response: The response.
         retry_after: Seconds to wait, as :func:`retry_after` returns them.
     """
-    limit, remaining, reset = _reported(response)
-    if limit is None and remaining is None and reset is None and (response.status != 429 or retry_after is None):
+    limit, remaining, reset = map(response.headers.get, LIMIT_HEADERS)
+    if (limit, remaining, reset) == (None, None, None) and (response.status != 429 or retry_after is None):
         return None
-    until = _moment(reset, response)
-    if until is None:
-        until = response.received + (retry_after or 0.0)
+    until = _moment(reset, response) or response.received + (retry_after or 0.0)
     wait = None if retry_after is None else math.ceil(retry_after)
     return RateLimitInfo(_count(limit) or 0, _count(remaining) or 0, math.ceil(max(0.0, min(until, END_OF_TIME))), wait)
 
 
 def reported_level(response: Response) -> Optional[Level]:
     """Read the level from the head of a response; ``None`` unless the server sent the remaining requests and the reset."""
-    limit, remaining, reset = _reported(response)
-    return _level(limit, remaining, reset, response)
+    return _level(response, map(response.headers.get, LIMIT_HEADERS))
 
 
 def usage_level(response: Response, *, asynchronous: bool) -> Optional[Level]:
     """Read the level from the account's usage limits; ``None`` unless they hold the remaining requests and the reset."""
     limits = as_dict(as_dict(json_or(response.read(), None)).get("rateLimit"))
     fields = as_dict(with_limit(limits.get("async" if asynchronous else "sync")))
-    return _level(fields.get("limit"), fields.get("remaining"), fields.get("resetAt"), response)
+    return _level(response, map(fields.get, ("limit", "remaining", "resetAt")))
 
 
 def with_limit(limits: object) -> Any:
@@ -95,11 +88,8 @@ def with_limit(limits: object) -> Any:
     return {**fields, "limit": known[0]} if known else limits
 
 
-def _reported(response: Response) -> Any:
-    return map(response.headers.get, LIMIT_HEADERS)
-
-
-def _level(limit: object, remaining: object, reset: object, response: Response) -> Optional[Level]:
+def _level(response: Response, facts: Iterable[object]) -> Optional[Level]:
+    limit, remaining, reset = facts
     count, moment = _count(remaining), _moment(reset, response)
     if count is None or moment is None:
         return None
@@ -112,10 +102,8 @@ _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:[,;]|$)")  # of s
 
 
 def _number(value: object) -> Optional[float]:
-    if isinstance(value, str):
-        match = _NUMBER.match(value[:MAX_LENGTH])
-        return float(match[1]) if match else None
-    number = as_number(value)
+    match = _NUMBER.match(value[:MAX_LENGTH]) if isinstance(value, str) else None
+    number = float(match[1]) if match else as_number(value)
     return number if number is not None and 0 <= number < MAX_NUMBER else None
 
 
@@ -127,18 +115,14 @@ def _count(value: object) -> Optional[int]:
 def _moment(value: object, response: Response) -> Optional[float]:
     """Return a time in seconds since the epoch, on this machine's clock."""
     time = _time(value)
-    if time is None:
-        return None
-    if time < EPOCH_THRESHOLD:
-        return response.received + time
+    if time is None or time < EPOCH_THRESHOLD:
+        return None if time is None else response.received + time
     offset = _server_time(response) - response.received
     return time - offset if abs(offset) > CLOCKS_AGREE else time
 
 
 def _server_time(response: Response) -> float:
-    date = response.headers.get("Date")
-    time = None if date is None else _http_date(date[:MAX_LENGTH])
-    return response.received if time is None else time
+    return _date(response.headers.get("Date") or "") or response.received
 
 
 def _time(value: object) -> Optional[float]:
@@ -146,20 +130,8 @@ def _time(value: object) -> Optional[float]:
     number = _number(value)
     if number is not None:
         return max(number / 1000, EPOCH_THRESHOLD) if number >= END_OF_TIME else float(number)
-    text = value[:MAX_LENGTH].strip() if isinstance(value, str) else ""
-    date = _iso_date(text)
-    if date is None:
-        date = _http_date(text)
+    date = _date(value) if isinstance(value, str) else None
     return None if date is None else max(date, EPOCH_THRESHOLD)  # an older date has passed, too
-
-
-def _http_date(text: str) -> Optional[float]:
-    """Parse a date of HTTP (RFC 9110, section 5.6.7)."""
-    try:
-        date = parsedate_tz(text)
-        return None if date is None else mktime_tz((*date[:9], date[9] or 0))  # without a zone it is GMT
-    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
-        return None
 
 
 _ISO_DATE = re.compile(
@@ -167,13 +139,16 @@ _ISO_DATE = re.compile(
 )
 
 
-def _iso_date(text: str) -> Optional[float]:
+def _date(text: str) -> Optional[float]:
+    """Parse a date of ISO 8601 or of HTTP (RFC 9110, section 5.6.7); without a zone it is UTC."""
+    text = text[:MAX_LENGTH].strip()
     match = _ISO_DATE.fullmatch(text)
-    if match is None:
-        return None
-    day, time, fraction, hours, minutes = match.groups()
     try:
-        date = datetime.fromisoformat(f"{day}T{time or '00:00'}{hours or '+00'}:{minutes or '00'}")  # without a zone it is UTC
-    except ValueError:
+        if match is None:
+            date = parsedate_tz(text)
+            return date and mktime_tz((*date[:9], date[9] or 0))
+        day, time, fraction, hours, minutes = match.groups()
+        moment = datetime.fromisoformat(f"{day}T{time or '00:00'}{hours or '+00'}:{minutes or '00'}")
+        return moment.timestamp() + float(f"0.{fraction or 0}")
+    except (ValueError, OverflowError, TypeError, IndexError):  # odd dates raise any of these, depending on the version of Python
         return None
-    return date.timestamp() + float(f"0.{fraction or 0}")

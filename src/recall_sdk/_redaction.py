@@ -1,16 +1,12 @@
 """Prepare each error before it leaves the client: mask the API key, even if a server echoes it, and shorten the message."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import is_dataclass, replace
-from typing import Any, Iterator, Set, TypeVar
+from typing import Any, Optional, Pattern, Set
 from urllib.parse import quote
 
 from recall_sdk.errors import RecallError, one_line
-
-_E = TypeVar("_E", bound=RecallError)
 
 _MASK = "[API key]"
 
@@ -20,64 +16,61 @@ SHORT_KEY = 8
 _START_OF_MESSAGE, _END_OF_MESSAGE = 420, 180
 """Characters to keep of the start and the end of a long message. The end says what to do."""
 
-_MAX_MESSAGE = _START_OF_MESSAGE + len(" ... ") + _END_OF_MESSAGE
 
-
-def without_key(error: _E, api_key: str) -> _E:
+def without_key(error: RecallError, api_key: str) -> RecallError:
     """Mask the key in an error, drop its causes if one of them shows the key, and shorten a long message; return the error.
 
     The causes are not changed: one of them may be the exception that the caller is handling.
     """
-    secrets = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
-    error.args = tuple(_mask(each, secrets) for each in error.args)
+    secret = _pattern(api_key)
+    error.args = tuple(_mask(each, secret) for each in error.args)
     for name, value in vars(error).items():
         try:
-            setattr(error, name, _mask(value, secrets))
+            setattr(error, name, _mask(value, secret))
         except RecursionError:
             setattr(error, name, None)  # nested too deeply to be searched, so drop it
     seen = {id(error)}
-    visible = "".join(map(_visible_text, (*_chain(error.__cause__, seen), *_chain(error.__context__, seen))))
-    if _mask(visible, secrets) != visible:
+    visible = _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)
+    if secret.search(visible):
         error.__cause__ = error.__context__ = None
     message = str(error)
-    if len(message) > _MAX_MESSAGE:  # only now: half a key would not be recognized
+    if len(message) > _START_OF_MESSAGE + _END_OF_MESSAGE:  # only now: half a key would not be recognized
         error.args = (f"{message[:_START_OF_MESSAGE]} ... {message[-_END_OF_MESSAGE:]}",)
     return error
 
 
 def masked_text(text: str, api_key: str) -> str:
     """Return a text as one clean line without the key, for a log."""
-    return str(_mask(one_line(text), {api_key}))
+    return _pattern(api_key).sub(_MASK, one_line(text))
 
 
-def _mask(value: Any, secrets: Set[str]) -> Any:
-    """Return a JSON value, or a model of JSON values, with the secrets in its strings masked."""
+def _pattern(api_key: str) -> Pattern[str]:
+    forms = {api_key, quote(api_key, safe=""), json.dumps(api_key)[1:-1]}
+    any_form = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.compile(any_form if len(api_key) >= SHORT_KEY else rf"(?<!\w)(?:{any_form})(?!\w)")
+
+
+def _mask(value: Any, secret: Pattern[str]) -> Any:
+    """Return a JSON value, or a model of JSON values, with the secret in its strings masked."""
     kind: Any = value.__class__
     if kind is str:
-        for secret in secrets:
-            if secret in value:
-                word = re.escape(secret)
-                value = re.sub(word if len(secret) >= SHORT_KEY else rf"(?<!\w){word}(?!\w)", _MASK, value)
+        value = secret.sub(_MASK, value)
     elif kind is list:
-        value = [_mask(item, secrets) for item in value]
+        value = [_mask(item, secret) for item in value]
     elif kind is dict:
-        value = {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
+        value = {_mask(key, secret): _mask(item, secret) for key, item in value.items()}
     elif is_dataclass(kind):
-        value = replace(value, **_mask(vars(value), secrets))
+        value = replace(value, **_mask(vars(value), secret))
     return value
 
 
-def _chain(error: Any, seen: Set[int]) -> Iterator[BaseException]:
-    if isinstance(error, BaseException) and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        for each in (error.__cause__, error.__context__, vars(error).get("reason"), *error.args):
-            yield from _chain(each, seen)
-
-
-def _visible_text(error: BaseException) -> str:
-    """Return what an error shows. The errors of decoders hold the text that they could not decode."""
-    try:
-        return repr((str(error), error.args, getattr(error, "doc", ""), getattr(error, "object", "")))
-    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
+def _visible_text(error: Optional[BaseException], seen: Set[int]) -> str:
+    """Return what an error and its causes show. The errors of decoders hold the text that they could not decode."""
+    if error is None or id(error) in seen:
         return ""
+    seen.add(id(error))
+    try:
+        text = f"{error} {error.args} {vars(error)}"
+    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
+        text = ""
+    return text + _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)

@@ -1,7 +1,5 @@
 """The requests that the client sends. All their paths, headers and field names are here."""
 
-from __future__ import annotations
-
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from recall_sdk._arguments import check_flags, check_outputs, path_segment
@@ -38,9 +36,7 @@ def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Opt
     if asynchronous and stream:
         raise ValueError("async_execution=True and stream=True contradict each other: choose one")
     path = f"/api/workflows/{path_segment('workflow_id', workflow_id)}/execute"
-    control: Dict[str, Any] = {}
-    if stream:
-        control["stream"] = True
+    control: Dict[str, Any] = {"stream": True} if stream else {}
     if selected_outputs is not None:
         control["selectedOutputs"] = check_outputs(selected_outputs)
     headers = _STREAM if stream else _QUEUE if asynchronous else _EXECUTE

@@ -9,7 +9,7 @@
         ├── PermissionDeniedError       403: the key may not do this, or the workflow is not deployed
         ├── NotFoundError               404: no such workflow or job
         ├── RateLimitError              429: too many requests
-        ├── InvalidRequestError         other 4xx, and input without a JSON form (also a ValueError)
+        ├── InvalidRequestError         other 4xx, and input that isn't JSON-serializable (also a ValueError)
         ├── RecallTimeoutError          a timeout of the SDK or the server (408, 504, 524, 598)
         ├── ExecutionError              the workflow ran and failed
         ├── ServerError                 other 5xx
@@ -27,22 +27,8 @@ from typing import TYPE_CHECKING, Any, Optional, Type, TypeVar
 if TYPE_CHECKING:
     from recall_sdk.models import RateLimitInfo, StreamedExecutionResult, WorkflowExecutionResult
 
-__all__ = [
-    "AuthenticationError",
-    "ExecutionError",
-    "InvalidRequestError",
-    "InvalidResponseError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "RateLimitError",
-    "RecallConnectionError",
-    "RecallError",
-    "RecallTimeoutError",
-    "RedirectError",
-    "ServerError",
-    "StreamInterruptedError",
-    "UsageLimitError",
-]
+_REFUSALS = {"UNAUTHORIZED", "USAGE_LIMIT_EXCEEDED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMIT_EXCEEDED"}
+"""The codes of the classes for which ``may_have_executed`` is never True."""
 
 
 class RecallError(Exception):
@@ -69,7 +55,10 @@ class RecallError(Exception):
     """
 
     _code: Optional[str] = None
-    _may_have_executed = True  # of an error that is rebuilt from its message alone: False only if no error of the class can be True
+
+    def __init_subclass__(cls, code: Optional[str] = None) -> None:
+        super().__init_subclass__()
+        cls._code = code or cls._code
 
     def __init__(self, message: str, code: Optional[str] = None, status: Optional[int] = None) -> None:
         super().__init__(message)
@@ -78,11 +67,11 @@ class RecallError(Exception):
         self.body: Any = None
         self.server_code: Optional[str] = None
         self.retry_after: Optional[float] = None
-        self.may_have_executed: bool = self._may_have_executed
+        self.may_have_executed: bool = self._code not in _REFUSALS  # of an error that is rebuilt from its message alone
         self.request_id: Optional[str] = None
 
 
-class AuthenticationError(RecallError):
+class AuthenticationError(RecallError, code="UNAUTHORIZED"):
     """The API key is missing, wrong or revoked (401, ``UNAUTHORIZED``).
 
     Example:
@@ -94,11 +83,8 @@ class AuthenticationError(RecallError):
         UNAUTHORIZED
     """
 
-    _code = "UNAUTHORIZED"
-    _may_have_executed = False
 
-
-class UsageLimitError(RecallError):
+class UsageLimitError(RecallError, code="USAGE_LIMIT_EXCEEDED"):
     """The plan's spending limit is reached (402, ``USAGE_LIMIT_EXCEEDED``). Waiting does not help, so it is never retried.
 
     Example:
@@ -110,11 +96,8 @@ class UsageLimitError(RecallError):
         USAGE_LIMIT_EXCEEDED
     """
 
-    _code = "USAGE_LIMIT_EXCEEDED"
-    _may_have_executed = False
 
-
-class PermissionDeniedError(RecallError):
+class PermissionDeniedError(RecallError, code="FORBIDDEN"):
     """The key may not do this, or the workflow is not deployed (403, the server's code or ``FORBIDDEN``).
 
     Example:
@@ -125,11 +108,8 @@ class PermissionDeniedError(RecallError):
         Workflow is not deployed (HTTP 403): deploy it in Recall first
     """
 
-    _code = "FORBIDDEN"
-    _may_have_executed = False
 
-
-class NotFoundError(RecallError):
+class NotFoundError(RecallError, code="NOT_FOUND"):
     """There is no such workflow or job (404, the server's code or ``NOT_FOUND``).
 
     Example:
@@ -140,11 +120,8 @@ class NotFoundError(RecallError):
         WORKFLOW_NOT_FOUND
     """
 
-    _code = "NOT_FOUND"
-    _may_have_executed = False
 
-
-class RateLimitError(RecallError):
+class RateLimitError(RecallError, code="RATE_LIMIT_EXCEEDED"):
     """Too many requests (429, ``RATE_LIMIT_EXCEEDED``). The workflow did not start.
 
     Attributes:
@@ -159,14 +136,11 @@ class RateLimitError(RecallError):
         2.0 False
     """
 
-    _code = "RATE_LIMIT_EXCEEDED"
-    _may_have_executed = False
-
     rate_limit: Optional[RateLimitInfo] = None
 
 
-class InvalidRequestError(RecallError, ValueError):
-    """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input has no JSON form (``INVALID_JSON``).
+class InvalidRequestError(RecallError, ValueError, code="INVALID_REQUEST"):
+    """The server rejects the request (other 4xx, its code or ``INVALID_REQUEST``), or the input isn't JSON-serializable (``INVALID_JSON``).
 
     Example:
         >>> try:
@@ -176,10 +150,8 @@ class InvalidRequestError(RecallError, ValueError):
         input.name: set is not JSON serializable; use list()
     """
 
-    _code = "INVALID_REQUEST"
 
-
-class RecallTimeoutError(RecallError):
+class RecallTimeoutError(RecallError, code="TIMEOUT"):
     """The time ran out, in the SDK or on the server (408, 504, 524, 598; ``TIMEOUT``). The workflow may still be running.
 
     Attributes:
@@ -194,13 +166,11 @@ class RecallTimeoutError(RecallError):
         TIMEOUT True
     """
 
-    _code = "TIMEOUT"
-
     result: Optional[WorkflowExecutionResult] = None
     partial: Optional[StreamedExecutionResult] = None
 
 
-class ExecutionError(RecallError):
+class ExecutionError(RecallError, code="EXECUTION_ERROR"):
     """The workflow ran and failed (``EXECUTION_ERROR``), or its job was cancelled (``JOB_CANCELLED``).
 
     Attributes:
@@ -214,12 +184,10 @@ class ExecutionError(RecallError):
         this workflow always fails
     """
 
-    _code = "EXECUTION_ERROR"
-
     result: Optional[WorkflowExecutionResult] = None
 
 
-class ServerError(RecallError):
+class ServerError(RecallError, code="SERVER_ERROR"):
     """The server failed (5xx, its code or ``SERVER_ERROR``).
 
     Example:
@@ -231,10 +199,8 @@ class ServerError(RecallError):
         SERVER_ERROR 503
     """
 
-    _code = "SERVER_ERROR"
 
-
-class RecallConnectionError(RecallError):
+class RecallConnectionError(RecallError, code="CONNECTION_ERROR"):
     """The connection failed, or broke before the response was complete (``CONNECTION_ERROR``).
 
     Example:
@@ -246,10 +212,8 @@ class RecallConnectionError(RecallError):
         CONNECTION_ERROR True
     """
 
-    _code = "CONNECTION_ERROR"
 
-
-class StreamInterruptedError(RecallConnectionError):
+class StreamInterruptedError(RecallConnectionError, code="STREAM_INTERRUPTED"):
     """A stream was cut before its end (``STREAM_INTERRUPTED``).
 
     Attributes:
@@ -264,12 +228,10 @@ class StreamInterruptedError(RecallConnectionError):
         Once upon
     """
 
-    _code = "STREAM_INTERRUPTED"
-
     partial: Optional[StreamedExecutionResult] = None
 
 
-class RedirectError(RecallError):
+class RedirectError(RecallError, code="REDIRECT_REFUSED"):
     """The server redirects to another origin, or in a way that a POST can't follow (``REDIRECT_REFUSED``).
 
     Example:
@@ -281,10 +243,8 @@ class RedirectError(RecallError):
         REDIRECT_REFUSED 301
     """
 
-    _code = "REDIRECT_REFUSED"
 
-
-class InvalidResponseError(RecallError):
+class InvalidResponseError(RecallError, code="INVALID_RESPONSE"):
     """The response can't be read: not JSON, of the wrong shape, or badly encoded (``INVALID_RESPONSE``).
 
     Example:
@@ -293,34 +253,22 @@ class InvalidResponseError(RecallError):
         ...     client.execute_workflow("greet")
         ... except InvalidResponseError as error:
         ...     print(error)
-        the response is an HTML page instead of JSON: check the base_url, and whether a proxy answered (HTTP 200)
+        the response is an HTML page instead of JSON: check the base_url, and whether a proxy responded (HTTP 200)
     """
-
-    _code = "INVALID_RESPONSE"
 
 
 _Error = TypeVar("_Error", bound=RecallError)
 
 
 def build_error(
-    kind: Type[_Error],
-    message: str,
-    *,
-    may_have_executed: bool,
-    code: Optional[str] = None,
-    status: Optional[int] = None,
-    body: Any = None,
-    server_code: Optional[str] = None,
-    retry_after: Optional[float] = None,
-    request_id: Optional[str] = None,
+    kind: Type[_Error], message: str, *, may_have_executed: bool, code: Optional[str] = None, status: Optional[int] = None, **facts: Any
 ) -> _Error:
-    """Build an error, and clean each text in it that a server may have chosen. All errors of the package are built here."""
+    """Build an error with further attributes, and clean each text that a server may have chosen. All errors are built here."""
     error = kind(one_line(message), code and one_line(code), status)
-    error.body = body
-    error.server_code = server_code and one_line(server_code)
-    error.retry_after = retry_after
     error.may_have_executed = may_have_executed
-    error.request_id = request_id and one_line(request_id)
+    for name, value in facts.items():
+        is_short_text = isinstance(value, str) and name != "body"
+        setattr(error, name, one_line(value) if is_short_text else value)
     return error
 
 

@@ -5,17 +5,6 @@ from typing import Any, Dict, Generic, List, Optional, TypeVar, Union
 
 from recall_sdk.errors import RecallError
 
-__all__ = [
-    "AsyncExecutionResult",
-    "BatchItem",
-    "RateLimitInfo",
-    "StreamEvent",
-    "StreamedExecutionResult",
-    "UsageLimits",
-    "WorkflowExecutionResult",
-    "WorkflowStatus",
-]
-
 
 @dataclass
 class WorkflowExecutionResult:
@@ -155,13 +144,9 @@ class RateLimitInfo:
         retry_after: Whole seconds to wait before the next request, rounded up, or ``None``.
 
     Example:
-        >>> headers = {"Limit": "60", "Remaining": "59", "Reset": "1800000000"}
-        >>> headers = {f"X-RateLimit-{name}": value for name, value in headers.items()}
-        >>> server.respond_next(200, headers=headers, json={"success": True, "output": 1})
-        >>> client.execute_workflow("greet").output
-        1
-        >>> client.get_rate_limit_info()
-        RateLimitInfo(limit=60, remaining=59, reset=1800000000, retry_after=None)
+        >>> info = RateLimitInfo(limit=60, remaining=15, reset=1800000000)
+        >>> f"{info.remaining} of {info.limit} requests remain"
+        '15 of 60 requests remain'
 
     See the reference page, "RateLimitInfo".
     """

@@ -3,8 +3,6 @@
 Only a 429 is retried, because only a 429 proves that the workflow did not start.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Callable, Optional, TypeVar
 
@@ -46,8 +44,6 @@ class Backoff:
 
     See the reference page, "execute_with_retry()".
     """
-
-    __slots__ = ("initial_delay", "max_delay", "max_retries", "multiplier")
 
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
         self.max_retries: int = check_count("max_retries", max_retries, least=0)
