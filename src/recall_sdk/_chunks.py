@@ -26,9 +26,10 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
     Raises:
         IncompleteRead: The body was cut, or is not in this coding. What came before was yielded.
     """
-    buffer, end, size = b"\r\n", 0, 1  # the end of the current chunk's data, which may lie beyond the buffer; here, of none
+    received, buffer = b"", b"\r\n"
+    end, size = 0, 1  # of the current chunk's data, whose end may lie beyond the buffer; here, of none
     while size > 0:
-        received: bytes = file.read1(READ_SIZE)
+        received = file.read1(READ_SIZE)
         if not received or len(buffer) > MAX_LINE:
             raise IncompleteRead(b"")
         buffer += received
