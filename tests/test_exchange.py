@@ -441,6 +441,27 @@ def test_error_of_a_request_of_an_auth_callable(serve, connect):
     session.close()
 
 
+@pytest.mark.parametrize(("place", "may_have_executed"), [("auth", False), ("hook", True)])
+def test_error_of_callers_code_in_a_batch(place, may_have_executed, serve, connect):
+    """In a batch it is the cause of its item's error, which says whether anything was sent, and shows no key."""
+    error = CallersError(f"with {KEY}") if place == "hook" else CallersError("no token")
+
+    def fail(*_, **__):
+        raise error
+
+    session = requests.Session()
+    if place == "auth":
+        session.auth = fail
+    else:
+        session.hooks["response"].append(fail)
+    (item,) = connect(serve(echo), session=session).execute_batch([("w", {})])
+    assert item.error.may_have_executed is may_have_executed
+    assert item.error.__cause__ is (error if place == "auth" else None)  # one that shows the key is dropped
+    assert KEY not in "".join(traceback.format_exception(type(item.error), item.error, item.error.__traceback__))
+    assert "CallersError" in str(item.error)
+    session.close()
+
+
 @pytest.mark.parametrize("value", [42, "Zo\u00eb \u2713", "a\r\nb"])
 def test_header_that_can_not_be_sent(value, serve, connect):
     """A header of the session that has no form on the wire is named, and nothing was sent."""
@@ -651,6 +672,14 @@ def test_patched_session_is_used(name, own_session, serve, connect):
     assert patched.call_args[1]["data"] == b'{"a":1}'
     assert server.requests == []
     assert client.execute_workflow("w").output == {}
+
+
+def test_bare_mock_in_place_of_a_session_method(session, serve, connect):
+    """A mock that nobody gave a response is called, and what it returns is reported as no response."""
+    client = connect(serve(echo), session=session)
+    with mock.patch("requests.Session.request") as patched, pytest.raises(InvalidResponseError):
+        client.execute_workflow("w")
+    assert patched.call_count == 1
 
 
 def test_patched_get_is_used(serve, connect):

@@ -6,60 +6,139 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.limiter_grid import LATENCY, Bucket, Lump, simulate, window
-from recall_sdk._limiter import KNOWN, MAX_RESET, Limiter
+from bench.limiter_grid import LATENCY, Bucket, Concurrent, Load, Lump, Noisy, simulate, unknown, window
+from recall_sdk._limiter import LONGEST, SAMPLE, Limiter
+
+HINTS = ["none", "exact", "whole seconds"]
 
 
 @pytest.mark.parametrize("latency", [0.001, 0.005, 0.02])
 @pytest.mark.parametrize(("hint", "bar"), [("none", 1.10), ("exact", 1.10), ("whole seconds", 1.30)])
 def test_limiter_uses_bucket_fully(hint, bar, latency):
-    """Under 50 calls/s with a burst of 10, 400 calls take at most 1.10 of the bucket's time, 1.30 with ordered pauses; 3 % are rejected."""
-    seconds, rejected = simulate(Bucket(50, 10), workers=16, run=0.0, hint=hint, calls=400, latency=latency)
-    assert seconds <= bar * (400 - 10) / 50
-    assert rejected <= 0.03 * 400
+    """Under 50 calls/s with a burst of 10, 400 calls take at most 1.10 of the least time, 1.30 with whole-second pauses."""
+    outcome = simulate(Bucket(50, 10), Load(16, 0.0, hint, calls=400, latency=latency))
+    assert outcome.seconds <= bar * (400 - 10) / 50
+    assert outcome.rejected <= 0.04
 
 
 @pytest.mark.parametrize("hint", ["none", "whole seconds"])
 @pytest.mark.parametrize("workers", [8, 32])
 def test_limiter_counts_down_lump(hint, workers):
     """A bucket that is refilled once a minute is used fully at each refill, with few rejections."""
-    seconds, rejected = simulate(Lump(20, 40, 60.0), workers=workers, run=0.5, hint=hint, calls=80)
-    assert seconds < 1.05 * 120
-    assert rejected <= 5
+    outcome = simulate(Lump(20, 40, seconds=60.0), Load(workers, 0.5, hint, calls=80))
+    assert outcome.seconds < 1.05 * 120
+    assert outcome.rejected <= 0.2
 
 
 @pytest.mark.parametrize("run", [0.0, 0.5])
 @pytest.mark.parametrize(("limit", "seconds"), [(10, 10.0), (100, 60.0)])
 def test_limiter_counts_down_window(limit, seconds, run):
     """A fixed window is used fully in each window."""
-    taken, rejected = simulate(window(limit, seconds), workers=16, run=run, hint="none")
-    assert taken < 1.1 * max((math.ceil(200 / limit) - 1) * seconds, 200 / 16 * (LATENCY + run))
-    assert rejected <= 0.1 * 200
+    outcome = simulate(window(limit, seconds), Load(16, run))
+    assert outcome.seconds < 1.1 * max((math.ceil(200 / limit) - 1) * seconds, 200 / 16 * (LATENCY + run))
+    assert outcome.rejected <= 0.1
 
 
-@pytest.mark.parametrize("hint", ["none", "exact", "whole seconds"])
+@pytest.mark.parametrize("hint", HINTS)
 @pytest.mark.parametrize("rate", [1, 20])
 @pytest.mark.parametrize("burst", [1, 60])
 def test_limiter_learns_rate_from_refusals(rate, burst, hint):
-    """If the server does not answer the question, slow and fast buckets, small and large, are still used reasonably."""
-    seconds, rejected = simulate(Bucket(rate, burst), workers=16, run=0.0, hint=hint, answers=False)
-    assert seconds < 3 * (200 - burst) / rate
-    assert rejected <= 0.3 * 200
+    """If the server says nothing about its limits, slow and fast buckets, small and large, are still used reasonably."""
+    outcome = simulate(Bucket(rate, burst), Load(16, 0.0, hint, usage=unknown))
+    assert outcome.seconds < 3 * (200 - burst) / rate
+    assert outcome.rejected <= 0.5
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_limiter_believes_headers(hint):
+    """The levels in the headers of the responses do as well as the usage limits, which this server does not report."""
+    outcome = simulate(Bucket(50, 10), Load(16, 0.0, hint, calls=400, usage=unknown, headers=True, latency=0.003))
+    assert outcome.seconds <= 1.3 * (400 - 10) / 50
+    assert outcome.asked <= 0.01
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+@pytest.mark.parametrize("hint", ["none", "exact"])
+def test_limiter_shares_bucket(batches, hint):
+    """Several batches on one bucket use it together, as each believes what really flows in for it."""
+    outcome = simulate(Bucket(20, 10), Load(16, 0.0, hint, batches=batches, calls=100))
+    assert outcome.seconds < 3 * (100 * batches - 10) / 20
+    assert outcome.rejected <= 0.5
+
+
+def test_limiter_shares_bucket_with_others():
+    """If others take half of what flows in, at random, the batch gets at least the other half."""
+    outcome = simulate(Noisy(20, 20), Load(16, 0.0, calls=300))
+    assert outcome.seconds < 1.2 * 2 * (300 - 20) / 20
+
+
+@pytest.mark.parametrize(("rate", "then"), [(10, 100), (100, 10)])
+def test_limiter_follows_rate(rate, then):
+    """A rate that changes tenfold is followed."""
+    bucket = Bucket(rate, 20, 5.0, then)
+    calls = 20 + 5 * rate + 20 * then
+    outcome = simulate(bucket, Load(16, 0.0, calls=calls))
+    assert outcome.seconds < 2 * 25
+    assert outcome.rejected <= 0.6
+
+
+@pytest.mark.parametrize("hint", ["none", "exact", "zero"])
+@pytest.mark.parametrize("usage", [Load().usage, unknown])
+@pytest.mark.parametrize(("count", "run"), [(1, 0.1), (4, 1.0), (20, 1.0)])
+def test_limiter_keeps_to_runs_at_a_time(count, run, usage, hint):
+    """If the server limits the number of runs at a time, about as many are in flight, and tries of more are rare."""
+    outcome = simulate(Concurrent(count=count), Load(32, run, hint, usage=usage, calls=300))
+    assert outcome.seconds < 1.5 * 300 / count * (LATENCY + run) + 5
+    assert outcome.rejected <= 0.2
+
+
+@pytest.mark.parametrize(("count", "then"), [(4, 12), (12, 4)])
+def test_limiter_follows_runs_at_a_time(count, then):
+    """If the number of runs at a time changes, the batch follows within some pauses, and does not flood the server."""
+    outcome = simulate(Concurrent(count=count, count_then=then, change_at=20.0), Load(32, 1.0, "exact", calls=600))
+    assert outcome.seconds < 2 * (20 + (600 - 20 * count) / then)
+    assert outcome.rejected <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("usage", "most"),
+    [
+        (lambda limits: (limits[1], limits[1], 60.0), 2.0),
+        (lambda limits: (59, 60, 60.0), 10.0),
+        (lambda limits: (0, limits[1], 1.0), 30.0),
+        (lambda limits: (10**400, 10**400, 1e308), 2.0),
+        (lambda limits: (-1, 0, -1.0), 2.0),
+        (lambda limits: (limits[0], limits[1], math.nan), 2.0),
+        (lambda limits: (limits[0], limits[1], limits[2] * 10), 3.0),
+        (lambda limits: (limits[0], limits[1], limits[2] / 10), 2.0),
+    ],
+)
+def test_limiter_survives_misleading_reports(usage, most):
+    """Usage limits of another limit, or of absurd numbers, cost some time but stall nothing."""
+    outcome = simulate(Bucket(20, 20), Load(16, 0.0, usage=usage))
+    assert outcome.seconds < most * (200 - 20) / 20
+
+
+@pytest.mark.parametrize("headers", [False, True])
+def test_limiter_does_not_mistake_slow_question_for_rate(headers):
+    """A question about the usage limits that takes seconds is neither measured as a low rate nor asked often."""
+    outcome = simulate(Bucket(50, 10), Load(16, 0.0, calls=400, asking=100.0, headers=headers))
+    assert outcome.seconds < 2 * (400 - 10) / 50
 
 
 def test_limiter_without_limit_never_waits():
     """Without a 429 nothing waits after the first requests."""
     limiter = Limiter()
-    for number in range(KNOWN):
+    for number in range(1, SAMPLE + 1):
         assert limiter.wait(float(number)) == 0.0
         limiter.sent(float(number))
     assert limiter.wait(float(number)) == 0.0
-    limiter.sent(float(number))
+    limiter.accepted(limiter.sent(float(number)), float(number))
     assert limiter.wait(float(number)) == 0.0
 
 
 def test_limiter_late_429_measures_nothing():
-    """A 429 of a request sent before the pause extends the pause if it has a Retry-After, and measures nothing."""
+    """A 429 of a request sent before the first one was known extends the pause if it has a Retry-After, and measures nothing."""
     limiter = Limiter()
     first, second = limiter.sent(0.0), limiter.sent(0.01)
     limiter.rejected(first, 0.02, 2.0)
@@ -67,80 +146,77 @@ def test_limiter_late_429_measures_nothing():
     limiter.usage(0.03, None)
     limiter.rejected(second, 0.03, None)
     assert limiter.wait(0.03) == pytest.approx(1.99)
-    limiter.rejected(second, 0.03, 5.0)
-    assert limiter.wait(0.03) == pytest.approx(5.0)
     assert limiter.rate == rate
+    third, fourth = limiter.sent(3.0), limiter.sent(3.0)
+    limiter.rejected(third, 3.1, None)
+    limiter.rejected(fourth, 3.1, 5.0)
+    assert limiter.wait(3.1) == pytest.approx(5.0)
 
 
 def test_limiter_asks_twice_and_then_at_each_reset():
-    """After a 429 it asks once, and again when a token should be available; then only at each reset."""
+    """After a 429 it asks once, and again when a token should be there; then only at each reset, and it sends what remains."""
     limiter = Limiter()
     limiter.rejected(limiter.sent(0.0), 0.1, None)
+    assert limiter.wait(0.1) == math.inf
     assert limiter.ask
     limiter.usage(0.2, (0, 10, 60.0))
     assert not limiter.ask
-    assert limiter.wait(6.0) > 0
-    assert not limiter.ask
-    limiter.wait(7.0)
-    assert limiter.ask
+    assert 0 < limiter.wait(6.0) < 1
+    assert limiter.wait(7.0) == math.inf
     limiter.usage(7.0, (0, 10, 53.2))
-    assert limiter.wait(7.0) == pytest.approx(53.2, abs=0.1)
-    assert not limiter.ask
-    limiter.wait(60.3)
-    assert limiter.ask
-    limiter.usage(60.3, (2, 10, 59.9))
-    for _ in range(2):
-        assert limiter.wait(60.3) == 0.0
-        limiter.sent(60.3)
-    assert limiter.wait(60.3) > 50
-
-
-def test_limiter_asks_once_if_one_request_is_missing():
-    """If a single token is missing there is no time for a second question: the limit is treated as refilled at once."""
-    limiter = Limiter()
-    limiter.rejected(limiter.sent(0.0), 0.0, None)
-    limiter.usage(0.1, (9, 10, 30.0))
-    for _ in range(9):
-        assert limiter.wait(1.0) == 0.0
-        limiter.sent(1.0)
-    assert limiter.wait(1.0) > 20
+    assert limiter.wait(7.0) == pytest.approx(53.2, abs=0.2)
+    assert limiter.wait(60.4) == math.inf
+    limiter.usage(60.4, (2, 10, 59.9))
+    for moment in (60.5, 60.6):
+        assert limiter.wait(moment) == 0.0
+        limiter.accepted(limiter.sent(moment), moment)
+    assert limiter.wait(60.7) > 50
 
 
 def test_limiter_takes_reported_rate():
-    """A bucket's rate is what is missing over the seconds until it is full; as ``remaining`` is rounded down, it takes a little less."""
+    """If requests flow in before the reset, their rate is what is missing over the seconds until nothing is."""
     limiter = Limiter()
     limiter.rejected(limiter.sent(0.0), 0.1, None)
-    limiter.usage(0.2, (0, 11, 2.1))
+    limiter.wait(0.1)
+    limiter.usage(0.1, (0, 11, 2.2))
+    assert limiter.wait(0.5) == math.inf
     limiter.usage(0.5, (1, 11, 2.0))
-    assert limiter.rate == pytest.approx(4.5)
-    limiter = Limiter()
-    limiter.rejected(limiter.sent(0.0), 0.1, None)
-    limiter.usage(0.2, (0, 1, 0.5))
-    assert 1.5 < limiter.rate < 2.0
+    assert limiter.rate == pytest.approx(5.0)
 
 
-def test_limiter_ignores_full_bucket():
-    """An answer after which nothing is missing says neither how the limit is refilled nor how fast."""
+def test_limiter_probes_once_if_nothing_remains_after_reset():
+    """If the reset has passed and still nothing remains, one request finds out whether it is refused, too."""
     limiter = Limiter()
     limiter.rejected(limiter.sent(0.0), 0.0, None)
-    limiter.usage(1.0, (10, 10, 0.0))
-    assert limiter.wait(1.0) == 0.0
-    assert limiter.rate is None
+    now, sent = 0.0, 0
+    for _ in range(40):
+        delay = limiter.wait(now)
+        if limiter.ask:
+            limiter.usage(now, (0, 10, 1.0))
+        elif delay:
+            now += delay
+        else:
+            sent += 1
+            limiter.rejected(limiter.sent(now), now, None)
+    assert sent > 2
 
 
-def test_limiter_compares_answers_of_one_episode_only():
-    """If the second answer came when nothing was missing any more, the next 429 is followed by two questions again.
-
-    Otherwise its first answer, with nothing remaining, would make a token bucket look like a limit that is refilled at once.
-    """
-    limiter = Limiter()
-    limiter.rejected(limiter.sent(0.0), 0.0, None)
-    limiter.usage(0.1, (1, 11, 1.0))
-    limiter.usage(3.0, (11, 11, 0.0))
-    limiter.rejected(limiter.sent(3.0), 3.0, None)
-    limiter.usage(3.1, (0, 11, 1.1))
-    limiter.usage(3.3, (2, 11, 0.9))
-    assert limiter.rate == pytest.approx(80 / 9)
+def test_limiter_probes_at_growing_intervals_if_nothing_is_accepted():
+    """While nothing at all is accepted, single requests are sent at doubling intervals of at most a minute."""
+    limiter, now, times = Limiter(), 0.0, []
+    for _ in range(60):
+        delay = limiter.wait(now)
+        if limiter.ask:
+            limiter.usage(now, None)
+        elif delay:
+            now += delay
+        else:
+            times.append(now)
+            limiter.rejected(limiter.sent(now), now, None)
+    pauses = [later - earlier for earlier, later in zip(times, times[1:])]
+    assert pauses == pytest.approx(sorted(pauses))
+    assert pauses[-1] == pytest.approx(LONGEST)
+    assert len(pauses) > 10
 
 
 def test_limiter_waits_a_minute_at_most_for_a_reset():
@@ -148,48 +224,53 @@ def test_limiter_waits_a_minute_at_most_for_a_reset():
     limiter = Limiter()
     limiter.rejected(limiter.sent(0.0), 0.0, None)
     for moment in (0.0, 100.0):
+        limiter.wait(moment)
         limiter.usage(moment, (0, 10, 3600.0))
-    assert limiter.wait(100.0) <= MAX_RESET + 1
+    assert limiter.wait(100.0) <= LONGEST + 1
 
 
 def test_limiter_waits_for_reset_in_headers():
-    """If an answer reports that nothing remains until a reset some seconds ahead, the limiter waits; a nearer reset is mostly rounding."""
+    """If a response reports that nothing remains until a reset some seconds ahead, the limiter waits; a nearer reset is mostly rounding."""
     limiter = Limiter()
-    sent = limiter.sent(0.0)
-    limiter.reported(sent, 0.1, 5, 30.0)
-    limiter.reported(sent, 0.1, 0, 1.0)
+    limiter.reported(limiter.sent(0.0), 0.1, 5, 30.0, 10)
     assert limiter.wait(0.1) == 0.0
-    limiter.reported(sent, 0.1, 0, 30.0)
-    assert limiter.wait(0.1) == pytest.approx(30.0)
+    limiter.reported(limiter.sent(1.0), 1.1, 0, 1.0, 10)
+    assert limiter.wait(1.1) == 0.0
+    limiter.reported(limiter.sent(2.0), 2.1, 0, 30.0, 10)
+    assert limiter.wait(2.1) > 2
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["send", "refuse", "report", "usage", "none"]),
+            st.sampled_from(["send", "accept", "refuse", "report", "usage", "none"]),
             st.floats(0, 100),
-            st.one_of(st.none(), st.floats(0.001, 3600)),
-            st.integers(0, 100),
-            st.integers(0, 100),
+            st.one_of(st.none(), st.just(0.0), st.floats(0.001, 3600)),
+            st.integers(),
+            st.one_of(st.integers(), st.just(10**400)),
         ),
         max_size=60,
     )
 )
 def test_limiter_wait_always_ends(events):
-    """For any reports in any order, the wait is a finite number of seconds, and the rate is above 0."""
+    """For any reports in any order, the wait is a finite number of seconds or one question, and no arithmetic fails."""
     limiter = Limiter()
     now, sent = 0.0, []
     for kind, seconds, pause, remaining, limit in events:
         now += seconds
         if kind == "send":
             sent.append(limiter.sent(now))
+        elif kind == "accept" and sent:
+            limiter.accepted(sent.pop(), now)
         elif kind == "refuse" and sent:
             limiter.rejected(sent.pop(), now, pause)
         elif kind == "report" and sent:
-            limiter.reported(sent.pop(), now, remaining, pause or 0.0)
-        elif kind == "usage":
-            limiter.usage(now, (remaining, limit, pause or 0.0))
-        elif kind == "none":
+            limiter.reported(sent[-1], now, remaining, pause or 0.0, limit)
+        elif kind in {"usage", "none"}:
+            limiter.usage(now, None if kind == "none" else (remaining, limit, pause or 0.0))
+        delay = limiter.wait(now)
+        if limiter.ask:
             limiter.usage(now, None)
-        assert 0 <= limiter.wait(now) < 2 * 3600
-        assert limiter.rate is None or limiter.rate > 0
+            delay = limiter.wait(now)
+        assert 0 <= delay < 2 * 3600
+        assert limiter.rate >= 0

@@ -39,6 +39,16 @@ def test_ledger_notices_run_that_is_sent_twice():
     assert received(("redirect-307", "tok-1-1p"), ("ok-length", "tok-1-1p")) == {}
 
 
+def test_ledger_lets_run_recover():
+    """A run that is refused at its first request is accepted at the next one, and not sent a third time."""
+    ledger = Ledger()
+    for expected in ("status-429-plain", "ok-length", "ok-length"):
+        assert ledger.resolve("limited-plain", "tok-1-1r") == expected
+        ledger.receive(expected, "tok-1-1r", redirected=False)
+    assert dict(ledger.violations.counts) == {"sent twice": 1}
+    assert ledger.resolve("ok-gzip", "tok-1-2r") == "ok-gzip"
+
+
 def test_ledger_notices_wrong_may_have_executed():
     """A run that executed although the client denied it is reported, whichever came first."""
     assert received(("drop-reset", "tok-1-1p"), denied=["tok-1-1p"]) == {"executed although may_have_executed=False": 1}

@@ -40,6 +40,8 @@ IDLE_SECONDS = 1.0
 """Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
 Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
+_PAIRS: Any = (tuple, list)
+
 Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
 
 
@@ -96,7 +98,7 @@ class Batch:
                         held += 1
                     except Exception as error:  # an error of the source reaches the reader after the items in flight
                         end = error
-                elif item := self._next_finished():
+                elif (item := self._next_finished()) and not self._stopped:
                     yield item
                     held, resumed = held - 1, time.monotonic()
             if end is not None and not isinstance(end, StopIteration):
@@ -105,7 +107,7 @@ class Batch:
             self.stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # a string of two letters is not a pair
+        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
             raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
@@ -232,11 +234,15 @@ def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:
 class BatchIterator(Iterator[BatchItem[R_co]]):
     """The finished items of a batch. Any thread may close it, also while another one waits for an item."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, mask: Callable[[RecallError], object]) -> None:
         self._items, self._stop = batch.run(), batch.stop  # the threads don't refer to the generator, so that a forgotten batch ends
+        self._mask = mask  # hides the key in an error, also in one of the caller's code
 
     def __next__(self) -> BatchItem[R_co]:
-        return next(self._items)
+        item = next(self._items)
+        if item.error is not None:
+            self._mask(item.error)
+        return item
 
     def close(self) -> None:
         """Stop what is queued. Calls in flight finish, and their results are dropped."""

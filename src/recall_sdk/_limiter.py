@@ -133,10 +133,10 @@ class Limiter:
         if self.rate == inf:
             self._burst, self.rate = max(1.0, gained), max(1.0, gained) / seconds
         elif self.rate and gained > 0 and not nothing_accepted:
-            active = max(seconds - self._idle, 1 / FIRST_RATE)
             most = pace if self._was_full else min(pace, (gained + 1) / seconds)
-            self._best = max(self._best, (gained - 1) / active)
-            self.rate = max((min(most, gained / active) * most) ** 0.5, self._best * FLOOR)
+            self._best = max(self._best, (gained - 1) / seconds)
+            least = max(min(most, gained / seconds), most * FLOOR if self._burst == 1 else 0.0)  # a burst of 1 is full whenever it is sent
+            self.rate = max((least * most) ** 0.5, self._best * FLOOR)
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
         self._resume = max(self._resume, sent.time + self._probe_pause)
@@ -148,8 +148,9 @@ class Limiter:
         """Set the level, and return how many requests flowed in since it was last known, and in how many seconds."""
         refused = sum(self._known.number < number <= moment.number for number in self._refused)
         gained = level - self._known_level + moment.number - self._known.number - refused
-        seconds = max(moment.time - self._known.time, 1 / FIRST_RATE)
-        self._level, self._updated = level - sum(number > moment.number for number in self.in_flight), moment.time
+        seconds = max(moment.time - self._known.time - self._idle, 1 / FIRST_RATE)
+        reserve = level > 1 and self.rate > 0  # of a bucket, for the jitter of the network
+        self._level, self._updated = level - reserve - sum(number > moment.number for number in self.in_flight), moment.time
         if not keep:
             self._known, self._known_level, self._idle = moment, level, max(0.0, min(self._idle, self._resume - moment.time))
             self._refused = [number for number in self._refused if number > moment.number]
@@ -184,7 +185,7 @@ class Limiter:
             supposed = min(self._supposed_rate, used / seconds if used else inf)
             self._reports, self.rate = 2, supposed if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
-            most = (gained + 1) / span if level < limit / 2 else inf  # if half of it remains, the rate is too low
+            most = (gained + 1) / span if level < self._burst else inf  # a full bucket says only that the rate is too low
             self.rate = 2 * self.rate if most == inf else min(max(self.rate, (gained - 1) / span), most)
             self._best = min(self._best, most)
         self._level = max(1.0, self._level) if reset_passed else self._level  # a single request finds out if the report is wrong

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from threading import RLock
 from time import monotonic, time
-from typing import Any, Iterator, List, Optional, Type, TypeVar
+from typing import Any, Iterator, List, Mapping, Optional, Type, TypeVar
 
 from urllib3.exceptions import DecodeError
 
@@ -29,6 +29,8 @@ MAX_ENCODINGS = 2
 
 _NO_BODY = (*range(100, 200), 204, 304)
 """Statuses without a body. Anything sent after one would be mistaken for the response to the next request."""
+
+_MAPPING: Any = Mapping
 
 _Self = TypeVar("_Self", bound="Response")
 
@@ -50,8 +52,8 @@ class Response:
     def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
         self.request = exchange.request
         self.url = exchange.url
-        self.status: int = response.status_code
-        self.headers = response.headers
+        self.status = int(response.status_code)
+        self.headers: Any = response.headers if isinstance(response.headers, _MAPPING) else {}  # a bare mock has none
         self.received = time()
         self.may_repeat = exchange.may_repeat
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()

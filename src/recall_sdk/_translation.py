@@ -82,6 +82,9 @@ _BEFORE_SENDING = _codes(
 )
 """The code of the libraries in which an error means that nothing was sent."""
 
+_PREPARING = _codes(requests.Session.prepare_request)
+"""The code of requests that calls what the caller has given for a request, such as an auth callable, before anything is sent."""
+
 _PROXY_CODE = _codes(_Adapter.proxy_manager_for)
 _HEADER_CODE = _codes(http.client.HTTPConnection.putheader)
 
@@ -299,6 +302,7 @@ def foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool)
     """Return the error for one of the caller's code or of an executor; our own errors are returned as they are."""
     if isinstance(cause, RecallError):
         return cause
+    may_have_executed = may_have_executed and not _passes(cause, _PREPARING)
     error = build_error(RecallError, f"{what}: {type(cause).__name__}: {cause}".rstrip(": "), may_have_executed=may_have_executed)
     error.__cause__ = cause
     return error

@@ -462,7 +462,8 @@ class RecallClient:
                 max_workers=check_count("max_workers", max_workers, least=1),
                 executor=executor,
                 policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
-            )
+            ),
+            mask=partial(without_key, api_key=self.api_key),
         )
 
     # ---------------------------------------------------------------------------------------------------- reading

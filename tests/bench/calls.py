@@ -1,4 +1,4 @@
-"""Row 1: the cost of one call, from the arguments to the parsed answer."""
+"""Row 1: the cost of one call, from the arguments to the parsed response."""
 
 import sys
 from typing import Callable
@@ -8,7 +8,7 @@ from .peers import SDK, Call, calls
 
 CALLS = 50  # in one round
 ROUNDS = 15
-ANSWERS = {"length": "answer with Content-Length", "chunked": "chunked answer"}
+RESPONSES = {"length": "response with Content-Length", "chunked": "chunked response"}
 # On 3.11 the SDK saves the most; older and newer interpreters have other costs.
 LIMITS = {"requests": 0.55 if sys.version_info[:2] == (3, 11) else 0.65, "httpx": 1.0, "openai": 1.0}
 
@@ -25,9 +25,9 @@ def repeated(call: Call) -> Callable[[], int]:
 
 
 def measure(base_url: str) -> Row:
-    """Measure all contenders, with both framings of the answer."""
+    """Measure all contenders, with both framings of the response."""
     row = Row("call", "One call, kept alive")
-    for framing, case in ANSWERS.items():
+    for framing, case in RESPONSES.items():
         contenders = calls(base_url, "call-" + framing)
         times = interleaved({who: repeated(call) for who, call in contenders.items() if call is not None}, ROUNDS)
         for who in contenders:

@@ -43,7 +43,7 @@ def panels(rows: Sequence[Row]) -> List[Panel]:
     by_name = {row.name: row for row in rows}
     found: List[Panel] = []
     if "call" in by_name:
-        calls = [one for one in by_name["call"].measured if one.case.startswith("answer with")]
+        calls = [one for one in by_name["call"].measured if one.case.startswith("response with")]
         entries = [Entry(one.who, one.cpu.median, one.unit, one.who == SDK) for one in calls if one.cpu]
         found.append(Panel("CPU time of one call", "in microseconds; less is better", entries))
     if "stream" in by_name:

@@ -16,7 +16,7 @@ from .server import DRIP_SECONDS
 TIMEOUT = 1.0  # seconds
 LIMIT = 0.25  # seconds more
 PHASES = {
-    "silence": "no answer",
+    "silence": "no response",
     "head": "head byte by byte",
     "body": "body byte by byte",
     "half": "half a body, then silence",
@@ -31,7 +31,7 @@ def taken(call: Callable[[], Any]) -> Tuple[float, str, bool]:
     started = time.perf_counter()
     try:
         call()
-        ended, ours = "an answer", False
+        ended, ours = "a response", False
     except Exception as error:  # noqa: BLE001 - each library has errors of its own, and the table names them
         ended, ours = type(error).__name__, isinstance(error, RecallTimeoutError)
     return time.perf_counter() - started, ended, ours

@@ -45,7 +45,7 @@ def path_of(workflow: str) -> str:
 
 
 def calls(base_url: str, workflow: str) -> Dict[str, Optional[Call]]:
-    """Return one function for each contender: a POST of ``INPUT`` on a kept-alive connection, with the parsed answer."""
+    """Return one function for each contender: a POST of ``INPUT`` on a kept-alive connection, with the parsed response."""
     path = path_of(workflow)
     url = base_url + path
 

@@ -1,6 +1,6 @@
 """The server of the benchmark: prepared bytes from raw sockets, in a separate process.
 
-It needs the standard library alone and knows no more HTTP than it takes. The workflow id in the path names the answer, such as
+It needs the standard library alone and knows no more HTTP than it takes. The workflow id in the path names the response, such as
 ``call-length``, ``burst-gzip``, ``paced-close``, ``memory-tokens``, ``slow-body`` or ``bucket-plain-1``.
 
 Run as a script, it prints its port and serves until its standard input ends.
@@ -43,7 +43,7 @@ BUCKET_SIZE = 10.0
 DRIP_SECONDS = 4.0
 DRIP_PAUSE = 0.1  # seconds between bytes
 
-ANSWER = json.dumps(
+RESPONSE = json.dumps(
     {
         "success": True,
         "output": {
@@ -64,7 +64,7 @@ END = b'data: {"event":"done","success":true,"output":{"content":"Hello"},"metad
 
 
 def head(framing: str, length: int = 0, content_type: str = "text/event-stream", status: str = "200 OK", extra: str = "") -> bytes:
-    """Return the head of an answer; ``length`` is used only for the framing ``length``."""
+    """Return the head of a response; ``length`` is used only for the framing ``length``."""
     version = "HTTP/1.0" if framing == "http10" else "HTTP/1.1"
     if framing == "length":
         extra += f"Content-Length: {length}\r\n"
@@ -170,12 +170,12 @@ def send_memory(connection: socket.socket, kind: str) -> None:
 
 
 def send_slowly(connection: socket.socket, phase: str) -> None:
-    """Answer too late: with nothing, or with a head or a body byte by byte, each for ``DRIP_SECONDS``."""
+    """Respond too late: with nothing, or with a head or a body byte by byte, each for ``DRIP_SECONDS``."""
     drips = int(DRIP_SECONDS / DRIP_PAUSE)
     if phase == "silence":
         time.sleep(DRIP_SECONDS)
         return
-    whole = head("length", len(ANSWER), "application/json") + ANSWER
+    whole = head("length", len(RESPONSE), "application/json") + RESPONSE
     if phase == "head":
         at_once, dripped, rest = whole[:20], whole[20 : 20 + drips], whole[20 + drips :]
     elif phase == "half":
@@ -183,11 +183,11 @@ def send_slowly(connection: socket.socket, phase: str) -> None:
     elif phase == "body":
         at_once, dripped, rest = whole[:-drips], whole[-drips:], b""
     elif phase == "chunked":
-        at_once, dripped, rest = head("chunked", 0, "application/json") + chunk(ANSWER)[:-drips], chunk(ANSWER)[-drips:], chunk(b"")
+        at_once, dripped, rest = head("chunked", 0, "application/json") + chunk(RESPONSE)[:-drips], chunk(RESPONSE)[-drips:], chunk(b"")
     elif phase == "close":
-        at_once, dripped, rest = head("close", 0, "application/json") + ANSWER[:-drips], ANSWER[-drips:], b""
+        at_once, dripped, rest = head("close", 0, "application/json") + RESPONSE[:-drips], RESPONSE[-drips:], b""
     else:
-        packed = chunk(gzip.compress(ANSWER))
+        packed = chunk(gzip.compress(RESPONSE))
         at_once, dripped, rest = head("gzip", 0, "application/json") + packed[:-drips], packed[-drips:], chunk(b"")
     connection.sendall(at_once)
     if phase == "half":
@@ -215,7 +215,7 @@ class Bucket:
         self.filled_at = now
 
     def usage(self) -> Dict[str, Any]:
-        """Return the answer about the usage limits."""
+        """Return the response about the usage limits."""
         with self.lock:
             self.refill()
             full = time.time() + (BUCKET_SIZE - self.tokens) / BUCKET_RATE
@@ -243,26 +243,26 @@ BUCKETS_LOCK = threading.Lock()
 
 
 def from_bucket(workflow: str, counts: bool) -> bytes:
-    """Answer an execution, or return the counts; the bucket ``bucket-KIND-NUMBER`` is created, full, on first use."""
+    """Respond to an execution, or return the counts; the bucket ``bucket-KIND-NUMBER`` is created, full, on first use."""
     with BUCKETS_LOCK:
         bucket = BUCKETS.setdefault(workflow, Bucket())
     if counts:
-        return whole_answer({"accepted": bucket.accepted, "rejected": bucket.rejected})
+        return whole_response({"accepted": bucket.accepted, "rejected": bucket.rejected})
     if bucket.take():
         return CALLS["length"]
     extra = "Retry-After: 1\r\n" if "-ordered-" in workflow else ""
-    return whole_answer({"error": "Rate limit exceeded"}, "429 Too Many Requests", extra)
+    return whole_response({"error": "Rate limit exceeded"}, "429 Too Many Requests", extra)
 
 
-def whole_answer(value: Any, status: str = "200 OK", extra: str = "") -> bytes:
-    """Return a JSON answer with a Content-Length."""
+def whole_response(value: Any, status: str = "200 OK", extra: str = "") -> bytes:
+    """Return a JSON response with a Content-Length."""
     body = json.dumps(value).encode()
     return head("length", len(body), "application/json", status, extra) + body
 
 
 CALLS = {
-    "length": head("length", len(ANSWER), "application/json") + ANSWER,
-    "chunked": head("chunked", 0, "application/json") + chunk(ANSWER) + chunk(b""),
+    "length": head("length", len(RESPONSE), "application/json") + RESPONSE,
+    "chunked": head("chunked", 0, "application/json") + chunk(RESPONSE) + chunk(b""),
 }
 
 
@@ -288,7 +288,7 @@ def read_request(connection: socket.socket, buffer: bytearray) -> Tuple[str, str
 
 
 def serve_connection(connection: socket.socket) -> None:
-    """Answer requests until either side closes."""
+    """Respond to requests until either side closes."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray()
     with connection:
@@ -311,7 +311,7 @@ def serve_connection(connection: socket.socket) -> None:
                 elif kind == "bucket":
                     connection.sendall(from_bucket(workflow, method == "GET"))
                 elif kind == "usage":  # of the newest batch
-                    connection.sendall(whole_answer(list(BUCKETS.values())[-1].usage()))
+                    connection.sendall(whole_response(list(BUCKETS.values())[-1].usage()))
                 else:
                     return
                 if what in ("close", "http10", "silence"):

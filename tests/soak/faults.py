@@ -611,6 +611,16 @@ limited("garbage", lambda: "Retry-After: soon", lambda: "X-RateLimit-Reset: neve
 limited("body", body={"retryAfterSeconds": 0.05})
 limited("empty-bucket", lambda: "X-RateLimit-Limit: 5", lambda: "X-RateLimit-Remaining: 0", lambda: f"X-RateLimit-Reset: {time.time():.0f}")
 
+RECOVERING = {
+    "limited-plain": ("status-429-plain", "ok-length"),
+    "limited-at-once": ("status-429-at-once", "ok-limits"),
+    "limited-body": ("status-429-body", "ok-limits"),
+    "limited-garbage": ("status-429-garbage", "ok-chunked"),
+    "limited-stream": ("status-429-plain", "stream-ok"),
+    "limited-drop": ("status-429-plain", "drop-reset"),
+}
+"""Names that stand for one kind at the first request of a run, and for another later, as with a server that is busy for a moment."""
+
 # ---------------------------------------------------------------------------------------------------------------- redirects
 
 

@@ -16,12 +16,12 @@ from typing import Any, Callable, Container, Counter, Dict, List, Optional, Tupl
 
 from recall_sdk import AsyncExecutionResult, RecallClient, RecallError, WorkflowStream
 
-from .faults import JOBS, KINDS
+from .faults import JOBS, KINDS, RECOVERING
 from .server import TOKEN, Violations
 
 GRACE = 0.5  # seconds that a call may take longer than its timeout
 USUAL_LOAD = 1.5  # runnable processes per processor
-HUNG = 30.0  # seconds after which a batch counts as hung
+HUNG = 90.0  # seconds after which a batch counts as hung
 SECRET = re.compile(r"key-\d+-secret")
 
 PLAIN = [name for name in KINDS if not name.startswith("ticket-")]
@@ -32,9 +32,8 @@ HEADS = ["late-silence", "late-head", "endless-interim", "endless-headers", "end
 """Kinds whose head is late. The other late and endless ones have bytes that keep coming, which a stream rightly reads on and on."""
 FINITE = [name for name in PLAIN if not name.startswith(("late-", "endless-")) and name not in ENDLESS_STREAMS]
 LIMITED = [name for name in KINDS if name.startswith("status-429")]
-UNBATCHED = ["status-429-two-hours", "status-429-a-second", "status-429-date", "head-bad-times", "head-bad-numbers"]
-"""Kinds that rightly make a batch wait for long."""
-BATCHED = [name for name in PLAIN if name not in UNBATCHED]
+BATCHED = [name for name in PLAIN if name not in LIMITED and not name.startswith("head-bad-")] + [*RECOVERING] * 2
+"""Not those that refuse a run each time it is sent, or report odd limits: a batch rightly slows down for them."""
 
 
 def machine_load() -> float:
@@ -52,7 +51,7 @@ class Book:
         self.lock = threading.Lock()
         self.outcomes: Counter[Tuple[str, str]] = Counter()  # by operation and class
         self.violations = Violations()
-        self.overshoots: List[float] = []
+        self.overshoots: Counter[int] = Counter()  # by milliseconds
         self.late: List[Tuple[float, float, float, float, str]] = []  # start, end, overshoot, load, what
         self.denied: List[str] = []
 
@@ -65,8 +64,8 @@ class Book:
         ended = time.monotonic()
         over = ended - started - bound
         with self.lock:
-            if over > 0 and len(self.overshoots) < 1_000_000:
-                self.overshoots.append(over)
+            if over > 0:
+                self.overshoots[round(over * 1000)] += 1
             if over > GRACE and len(self.late) < 1_000:
                 self.late.append((started, ended, over, machine_load(), what))
 
@@ -185,7 +184,12 @@ class Thread:
         self.check("call", kind, token, lambda: self.client.execute_workflow(kind, value, timeout=timeout), timeout)
 
     def retried_call(self) -> None:
-        kind, token, timeout, retries = self.pick(LIMITED + PLAIN[:5]), self.token("r"), self.timeout(), self.random.randrange(3)
+        kind, token, timeout, retries = (
+            self.pick([*LIMITED, *RECOVERING, *PLAIN[:5]]),
+            self.token("r"),
+            self.timeout(),
+            self.random.randrange(3),
+        )
         settings: Any = {"timeout": timeout, "max_retries": retries, "initial_delay": 0.01, "max_delay": 0.05}
         bound = timeout + retries * (timeout + 2.0)  # a Retry-After here is at most 2 seconds, or too long to be waited for
         self.check("retried call", kind, token, lambda: self.client.execute_with_retry(kind, {"token": token}, **settings), bound)
@@ -289,7 +293,7 @@ class Thread:
                 self.book.outcome("batch item", type(item.result).__name__)
         if self.random.random() < 0.5:
             results.close()
-        self.book.took(started, HUNG, "batch")
+        self.book.took(started, HUNG, f"batch of {[kind for kind, _ in items]}")
 
 
 CLIENT_TIMEOUT = 0.6  # seconds: of the client, for calls without one of their own

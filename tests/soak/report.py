@@ -36,9 +36,9 @@ def show(book: Book, served: Dict[str, Any], quiet: List[Quiet], pauses: Pauses)
         outcomes.setdefault(operation, []).append(f"{word} {count:,}")
     for operation, words in outcomes.items():
         print(f"{operation:>24}: {', '.join(words)}")
-    over = sorted(book.overshoots) or [0.0]
+    over = sorted(book.overshoots.elements()) or [0]
     p50, p99 = over[len(over) // 2], over[len(over) * 99 // 100]
-    print(f"\nlater than the timeout: {len(book.overshoots):,} operations, p50 {p50:.3f} s, p99 {p99:.3f} s, at most {over[-1]:.3f} s")
+    print(f"\nlater than the timeout: {len(over):,} operations, p50 {p50} ms, p99 {p99} ms, at most {over[-1]} ms")
     print(f"the machine stood still for {sum(end - start for start, end in pauses):.1f} s")
     for number, one in enumerate(quiet):
         resident = "" if one.resident is None else f", {one.resident:.1f} MB resident"

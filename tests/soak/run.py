@@ -155,7 +155,7 @@ def fork(main: Thread) -> None:
 
 def in_child(client: RecallClient, token: str) -> int:
     """Return 0 if a call and a stream in a child get their own responses."""
-    faulthandler.dump_traceback_later(HUNG / 2, exit=True)
+    faulthandler.dump_traceback_later(30.0, exit=True)
     try:
         result = client.execute_workflow("ok-length", {"token": token + "c1"}, timeout=10.0)
         text = client.execute_workflow("stream-ok", {"token": token + "c2"}, timeout=10.0, stream=True).text

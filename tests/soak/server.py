@@ -14,7 +14,7 @@ from contextlib import suppress
 from random import Random
 from typing import Any, Counter, Dict, Iterator, List, NamedTuple, Set
 
-from .faults import CLOSE, HANG, JOBS, KINDS, RESET, Asked, Step, http, status_steps, usage_steps
+from .faults import CLOSE, HANG, JOBS, KINDS, RECOVERING, RESET, Asked, Step, http, status_steps, usage_steps
 
 TOKEN = re.compile(r"tok-[0-9a-z]+-[0-9]+[pr](?:c[12])?")
 """Names one run by its thread and a number; p: a plain call; r: one that may be sent again after a refusal; c: in a child of a fork."""
@@ -54,9 +54,18 @@ class Ledger:
         self.kinds: Counter[str] = Counter()
         self.violations = Violations()
         self.closed: Set[str] = set()  # tokens of runs that may not be sent again
+        self.refused: Set[str] = set()  # tokens of runs that may be sent again
         self.executed: Dict[str, str] = {}  # the kind of each run that executed, by its token
         self.denied: Set[str] = set()  # tokens of runs of which the client said that they did not execute
         self.polls: Counter[str] = Counter()
+
+    def resolve(self, name: str, token: str) -> str:
+        """Return the kind of response to the next request of a run."""
+        if name not in RECOVERING:
+            return name
+        first, later = RECOVERING[name]
+        with self.lock:
+            return later if token in self.refused else first
 
     def receive(self, name: str, token: str, *, redirected: bool) -> None:
         """Note an execution that was received."""
@@ -71,8 +80,7 @@ class Ledger:
                 if token in self.denied:
                     self.violations.add("executed although may_have_executed=False", f"{token} ({name})")
             allowed = kind.repeatable and (redirected or "r" in token[4:])
-            if not allowed:
-                self.closed.add(token)
+            (self.refused if allowed else self.closed).add(token)
 
     def deny(self, tokens: List[str]) -> None:
         """Note runs of which the client says that they did not execute."""
@@ -159,7 +167,7 @@ class Server:
         if area == "jobs":
             script = name.partition("~")[0]
             return JOBS[script](asked, self.ledger.poll(name)) if script in JOBS else iter([http({"error": "no job"}, status="404 No")])
-        kind = name.partition("~")[0]
+        kind = self.ledger.resolve(name.partition("~")[0], token)
         if request.method == "GET" and kind == "status":
             self.ledger.count("status")
             return status_steps(asked)
