@@ -113,9 +113,19 @@ def test_text_called_a_stream_raises_with_the_text(body, sends, read, serve, con
     assert caught.value.may_have_executed is True
 
 
-@pytest.mark.parametrize("body", [b"", BOM, b"\n\n"])
+@pytest.mark.parametrize("body", [b'{"error": "no\n\n', b"<p>hi\n\ndata: x\n"])
+def test_start_of_something_else_called_a_stream_raises(body, read, serve, connect):
+    """The start of JSON or of a page, with blank lines, is reported as it is."""
+    with pytest.raises(InvalidResponseError) as caught:
+        read(connect(serve(whole(body, STREAM))))
+    assert caught.value.body == body.decode()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", BOM, b"\n\n", b": hello\n\n", b"foo: bar\nid: 7\n", b"data: {", BOM + b'\r\ndata: {"chunk": "x"}\r\n']
+)
 def test_empty_body_called_a_stream_is_interrupted(body, read, serve, connect):
-    """An empty stream was cut before its end."""
+    """A stream without an event was cut before its end."""
     with pytest.raises(StreamInterruptedError, match="the server closed it"):
         read(connect(serve(whole(body, STREAM))))
 
@@ -142,22 +152,48 @@ def test_incomplete_json_called_a_stream_raises(serve, connect):
 STARTS = [b"", BOM, b"\n", BOM + b"\r\n\r\n", b": hello\n\n", b"id: 7\n", b"retry:250\n\n", b"event: message\n"]
 
 
-JSON = ["Content-Type: application/json"]
-TYPES = [JSON, ["Content-Type: text/plain"], [], [STREAM]]
+JSON = "Content-Type: application/json"
 
 
-CALLS_AND_TYPES = [(call, each) for call in READS for each in TYPES if (call, each) != ("execute_workflow", JSON)]
-
-
+@pytest.mark.parametrize("headers", [[JSON], ["Content-Type: text/plain"], [], [STREAM]])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("call_and_type", CALLS_AND_TYPES)
-def test_stream_under_any_type_is_read(call_and_type, start, sends, serve, connect):
-    """A body that begins as an event stream is one, whatever its type is; only JSON that answers a plain call is not searched for one."""
-    call, content_type = call_and_type
-    result = READS[call](connect(serve(sends(start + EVENTS, *content_type))))
+def test_stream_under_any_type_is_read(start, headers, read, serve, connect):
+    """A body that begins as an event stream is one, whatever its type is."""
+    for way in (whole, dripped):
+        check_stream(read(connect(serve(way(start + EVENTS, *headers)))))
+
+
+def check_stream(result):
+    """Check the result of the stream."""
     assert result == StreamedExecutionResult(
         True, {"content": "One, two"}, metadata={"duration": 7}, total_duration=7, text="One, two", text_by_block={"a": "One, two"}
     )
+
+
+def test_stream_called_json_in_a_batch_is_read(serve, connect):
+    """A batch reads a stream under application/json, too."""
+    (item,) = connect(serve(whole(EVENTS, JSON))).execute_batch([("w", {})])
+    assert item.result.text == "One, two"
+
+
+@pytest.mark.parametrize("body", [b"", b"data", b"events", b"datum: 1", b"x", b'"unfinished', b"nul"])
+def test_other_body_called_json_raises(body, sends, serve, connect):
+    """What only resembles a stream, or is nothing, is reported as not JSON."""
+    with pytest.raises(InvalidResponseError, match=r"is (not JSON|empty)"):
+        connect(serve(sends(body, JSON))).execute_workflow("w")
+
+
+@pytest.mark.parametrize("value", ["data: x", 7, None, True])
+def test_simple_json_value_is_output(value, sends, read, serve, connect):
+    """JSON that is no container is the output of a workflow with a response of its own."""
+    result = read(connect(serve(sends(b"\n " + json.dumps(value).encode(), JSON))))
+    assert (result.success, result.output) == (True, value)
+
+
+def test_queued_run_with_stream_called_json_raises(serve, connect):
+    """A queued run is never read as a stream, also under application/json."""
+    with pytest.raises(InvalidResponseError, match="is not JSON"):
+        connect(serve(whole(EVENTS, JSON))).execute_workflow("w", async_execution=True)
 
 
 @pytest.mark.parametrize("start", [b"foo: bar\n", b"foo\n\n", b"data\n", b"hello: x" * 99 + b"\r"])

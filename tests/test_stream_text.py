@@ -88,6 +88,16 @@ def test_stream_replaces_halves_without_partner(chunks, whole, serve, connect):
     assert stream.result.text_by_block == {"a": whole}
 
 
+@pytest.mark.parametrize("end", [[{"event": "done", "success": True}], []])
+def test_stream_events_hold_halves_without_partner(end, serve, connect):
+    """Whoever joins the chunks of the events gets the text of the result, also after halves in several blocks."""
+    stream = stream_of(serve, connect, piece("1" + HIGH, "a"), piece("2" + HIGH, "b"), *end, "[DONE]")
+    events = list(stream)
+    assert "".join(event.chunk for event in events) == stream.result.text == "12\ufffd\ufffd"
+    assert [(event.type, event.block_id) for event in events[2:4]] == [("chunk", "a"), ("chunk", "b")]
+    assert stream.result.text_by_block == {"a": "1\ufffd", "b": "2\ufffd"}
+
+
 def test_stream_reset_drops_half_of_a_character(serve, connect):
     """A half that was retracted is not joined with what comes after it."""
     stream = stream_of(serve, connect, piece("x" + HIGH), {"blockId": "a", **RESET}, piece(LOW + "y"), "[DONE]")
@@ -114,10 +124,10 @@ def test_split_of_text_does_not_matter(whole, cuts, by_turns):
         if by_turns:
             text.add("other", "-")
         got += text.add("a", json.loads(json.dumps(units[start:end].decode("utf-16-le", "surrogatepass"))))
-    text.end()
+    got += "".join(text.end(block_id).chunk for block_id in list(text.halves))
     expected = units.decode("utf-16-le", "replace")
-    assert got + text.unpaired == expected
-    assert text.snapshot()[1].get("a", "") == expected
+    assert got == expected
+    assert text.snapshot(None).text_by_block.get("a", "") == expected
 
 
 # ----------------------------------------------------------------------------------------------------- time and memory
@@ -141,12 +151,12 @@ def test_text_of_interleaved_blocks_takes_little_memory():
     collected = _Text()
     for number in range(count):
         collected.add("ab"[number % 2], "12345")
-    whole, by_block = collected.snapshot()
+    result = collected.snapshot(None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(whole) == 5 * count
-    assert by_block == {"a": "12345" * (count // 2), "b": "12345" * (count // 2)}
-    assert peak < 10 * len(whole)
+    assert len(result.text) == 5 * count
+    assert result.text_by_block == {"a": "12345" * (count // 2), "b": "12345" * (count // 2)}
+    assert peak < 10 * len(result.text)
 
 
 def test_retracted_text_does_not_stay_in_memory():
@@ -163,4 +173,5 @@ def test_retracted_text_does_not_stay_in_memory():
     tracemalloc.stop()
     assert peak < 3_000_000
     numbers = "".join(f"{number} " for number in range(300))
-    assert collected.snapshot() == (numbers + "!", {"b": numbers, "a": "!"})
+    result = collected.snapshot(None)
+    assert (result.text, result.text_by_block) == (numbers + "!", {"b": numbers, "a": "!"})

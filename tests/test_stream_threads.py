@@ -110,7 +110,7 @@ def test_stream_closed_under_its_reader_leaves_no_connection(framing, serve, con
             reader.start()
             stream.close()
             reader.join(PATIENCE)
-            assert not stream._finalizer.alive
+            assert stream._response._is_closed
 
 
 def in_a_cycle_with_an_error(client):
@@ -248,5 +248,16 @@ def test_stream_closed_after_its_end_keeps_the_connection(serve, connect):
     stream = client.stream_workflow("w")
     assert stream.result.success
     stream.close()
+    assert client.execute_workflow("w").output == "next"
+    assert server.connections == 1
+
+
+def test_abort_after_the_close_does_nothing(serve, connect):
+    """A thread that aborts a response late does not disturb the connection, which is in the pool again."""
+    server = serve(answers(CHUNKED + chunk(DONE) + b"0\r\n\r\n", http(envelope("next"))))
+    client = connect(server)
+    stream = client.stream_workflow("w")
+    assert stream.result.success
+    stream._response.abort()
     assert client.execute_workflow("w").output == "next"
     assert server.connections == 1

@@ -26,46 +26,34 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
     Raises:
         IncompleteRead: The body was cut, or is not in this coding. What came before was yielded.
     """
-    buffer, start = b"", 0
-    size, missing = 1, 0  # of the current chunk; what is missing includes its line end
+    received, buffer = b"", b"\r\n"
+    end, size = 0, 1  # of the current chunk's data, whose end may lie beyond the buffer; here, of none
     while size > 0:
-        received: bytes = file.read1(READ_SIZE)
-        if not received or len(buffer) - start > MAX_LINE:
+        received = file.read1(READ_SIZE)
+        if not received or len(buffer) > MAX_LINE:
             raise IncompleteRead(b"")
-        buffer, start = buffer[start:] + received, 0
+        buffer += received
         pieces: List[bytes] = []
+        start = 0
         while size > 0:
-            if missing:
-                pieces.append(buffer[start : start + max(missing - 2, 0)])
-                start += missing
-                missing = max(start - len(buffer), 0)
-                if missing:
-                    start = len(buffer)
-            line_end = buffer.find(b"\n", start)
-            if missing or line_end < 0:
+            pieces.append(buffer[start:end])
+            start = buffer.find(b"\n", end + len(b"\r\n")) + 1
+            if not start:
                 break
             try:
-                size = int(buffer[start:line_end].partition(b";")[0], 16)
+                size = int(buffer[end:start].partition(b";")[0], 16)
             except ValueError:
                 size = -1
-            start = line_end + 1
-            missing = size + 2
+            end = start + size
         data = b"".join(pieces)
         if data:
             yield data
+        kept = min(end, len(buffer))
+        buffer, end = buffer[kept:], end - kept
     if size:
         raise IncompleteRead(b"")
-    reader.surplus = _has_surplus(file, b"\n" + buffer[start:])
-
-
-def _has_surplus(file: Any, trailers: bytes) -> bool:
-    """Read the trailers to their end, and return whether the connection holds more, or anything else than trailers."""
-    while len(trailers) <= MAX_LINE:
-        blank_line = _BLANK_LINE.search(trailers)
-        if blank_line is not None:
-            return blank_line.end() < len(trailers)
+    trailers = b"\n" + buffer
+    while received and len(trailers) <= MAX_LINE and not _BLANK_LINE.search(trailers):
         received = file.read1(READ_SIZE)
-        if not received:
-            break
         trailers += received
-    return True
+    reader.surplus = _BLANK_LINE.split(trailers, 1)[1:] != [b""]  # the connection holds more, or anything else than trailers

@@ -9,6 +9,7 @@ import socket
 import zlib
 from contextlib import suppress
 from itertools import chain
+from threading import RLock
 from time import monotonic, time
 from typing import Any, Iterator, List, Mapping, Optional, Type, TypeVar
 
@@ -75,6 +76,7 @@ class Response:
             self._pieces = self._iter_decoded()
         self._body: Optional[bytes] = None
         self._is_live = self._is_closed = False
+        self._closing = RLock()  # no thread may abort a connection that another one has returned to the pool
         self._is_complete = False  # read to its end by us, which alone makes the connection fit for another request
 
     def __enter__(self: _Self) -> _Self:
@@ -162,15 +164,22 @@ class Response:
         self._is_live = True
         self._reader.bound(None, self._exchange.timeout)
 
-    def set_deadline(self, seconds: float) -> None:
-        """Bound the time for the rest of the body."""
-        self._reader.bound(monotonic() + seconds, seconds)
+    def finish(self, seconds: float) -> None:
+        """Receive the rest of the body within some seconds, so that the connection can be reused, and close."""
+        if not self._is_closed:
+            with suppress(RecallError):
+                self._reader.bound(monotonic() + seconds, seconds)
+                while self.receive():
+                    pass
+            self.close()
 
     def abort(self) -> None:
         """Shut down the connection, also from another thread than the one that reads."""
         if self._pid != os.getpid() or self._original is None:
             return
-        with suppress(OSError, AttributeError, ValueError):  # it was closed in between
+        with self._closing, suppress(OSError, AttributeError, ValueError):  # it was closed in between
+            if self._is_closed:
+                return
             sock = self._reader.sock
             if isinstance(sock, socket.socket):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # that of a TLS socket would end the decryption under a reader
@@ -185,14 +194,16 @@ class Response:
         """Return the connection to the pool if its response was read to the end, and nothing came after it; else close it."""
         if self._pid != os.getpid():
             return  # the connection is the parent's
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._is_complete and not self._reader.surplus and self.status not in _NO_BODY:
+        with self._closing:
+            if self._is_closed:
+                return
+            is_reusable = self._is_complete and not self._reader.surplus and self.status not in _NO_BODY
+            if not is_reusable:
+                self.abort()  # closing alone would not end the connection if a child of a fork has a copy of the socket
+            self._is_closed = True
+        if is_reusable:
             self._response.raw.release_conn()
-            return
-        self.abort()  # closing alone would not end the connection if a child of a fork has a copy of the socket
-        if self._response.raw is not None:
+        elif self._response.raw is not None:
             self._response.close()
 
 

@@ -13,17 +13,18 @@ _ENDS = ("done", "final")
 _EVENT_TYPES = {"final": "done", "stream_error": "block_error", "chunk": "message"}
 """Servers' names for an event, and our types for them; a chunk without text is a message."""
 
+_OF_A_BLOCK = {"blockId", "chunk"}
 _NOT_JSON = object()
 
-_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # not in the stubs; in half the time of json.loads()
+_raw_decode = json.JSONDecoder().raw_decode  # in less time than json.loads()
 
 
 def stream_event(name: str, data: str) -> Optional[StreamEvent]:
     """Read one server-sent event; return ``None`` for the mark that ends a stream."""
     payload: Any = None
     try:
-        payload, end = _scan(data, 0)
-    except (ValueError, StopIteration, RecursionError):
+        payload, end = _raw_decode(data)
+    except (ValueError, RecursionError):
         end = -1
     if end != len(data):
         payload = json_or(data, _NOT_JSON)
@@ -57,9 +58,7 @@ def _is_failure(event_type: str, payload: Dict[str, Any]) -> bool:
     if event_type in _ENDS:
         end = _end_of(payload)
         return bool(end.get("error")) and not isinstance(end.get("success"), bool)  # otherwise the end itself says how the run ended
-    if not payload.get("error"):
-        return False
-    return payload.get("success") is False or ("blockId" not in payload and "chunk" not in payload)
+    return bool(payload.get("error")) and (payload.get("success") is False or not _OF_A_BLOCK & payload.keys())
 
 
 def _end_of(payload: Dict[str, Any]) -> Dict[str, Any]:

@@ -45,6 +45,9 @@ from recall_sdk.streaming import WorkflowStream, open_stream, read_execution
 
 __all__ = ["RecallClient"]
 
+_STARTS_OF_JSON = b"{["
+"""First bytes that need no further look: what is called JSON may be a stream."""
+
 MAX_ASKING = 5.0
 """Seconds for a batch's request of the usage limits, while its workers wait."""
 
@@ -728,12 +731,14 @@ class RecallClient:
 
     def _execute(self, request: Request, timeout: _Timeout) -> Result:
         with self._open(request, timeout) as response:
-            return _decoding.execution(response) if response.is_json and not request.stream else read_execution(response)
+            is_json = response.is_json and not request.stream and response.read()[:1] in _STARTS_OF_JSON
+            return _decoding.execution(response) if is_json else read_execution(response)
 
     def _attempt(self, request: Request, timeout: Optional[float]) -> Tuple[Result, Optional[Level]]:
         """Make an attempt for a batch; return its result, and what the response says about the rate limit."""
         with self._open(request, timeout) as response:
-            return _decoding.execution(response) if response.is_json else read_execution(response), reported_level(response)
+            is_json = response.is_json and response.read()[:1] in _STARTS_OF_JSON
+            return _decoding.execution(response) if is_json else read_execution(response), reported_level(response)
 
     def _ask_limits(self, *, asynchronous: bool) -> Optional[Level]:
         """Return the rate limit that the server reports on request; ``None`` if it does not say."""

@@ -1,5 +1,6 @@
 """Server-sent events: a decoder that follows the WHATWG HTML standard, section 9.2 "Server-sent events"."""
 
+import re
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 __all__ = ["ServerSentEvent", "iter_events"]
@@ -7,9 +8,8 @@ __all__ = ["ServerSentEvent", "iter_events"]
 MAX_EVENT_SIZE = 1024**3
 """Bytes of one event that are kept while its end has not arrived: 1 GiB."""
 
-_BOM = b"\xef\xbb\xbf"
-_LINE_ENDS = (b"\n", b"\r")
-_MAX_RETRY_DIGITS = 18  # more than any time needs, and no more than int() reads on every Python
+_BOM = "\ufeff"
+_RETRY = re.compile("[0-9]{1,18}")  # more than any time needs, and no more than int() reads on every Python
 
 
 class ServerSentEvent(NamedTuple):
@@ -62,13 +62,9 @@ class EventDecoder:
     """Decodes an event stream whose chunks are passed in as they arrive."""
 
     def __init__(self) -> None:
-        self._start: Optional[bytes] = b""  # the stream so far, as long as it may be a part of a byte order mark
-        self._line = bytearray()  # the start of a line whose end has not arrived
-        self._after_cr = False
-        self._data = bytearray()  # lines, each with a newline
-        self._event = self._id = ""
-        self._retry: Optional[int] = None
-        self._is_between_events = True
+        self._rest = bytearray()  # the events whose end has not arrived
+        self._has_begun = self._after_cr = False
+        self._id = ""
 
     def feed(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
         """Return the fields of the events that a chunk completes: type, data, last id and retry.
@@ -76,73 +72,50 @@ class EventDecoder:
         Raises:
             ValueError: An event is longer than ``MAX_EVENT_SIZE``.
         """
-        is_whole = self._is_between_events and chunk.endswith(b"\n\n")
-        if is_whole and chunk[:6] == b"data: ":  # nearly always
-            try:
-                text = chunk[6:-2].decode()
-            except UnicodeDecodeError:
-                return self._decode_lines(chunk)
-            if "\r" not in text:
-                self._start = None
-                if "\n" not in text:
-                    return [("message", text, self._id, None)]
-                datas = text.split("\n\ndata: ")
-                if text.count("\n") == 2 * len(datas) - 2:  # each event is a single line
-                    return [("message", data, self._id, None) for data in datas]
-        if not is_whole:
-            first = 0 if self._is_between_events else chunk.find(b"\n\n") + 2
-            last = chunk.rfind(b"\n\n") + 2
-            if last - first >= 2:  # only the ends of the chunk belong to events that are split
-                return self._decode_lines(chunk[:first]) + self.feed(chunk[first:last]) + self._decode_lines(chunk[last:])
-        return self._decode_lines(chunk)
-
-    def _decode_lines(self, chunk: bytes) -> List[Tuple[str, str, str, Optional[int]]]:
-        events: List[Tuple[str, str, str, Optional[int]]] = []
-        data = self._data
-        for line in self._complete_lines(chunk):
-            if line:
-                name, _, value = line.partition(b":")
-                if value[:1] == b" ":
-                    value = value[1:]
-                if name == b"data":
-                    data += value
-                    data += b"\n"
-                elif name == b"event":
-                    self._event = _text(value)
-                elif name == b"id" and b"\0" not in value:
-                    self._id = _text(value)
-                elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
-                    self._retry = int(value)
-            else:
-                if data:
-                    events.append((self._event or "message", data[:-1].decode("utf-8", "replace"), self._id, self._retry))
-                    data.clear()
-                self._event = ""
-                self._retry = None
-        if len(self._line) + len(data) + len(self._event) + len(self._id) > MAX_EVENT_SIZE:
-            raise ValueError(f"an event has more than {MAX_EVENT_SIZE} bytes")
-        is_pending = self._start or self._line or self._after_cr or data or self._event or self._retry is not None
-        self._is_between_events = not is_pending
-        return events
-
-    def _complete_lines(self, chunk: bytes) -> List[bytes]:
-        """Return the lines that a chunk completes."""
-        if self._start is not None:
-            chunk = self._start + chunk
-            self._start = chunk if len(chunk) < len(_BOM) and _BOM.startswith(chunk) else None
-            chunk = b"" if self._start is not None else chunk[len(_BOM) :] if chunk.startswith(_BOM) else chunk
-        if not chunk:
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_line_feeds(chunk)
+        rest = self._rest
+        searched = max(len(rest) - 1, 0)
+        rest += chunk
+        end = rest.rfind(b"\n\n", searched) + 2
+        if end < 2:
+            if len(rest) > MAX_EVENT_SIZE:
+                raise ValueError(f"an event has more than {MAX_EVENT_SIZE} bytes")
             return []
-        rest = chunk[1:] if self._after_cr and chunk[:1] == b"\n" else chunk  # a CRLF may be split
-        self._after_cr = chunk[-1:] == b"\r"
-        lines = rest.splitlines()  # splits bytes only at LF, CR and CRLF, as the standard does
-        cut = [] if not lines or rest.endswith(_LINE_ENDS) else [lines.pop()]
-        if lines and self._line:
-            lines[0] = bytes(self._line + lines[0])
-            self._line.clear()
-        self._line += b"".join(cut)
-        return lines
+        text = rest[:end].decode("utf-8", "replace")
+        del rest[:end]
+        if not self._has_begun:
+            self._has_begun = True
+            text = text[1:] if text.startswith(_BOM) else text
+        if text.startswith("data: "):
+            datas = text[6:-2].split("\n\ndata: ")
+            if text.count("\n") == 2 * len(datas):  # nearly always: each event is a single line
+                return [("message", data, self._id, None) for data in datas]
+        return self._decode_lines(text)
 
+    def _with_line_feeds(self, chunk: bytes) -> bytes:
+        """Replace each other line end by a line feed. A CRLF may be split."""
+        start = 1 if self._after_cr and chunk.startswith(b"\n") else 0
+        self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
+        return chunk[start:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+    def _decode_lines(self, text: str) -> List[Tuple[str, str, str, Optional[int]]]:
+        events: List[Tuple[str, str, str, Optional[int]]] = []
+        event, retry = "", None
+        data: List[str] = []
+        for line in text.split("\n"):
+            name, _, value = line.partition(":")
+            value = value[1:] if value.startswith(" ") else value
+            if name == "data":
+                data.append(value)
+            elif name == "event":
+                event = value
+            elif name == "id" and "\0" not in value:
+                self._id = value
+            elif name == "retry" and _RETRY.fullmatch(value):
+                retry = int(value)
+            elif not line:
+                if data:
+                    events.append((event or "message", "\n".join(data), self._id, retry))
+                event, retry, data = "", None, []
+        return events

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
 from array import array
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import ExitStack, suppress
-from itertools import chain, islice
-from threading import Lock, RLock
-from typing import Any, Deque, Dict, Iterator, Optional, Tuple, TypeVar
+from io import BytesIO
+from itertools import chain
+from threading import Lock
+from typing import Any, DefaultDict, Deque, Dict, Iterator, Optional, TypeVar
 from weakref import finalize
 
-from recall_sdk import _decoding
+from recall_sdk import _decoding, errors
 from recall_sdk._bodies import envelope
 from recall_sdk._response import Response
+from recall_sdk._statuses import unreadable
 from recall_sdk._stream_events import stream_end, stream_event, stream_failure
-from recall_sdk.errors import (
-    ExecutionError,
-    InvalidResponseError,
-    RecallConnectionError,
-    RecallError,
-    RecallTimeoutError,
-    StreamInterruptedError,
-    build_error,
-    one_line,
-)
 from recall_sdk.models import Result, StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
-from recall_sdk.sse import EventDecoder
+from recall_sdk.sse import MAX_EVENT_SIZE, EventDecoder
 
 __all__ = ["WorkflowStream"]
 
@@ -59,33 +52,30 @@ class WorkflowStream:
 
     def __init__(self, response: Response, result: Optional[WorkflowExecutionResult] = None) -> None:
         self._response = response
-        self._text = _Text()
+        self._start: Optional[bytearray] = bytearray()  # of the body, until it has an event
         self._decoder = EventDecoder()
+        self._text = _Text()
         self._ready: Deque[StreamEvent] = deque()  # events that arrived, and that the reader has not taken yet
-        self._has_begun = False
         self._end = result
+        self._error: Optional[errors.RecallError] = None
         self._result: Optional[StreamedExecutionResult] = None
-        self._error: Optional[RecallError] = None
-        self._is_exhausted = False
-        self._is_closed = False
+        self._is_exhausted = self._is_closed = False
         self._reading = Lock()  # held by the thread that receives
-        self._releasing = RLock()  # no thread may abort a connection while another one returns it to the pool
-        self._finalizer = finalize(self, response.close)  # closes a stream that is dropped, before the collector ends its parts
-        self._finalizer.atexit = False
+        finalize(self, response.close).atexit = False  # closes a stream that is dropped, before the collector ends its parts
         if response.request.stream and result is None:
             response.set_live()
 
     def __iter__(self: _Self) -> _Self:
         if self._is_exhausted:
             message = "the stream was already read to its end, and its events arrive only once: use result"
-            raise build_error(RecallError, message, may_have_executed=True)
+            raise errors.build_error(errors.RecallError, message, may_have_executed=True)
         if self._error is not None and not self._ready:
             raise self._error
         return self
 
     def __next__(self) -> StreamEvent:
-        if not self._ready or self._is_closed:
-            self._fill()
+        while not self._ready or self._is_closed:
+            self._advance()
         return self._ready.popleft()
 
     def __enter__(self: _Self) -> _Self:
@@ -109,12 +99,7 @@ class WorkflowStream:
             One, two
         """
         events = iter(self)
-        return chain((event.chunk for event in events if event.chunk), self._last_text())
-
-    def _last_text(self) -> Iterator[str]:
-        self._text.end()
-        if self._text.unpaired:
-            yield self._text.unpaired
+        return (event.chunk for event in events if event.chunk)
 
     @property
     def result(self) -> StreamedExecutionResult:
@@ -131,9 +116,9 @@ class WorkflowStream:
         """
         if self._result is None:
             with suppress(StopIteration):
-                while True:
+                while not self._is_exhausted:
                     next(self)
-            self._result = self._snapshot()
+            self._result = self._text.snapshot(self._end)
             self._text = _Text()  # a long text is kept once
         return self._result
 
@@ -147,67 +132,52 @@ class WorkflowStream:
             >>> stream.close()
         """
         self._is_closed = True
-        if not self._finalizer.alive:
-            return
         if self._reading.acquire(blocking=False):
             try:
-                self._release()
+                self._response.close()
             finally:
                 self._reading.release()
         else:  # a thread is receiving: it closes the connection, which must not happen under it
-            with self._releasing:
-                if self._finalizer.alive:
-                    self._response.abort()
+            self._response.abort()
 
-    def _release(self) -> None:
-        with self._releasing:
-            self._finalizer()
-
-    def _fill(self) -> None:
-        """Receive until an event is ready. Raise the failure of the stream, or ``StopIteration`` at its end."""
-        self._reading.acquire()  # a third of the time of a with statement
-        try:
-            while not self._ready or self._is_closed:
-                if self._error is not None:
-                    raise self._error
-                if self._end is not None and not self._ready:
-                    self._finish()
-                    raise StopIteration
-                try:
+    def _advance(self) -> None:
+        """Receive once. Raise the failure of the stream, or ``StopIteration`` at its end."""
+        if self._error is not None:
+            raise self._error
+        with self._reading:
+            try:
+                if self._is_closed and (self._ready or self._end is None):
+                    raise errors.StreamInterruptedError("it was closed here")
+                if self._end is None:
                     self._receive()
-                except RecallError as error:
-                    self._fail(error)
-                except BaseException:  # such as KeyboardInterrupt
-                    self._release()
-                    raise
-        finally:
-            self._reading.release()
-            if self._is_closed:  # by another thread, which could not close the connection
-                self.close()  # type: ignore[unreachable]  # mypy knows no other threads
+                else:
+                    self._response.finish(LINGER)
+                    self._is_exhausted = True
+                    raise StopIteration
+            except errors.RecallError as error:
+                self._fail(error)
+            except BaseException:  # such as KeyboardInterrupt
+                self._response.close()
+                raise
 
     def _receive(self) -> None:
         """Receive once, and decode the events that are complete."""
-        if self._is_closed:
-            raise self._interrupted("it was closed here")
         piece = self._response.receive()
-        if not self._has_begun and not piece.startswith(b"data:"):
-            self._response.unread(piece)
-            if not _is_stream(self._response):
-                self._end = self._read_whole()
-                return
-            piece = self._response.receive()
-        self._has_begun = True
+        if self._start is not None:
+            self._start += piece[: MAX_EVENT_SIZE - len(self._start)]
         if not piece:
-            raise self._interrupted("the server closed it")
+            self._end = self._read_whole()
+            return
         try:
             arrived = self._decoder.feed(piece)
         except ValueError as error:
-            message = f"the stream can't be read: {error}"
-            raise build_error(InvalidResponseError, message, may_have_executed=True, status=self._response.status) from error
+            raise unreadable(self._response, f"can't be read: {error}", b"") from error
         for name, data, _, _ in arrived:
+            self._start = None
             event = stream_event(name, data)
             if event is None or event.type == "done":
                 self._end = stream_end(event)
+                self._ready.extend(map(self._text.end, list(self._text.halves)))
                 if event is not None:
                     self._ready.append(event)
                 break
@@ -216,153 +186,115 @@ class WorkflowStream:
             elif event.type == "chunk_reset":
                 self._text.reset(event.block_id)
             elif event.type == "error":
-                raise stream_failure(event, self._snapshot())
+                raise stream_failure(event, self._text.snapshot(None))
             self._ready.append(event)
 
     def _read_whole(self) -> WorkflowExecutionResult:
-        """Read a body that is not a stream, although the server calls it one."""
-        event = stream_event("message", self._response.read().decode("utf-8-sig", "replace"))
+        """Read a body that has ended. It is a result if it is not a stream, although the server calls it one."""
+        body = bytes(self._start or b"")
+        start = body.lstrip(_BLANK)
+        if not start or (start[0] not in _STARTS_OF_OTHERS and any(map(_FIELD.match, start.splitlines()))):
+            raise errors.StreamInterruptedError("the server closed it")
+        event = stream_event("message", body.decode("utf-8-sig", "replace"))
         if event is not None and event.type == "error" and envelope(event.data) is None:
-            raise stream_failure(event, self._snapshot())
+            raise stream_failure(event, self._text.snapshot(None))
+        self._response.unread(body)
         return _decoding.execution_of_stream(self._response)
 
-    def _finish(self) -> None:
-        """Wait for the end of the response, so that its connection can be reused."""
-        if self._finalizer.alive:
-            with suppress(RecallError):  # the result is complete
-                self._response.set_deadline(LINGER)
-                while self._response.receive():
-                    pass
-            self._release()
-        self._is_exhausted = True
-
-    def _fail(self, error: RecallError) -> None:
+    def _fail(self, error: errors.RecallError) -> None:
         """Close the connection, and keep the error for the reader."""
-        if self._is_closed and not isinstance(error, ExecutionError):
-            error = self._interrupted("it was closed here")
-        elif isinstance(error, RecallTimeoutError):
-            error.partial = self._snapshot()
-        elif isinstance(error, RecallConnectionError) and not isinstance(error, StreamInterruptedError):
-            error = self._interrupted(str(error), error.__cause__ or error)
+        partial = self._text.snapshot(self._end)
+        if isinstance(error, errors.RecallConnectionError) or (self._is_closed and not isinstance(error, errors.ExecutionError)):
+            reason, cause = "it was closed here" if self._is_closed else str(error), error.__cause__
+            message = (
+                f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
+                f"the {len(partial.text)} characters that arrived are in partial"
+            )
+            error = errors.build_error(errors.StreamInterruptedError, message, may_have_executed=True)
+            error.__cause__ = cause
+        if isinstance(error, (errors.RecallTimeoutError, errors.StreamInterruptedError)):
+            error.partial = partial
         request_id = self._response.headers.get("X-Request-Id")
-        error.request_id = request_id and one_line(request_id)
+        error.request_id = request_id and errors.one_line(request_id)
         self._error = error
-        self._release()
-        with suppress(RecallError), self._response:  # which masks the key
+        with suppress(errors.RecallError), self._response:  # which closes it, and masks the key
             raise error
-
-    def _interrupted(self, reason: str, cause: Optional[BaseException] = None) -> StreamInterruptedError:
-        partial = self._snapshot()
-        message = (
-            f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
-            f"the {len(partial.text)} characters that arrived are in partial"
-        )
-        error = build_error(StreamInterruptedError, message, may_have_executed=True)
-        error.partial = partial
-        error.__cause__ = cause
-        return error
-
-    def _snapshot(self) -> StreamedExecutionResult:
-        end = self._end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
-        text, by_block = self._text.snapshot()
-        facts: Dict[str, Any] = {**vars(end), "text": text, "text_by_block": by_block}
-        return StreamedExecutionResult(**facts)
 
 
 class _Text:
-    """The text of a stream: in memory little more than its bytes, and in time linear in them, whatever is retracted.
-
-    Attributes:
-        unpaired: What stands at the end for halves of characters whose other half did not arrive.
-    """
+    """The text of a stream: in memory little more than its bytes, and in time linear in them, whatever is retracted."""
 
     def __init__(self) -> None:
-        self.unpaired = ""
-        self._bytes = bytearray()  # in UTF-8
-        self._turns = array("I")  # for each turn of a block, the block's number
-        self._starts = array("Q")  # for each turn, its position in the bytes
-        self._numbers: Dict[Optional[str], int] = {}
-        self._first_turns: Dict[int, int] = {}  # for each block with retracted text, its first turn that is valid
-        self._halves: Dict[Optional[str], str] = {}  # for each block, the half of a character that waits for the other half
-        self._block_id: object = _NO_BLOCK  # that of the current turn
-        self._next_drop = MIN_DROP
+        self._blocks: DefaultDict[Optional[str], BytesIO] = defaultdict(BytesIO)  # the text of each block, in UTF-8
+        self._turns = [BytesIO()]  # the blocks in the order in which their texts arrived; the first one is empty
+        self._ends = array("Q")  # for each turn but the last, its end within the text of its block
+        self.halves: Dict[Optional[str], str] = {}  # for each block, the half of a character that waits for the other half
 
     def add(self, block_id: Optional[str], chunk: str) -> str:
         """Add a chunk, and return it without halves of characters: one at its end is kept for the block's next chunk."""
-        if block_id != self._block_id:
-            self._block_id = block_id
-            self._turns.append(self._numbers.setdefault(block_id, len(self._numbers)))
-            self._starts.append(len(self._bytes))
-        if self._halves:
-            chunk = self._halves.pop(block_id, "") + chunk
+        block = self._blocks[block_id]
+        if block is not self._turns[-1]:
+            self._ends.append(self._turns[-1].tell())
+            self._turns.append(block)
+        if self.halves:
+            chunk = self.halves.pop(block_id, "") + chunk
         try:
-            self._bytes += chunk.encode()
+            block.write(chunk.encode())
         except UnicodeEncodeError:
             if "\ud800" <= chunk[-1] <= "\udbff":
-                self._halves[block_id], chunk = chunk[-1], chunk[:-1]
+                self.halves[block_id], chunk = chunk[-1], chunk[:-1]
             chunk = chunk.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            self._bytes += chunk.encode()
+            block.write(chunk.encode())
         return chunk
 
     def reset(self, block_id: Optional[str]) -> None:
         """Retract the text of a block."""
-        self._halves.pop(block_id, None)
-        self._block_id = _NO_BLOCK
-        if block_id in self._numbers:
-            self._first_turns[self._numbers[block_id]] = len(self._turns)
-        if len(self._bytes) + len(self._turns) > self._next_drop:
-            self._drop_retracted()
-            self._next_drop = 2 * (len(self._bytes) + len(self._turns)) + MIN_DROP
+        self.halves.pop(block_id, None)
+        self._blocks.pop(block_id, BytesIO()).truncate(0)
 
-    def end(self) -> None:
-        """Add U+FFFD for each half of a character that still waits for the other half."""
-        for block_id in list(self._halves):
-            del self._halves[block_id]
-            self.unpaired += self.add(block_id, "\ufffd")
+    def end(self, block_id: Optional[str]) -> StreamEvent:
+        """Add U+FFFD for the half of a character whose other half did not arrive, and return the event for that."""
+        del self.halves[block_id]
+        return StreamEvent("chunk", block_id, self.add(block_id, "\ufffd"), {})
 
-    def snapshot(self) -> Tuple[str, Dict[str, str]]:
-        """Return the whole text, and that of each block."""
-        if self._halves:
-            self.end()
-        if self._first_turns:
-            self._drop_retracted()
-        view = memoryview(self._bytes)
-        by_number: Dict[int, bytearray] = {}
-        for number, start, stop in zip(self._turns, self._starts, chain(islice(self._starts, 1, None), [len(view)])):
-            by_number.setdefault(number, bytearray()).extend(view[start:stop])
-        block_ids = list(self._numbers)
-        by_block = {block_ids[number]: text.decode() for number, text in by_number.items()}
-        return self._bytes.decode(), {block_id: text for block_id, text in by_block.items() if block_id is not None}
-
-    def _drop_retracted(self) -> None:
-        kept, turns, starts = bytearray(), array("I"), array("Q")
-        stops = chain(islice(self._starts, 1, None), [len(self._bytes)])
-        for turn, (number, start, stop) in enumerate(zip(self._turns, self._starts, stops)):
-            if turn >= self._first_turns.get(number, 0):
-                turns.append(number)
-                starts.append(len(kept))
-                kept += self._bytes[start:stop]
-        self._bytes, self._turns, self._starts, self._first_turns = kept, turns, starts, {}
-
-
-_NO_BLOCK = object()
-
-MIN_DROP = 64 * 1024
-"""Bytes and turns that are kept at least before retracted text is dropped from memory."""
+    def snapshot(self, end: Optional[WorkflowExecutionResult]) -> StreamedExecutionResult:
+        """Return the result with the text so far: the whole, and that of each block."""
+        for block_id in list(self.halves):
+            self.end(block_id)
+        whole = BytesIO()
+        for block in self._blocks.values():
+            block.seek(0)
+        for block, stop in zip(self._turns, chain(self._ends, [sys.maxsize])):
+            whole.write(block.read(stop - block.tell()))
+        by_block = {block_id: block.getvalue().decode() for block_id, block in self._blocks.items() if block_id is not None}
+        end = end or WorkflowExecutionResult(success=False, error="the stream did not reach its end")
+        facts: Dict[str, Any] = {**vars(end), "text": whole.getvalue().decode(), "text_by_block": by_block}
+        return StreamedExecutionResult(**facts)
 
 
 # ------------------------------------------------------------------------------------------------ what a response holds
 
-_FIELD = re.compile(rb"(?:^|(?<=[\r\n]))(?:data|event|id|retry)?:")
-"""The start of a field or a comment of an event stream, at the start of a line."""
+_FIELD = re.compile(rb"(?:data|event|id|retry)?:")
+"""The start of a field or a comment of an event stream."""
 
-_LONGEST_NAME = len("event")
+_MAX_NAME = len("event:")
 
 _BLANK = b"\xef\xbb\xbf\r\n"
 """A byte order mark, and line ends."""
 
 _STARTS_OF_OTHERS = b'{["<'
 """First bytes of JSON and of pages."""
+
+
+def _begins_as_stream(response: Response) -> bool:
+    """Receive until it is clear whether a body begins with an event stream."""
+    start = b""
+    piece = response.receive()
+    while piece:
+        start = (start + piece).lstrip(_BLANK)
+        piece = b"" if len(start) >= _MAX_NAME else response.receive()
+    response.unread(start)
+    return _FIELD.match(start) is not None
 
 
 def open_stream(response: Response) -> WorkflowStream:
@@ -375,45 +307,20 @@ def open_stream(response: Response) -> WorkflowStream:
         return WorkflowStream(response)
     with ExitStack() as stack:
         stack.enter_context(response)
-        if _is_stream(response):
-            stack.pop_all()
-            return WorkflowStream(response)
-        return WorkflowStream(response, _decoding.execution_of_stream(response))
+        if not _begins_as_stream(response):
+            return WorkflowStream(response, _decoding.execution_of_stream(response))
+        stack.pop_all()
+    return WorkflowStream(response)
 
 
 def read_execution(response: Response) -> Result:
     """Read the response to an execution to its end, whether it is a stream or not."""
-    if response.is_event_stream and response.request.asynchronous:
-        raise build_error(
-            InvalidResponseError, "the response is a stream, and has no task id", may_have_executed=True, status=response.status
-        )
-    if response.is_event_stream or _is_stream(response):
+    request = response.request
+    if response.is_event_stream and request.asynchronous:
+        raise unreadable(response, "is a stream, and has no task id", b"")
+    if response.is_json and not request.stream:
+        response.unread(response.read())  # which the client has read
+    if response.is_event_stream or (not request.asynchronous and _begins_as_stream(response)):
         return WorkflowStream(response).result
     result = _decoding.execution(response)
-    return StreamedExecutionResult(**vars(result)) if response.request.stream and isinstance(result, WorkflowExecutionResult) else result
-
-
-def _is_stream(response: Response) -> bool:
-    """Receive until it is clear whether a body is an event stream.
-
-    What the server calls one may also begin with lines that the standard ignores.
-    """
-    if response.request.asynchronous or not 200 <= response.status < 300:
-        return False
-    is_named_so = response.is_event_stream
-    body = bytearray()
-    try:
-        while True:
-            piece = response.receive()
-            start = max(len(body) - _LONGEST_NAME, 0)
-            body += piece if body else piece.lstrip(_BLANK)
-            if body and body[0] in _STARTS_OF_OTHERS:
-                return False
-            if _FIELD.search(body, start) if is_named_so else _FIELD.match(body):
-                return True
-            if not piece:
-                return is_named_so and not body
-            if len(body) > _LONGEST_NAME and not is_named_so:
-                return False
-    finally:
-        response.unread(bytes(body))
+    return StreamedExecutionResult(**vars(result)) if request.stream and isinstance(result, WorkflowExecutionResult) else result
