@@ -40,13 +40,13 @@ class Source:
 def decoder_of(received):
     """Return the decoder of what is received."""
     source = Source(received)
-    return decode_chunks(source, source)
+    return decode_chunks(source.read1, source)
 
 
 def decode(received):
     """Decode what is received bit by bit; return the pieces of the body, and whether more came after the end."""
     source = Source(received)
-    pieces = list(decode_chunks(source, source))
+    pieces = list(decode_chunks(source.read1, source))
     return pieces, source.surplus or bool(source.rest)
 
 

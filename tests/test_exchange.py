@@ -78,6 +78,21 @@ def test_deadline_covers_endless_body(kind, session, serve, connect):
     assert monotonic() - start < 3
 
 
+def test_deadline_covers_dripping_chunk_size(session, serve, connect):
+    """A line with the size of a chunk that arrives byte by byte does not outlast the timeout."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(head("Transfer-Encoding: chunked"))
+        connection.drip(b"5;" + b"x" * 1000, pause=0.05)
+
+    client = connect(serve(handler), session=session)
+    start = monotonic()
+    with pytest.raises(RecallTimeoutError):
+        client.execute_workflow("w", timeout=0.5)
+    assert monotonic() - start < 3
+
+
 FLOODS = {
     "interim responses": forever(data=b"HTTP/1.1 100 Continue\r\n\r\n" * 50),
     "early hints": forever(data=b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50),

@@ -150,6 +150,24 @@ def check_job(job: Any) -> str:
     return task_id
 
 
+def check_items(items: object) -> None:
+    """Reject what a batch can't draw its items from."""
+    if not isinstance(items, abc.Iterable):
+        raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
+
+
+def check_executor(executor: object) -> None:
+    """Reject what a batch can't submit its attempts to."""
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
+
+
+def check_on_update(on_update: object) -> None:
+    """Reject what can't be called with a job's status."""
+    if on_update is not None and not callable(on_update):
+        raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
+
+
 def check_flags(**flags: bool) -> None:
     """Reject anything but a bool: a string such as "false" would count as true."""
     for name, value in flags.items():

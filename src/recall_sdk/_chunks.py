@@ -5,7 +5,7 @@ http.client returns each chunk on its own, and takes longer for it than a stream
 
 import re
 from http.client import IncompleteRead
-from typing import Any, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 READ_SIZE = 64 * 1024
 """Maximum bytes of one read. It returns what has arrived."""
@@ -16,11 +16,11 @@ MAX_LINE = 64 * 1024
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
-def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
+def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
     """Yield the data of a body, all chunks that arrive together at once.
 
     Args:
-        file: Where to read the body from.
+        read: Returns what has arrived of the body, at most so many bytes; nothing at the end of the connection.
         reader: An object whose ``surplus`` is set at the end: whether anything came after the body.
 
     Raises:
@@ -29,7 +29,7 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
     received, buffer = b"", b"\r\n"
     end, size = 0, 1  # of the current chunk's data, whose end may lie beyond the buffer; here, of none
     while size > 0:
-        received = file.read1(READ_SIZE)
+        received = read(READ_SIZE)
         if not received or len(buffer) > MAX_LINE:
             raise IncompleteRead(b"")
         buffer += received
@@ -54,6 +54,6 @@ def decode_chunks(file: Any, reader: Any) -> Iterator[bytes]:
         raise IncompleteRead(b"")
     trailers = b"\n" + buffer
     while received and len(trailers) <= MAX_LINE and not _BLANK_LINE.search(trailers):
-        received = file.read1(READ_SIZE)
+        received = read(READ_SIZE)
         trailers += received
     reader.surplus = _BLANK_LINE.split(trailers, 1)[1:] != [b""]  # the connection holds more, or anything else than trailers

@@ -30,7 +30,9 @@ class Request(NamedTuple):
         return self.body is not None
 
 
-def execute(workflow_id: str, input: Any, *, stream: bool, selected_outputs: Optional[Sequence[str]], asynchronous: bool) -> Request:
+def execute(
+    workflow_id: str, input: Any, *, stream: bool = False, selected_outputs: Optional[Sequence[str]] = None, asynchronous: bool = False
+) -> Request:
     """Execute a workflow: at once, as a stream, or queued."""
     check_flags(stream=stream, async_execution=asynchronous)
     if asynchronous and stream:

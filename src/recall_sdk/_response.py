@@ -8,6 +8,7 @@ import os
 import socket
 import zlib
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from threading import RLock
 from time import monotonic, time
@@ -68,9 +69,11 @@ class Response:
         self._original = original if has_body else None
         self._missing: Optional[int] = original.length if has_body and not original.chunked else None
         reader = getattr(original, "reader", None)
-        self._user_socket = _UserSocket(response.raw, deadline) if reader is None else None
-        self._reader: Any = reader or self._user_socket
-        self._chunks = decode_chunks(original.fp, self._reader) if has_body and original.chunked else None
+        self._reader: Any = reader or _UserSocket(response.raw, deadline)
+        # The read1() of http.client returns at once what has arrived, but one chunk at a time, and requests waits for more.
+        read: Any = has_body and (original.fp.read1 if reader else partial(self._reader.read1, original.fp))
+        self._read = read
+        self._chunks = decode_chunks(read, self._reader) if has_body and original.chunked else None
         self._pieces: Optional[Iterator[bytes]] = None
         if not has_body or "Content-Encoding" in self.headers:
             self._pieces = self._iter_decoded()
@@ -115,19 +118,15 @@ class Response:
             self._pieces = chain([data], iter(self._receive_raw, b"") if self._pieces is None else self._pieces)
 
     def _receive_raw(self) -> bytes:
-        # http.client's read1() returns at once what has arrived, under every framing. urllib3 1.26 has no such method, and requests
-        # waits for a whole chunk or for the end.
         if self._is_complete:
             return b""
         original: Any = self._original
-        if self._user_socket is not None:
-            self._user_socket.before_receive()
         missing = self._missing
         data = b""
         if self._chunks is not None:
             data = next(self._chunks, b"")
         elif missing != 0:
-            data = original.read1(READ_SIZE if missing is None else min(missing, READ_SIZE))
+            data = self._read(READ_SIZE if missing is None else min(missing, READ_SIZE))
         if missing is not None:
             self._missing = missing = missing - len(data)
             if missing and not data:
@@ -218,13 +217,16 @@ class _UserSocket:
         self._deadline = deadline
         self._timeout: Optional[float] = None
 
-    def before_receive(self) -> None:
+    def read1(self, file: Any, size: int) -> bytes:
+        """Read what has arrived, within the time that remains."""
         if self._pid != os.getpid():
             raise ConnectionError(OF_THE_PARENT)
         if self._deadline is not None and self._deadline <= monotonic():
             raise socket.timeout("timed out")
         if self.sock is not None and self.sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached
             self.sock.settimeout(self._timeout if self._deadline is None else remaining(self._deadline))
+        data: bytes = file.read1(size)
+        return data
 
     def bound(self, deadline: Optional[float], timeout: Optional[float]) -> None:
         self._deadline, self._timeout = deadline, timeout

@@ -10,18 +10,8 @@ from concurrent.futures import Executor
 from functools import lru_cache, partial
 from typing import Any, Callable, Dict, Iterable, Literal, Optional, Sequence, Tuple, TypeVar, Union, overload
 
-from recall_sdk import _decoding, _requests
-from recall_sdk._arguments import (
-    ClientTimeout,
-    Settings,
-    check_api_key,
-    check_base_url,
-    check_count,
-    check_flags,
-    check_job,
-    check_timeout,
-    read_settings,
-)
+from recall_sdk import _arguments, _decoding, _requests
+from recall_sdk._arguments import ClientTimeout, Settings
 from recall_sdk._batch import Batch, BatchIterator
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
@@ -85,9 +75,9 @@ class RecallClient:
         timeout: Optional[float] = 30.0,
         session: Optional[Session] = None,
     ) -> None:
-        self._timeout = check_timeout(timeout)
+        self._timeout = _arguments.check_timeout(timeout)
         self._transport = Transport(session)
-        self._start(read_settings(api_key, base_url))
+        self._start(_arguments.read_settings(api_key, base_url))
 
     @property
     def api_key(self) -> str:
@@ -448,18 +438,16 @@ class RecallClient:
             0 {'content': 'Hello Ada'}
             1 {'content': 'Hello Alan'}
         """
-        check_flags(async_execution=async_execution)
-        if not isinstance(items, Iterable):
-            raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
-        if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}")
+        _arguments.check_flags(async_execution=async_execution)
+        _arguments.check_items(items)
+        _arguments.check_executor(executor)
         return BatchIterator(
             Batch(
                 items,
                 partial(self._execution, asynchronous=async_execution),
                 partial(self._attempt, timeout=self._seconds(timeout)),
                 partial(self._ask_limits, asynchronous=async_execution),
-                max_workers=check_count("max_workers", max_workers, least=1),
+                max_workers=_arguments.check_count("max_workers", max_workers, least=1),
                 executor=executor,
                 policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
             ),
@@ -574,9 +562,8 @@ class RecallClient:
             >>> client.wait_for_job(job, poll_interval=0.1)["output"]
             {'content': 'Hello Ada'}
         """
-        task_id = check_job(job)
-        if on_update is not None and not callable(on_update):
-            raise TypeError(f"on_update must be callable, not {type(on_update).__name__}")
+        task_id = _arguments.check_job(job)
+        _arguments.check_on_update(on_update)
         request = _requests.job_status(task_id)
         api_key = self.api_key
         try:
@@ -584,7 +571,7 @@ class RecallClient:
                 partial(self._poll, request),
                 task_id,
                 accepted=isinstance(job, AsyncExecutionResult),
-                timeout=check_timeout(timeout),
+                timeout=_arguments.check_timeout(timeout),
                 poll_interval=poll_interval,
                 max_poll_interval=max_poll_interval,
                 on_update=on_update,
@@ -643,7 +630,7 @@ class RecallClient:
         Example:
             >>> client.set_api_key("another-key")
         """
-        self._change(api_key=check_api_key(api_key))
+        self._change(api_key=_arguments.check_api_key(api_key))
 
     def set_base_url(self, base_url: str) -> None:
         """Use another server for all later calls.
@@ -658,7 +645,7 @@ class RecallClient:
         Example:
             >>> client.set_base_url("https://recall.example.com")
         """
-        self._change(base_url=check_base_url(base_url))
+        self._change(base_url=_arguments.check_base_url(base_url))
 
     def close(self) -> None:
         """Close the idle connections, except those of your own session. A later call opens a new connection.
@@ -695,30 +682,22 @@ class RecallClient:
         self._rate_limit: Optional[RateLimitInfo] = None
 
     def _seconds(self, timeout: _Timeout) -> Optional[float]:
-        return self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
+        return self._timeout if timeout is ClientTimeout.DEFAULT else _arguments.check_timeout(timeout)
 
     def _change(self, **settings: str) -> None:
         with self._lock:
             self._target = self._transport.target(self._target.settings._replace(**settings))
 
-    def _execution(
-        self,
-        workflow_id: str,
-        input: Any,
-        *,
-        stream: bool = False,
-        selected_outputs: Optional[Sequence[str]] = None,
-        asynchronous: bool = False,
-    ) -> Request:
+    def _execution(self, workflow_id: str, input: Any, **options: Any) -> Request:
         try:
-            return _requests.execute(workflow_id, input, stream=stream, selected_outputs=selected_outputs, asynchronous=asynchronous)
+            return _requests.execute(workflow_id, input, **options)
         except RecallError as error:
             without_key(error, self.api_key)
             raise
 
     def _open(self, request: Request, timeout: _Timeout = ClientTimeout.DEFAULT) -> Response:
         """Send a request once and return its response, if that is a 2xx; note the rate limit that it reports."""
-        seconds = self._timeout if timeout is ClientTimeout.DEFAULT else check_timeout(timeout)
+        seconds = self._timeout if timeout is ClientTimeout.DEFAULT else _arguments.check_timeout(timeout)
         response = self._transport.open(request, self._target, seconds)
         if any(map(response.headers.__contains__, LIMIT_HEADERS)):
             self._rate_limit = rate_limit_info(response) or self._rate_limit
