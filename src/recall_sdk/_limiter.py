@@ -61,8 +61,7 @@ class Limiter:
         self._episode_end, self._trip, self._resume, self._probe_pause = 0, 0.0, 0.0, 0.0
         self._best, self._idle, self._plateau = 0.0, 0.0, float(SAMPLE)
         # The number of runs at a time: unlimited, until a refusal is about it
-        self._max_running, self._refused_at, self._most_running = inf, 0, 0
-        self._next_try, self._try_pause, self._step = 0.0, 0.0, 1
+        self._max_running, self._refused_at, self._most_running, self._next_try, self._try_pause, self._step = inf, 0, 0, 0.0, 0.0, 1
         # Reports of the server: the last one, how many of the first two are there, and when to ask again while nothing remains
         self._answers, self._reports, self._report, self._asking_time = True, 0, Sent(-SAMPLE, -inf), 0.0
         self._supposed_rate, self._reset, self._ask_at = 0.0, inf, inf
@@ -71,8 +70,7 @@ class Limiter:
         """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
         pace, age = self._pace(self._last.number), now - self._report.time
         if pace < inf:
-            refilled = min(self._burst, self._level + (now - self._updated) * pace)
-            self._level, self._updated = max(self._level, refilled), now
+            self._level, self._updated = max(self._level, min(self._burst, self._level + (now - self._updated) * pace)), now
             self._was_full = self._was_full or self._level >= self._burst
         empty = self._level < 1 and not pace
         due = max(age, self._last.number - self._report.number) >= SAMPLE and age >= SAMPLE * max(self._trip, self._asking_time)
@@ -86,8 +84,8 @@ class Limiter:
 
     def _pace(self, number: int) -> float:
         """Return the rate to send at: a little less than measured, then for a while as measured, then slowly more."""
-        progress = (number - max(self._known.number, self._episode_end)) / self._plateau
-        return self.rate * (1 + CAUTION * (progress - 1) ** 3)
+        beyond = (number - max(self._known.number, self._episode_end)) / self._plateau - 1
+        return self.rate * (1 + CAUTION * beyond**3)
 
     def _wait_for_run(self, now: float) -> float:
         """Return the seconds until one more may be in flight. After each try that is not refused, the next one is twice as large."""
@@ -116,9 +114,9 @@ class Limiter:
             return
         nothing_accepted, pace, self._episode_end = sent.number == self._episode_end + 1, self._pace(sent.number), self._last.number
         running = sum(time <= sent.time - OVERTAKING * self._trip for time in self.in_flight.values())
-        enough_remained = running >= self._most_running if self._reset == inf else self._level >= ROUNDING
+        is_about_runs = running > 0 and (self._level >= ROUNDING if self._reset < inf else running >= self._most_running)
         self._most_running = max(self._most_running, running)
-        if running and enough_remained:
+        if is_about_runs:
             self._try_pause = min(2 * self._try_pause, LONGEST) if running <= self._refused_at else 2 * max(pause, self._trip)
             self._max_running, self._refused_at, self._step, self._next_try = running, running, 1, self._resume + self._try_pause
         else:
@@ -159,6 +157,7 @@ class Limiter:
     def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
         """Record the usage limits: remaining requests, their limit, and seconds until the reset; ``None`` if the server does not say."""
         self.ask, self._answers, self._asking_time = False, limits is not None, now - self._report.time
+        self.rate = self.rate or (0.0 if limits else inf)  # nobody says any more when a limit is refilled at once
         if limits:
             self._reported(self._report, limits[0], limits[1], min(limits[2], LONGEST) + self._asking_time / 2, 0)
 
@@ -182,8 +181,7 @@ class Limiter:
             self._reports, self.rate, self._supposed_rate = 1, 0.0, used / seconds
             self._ask_at = moment.time + seconds / used + self._trip
         elif self._reports == 1:
-            supposed = min(self._supposed_rate, used / seconds if used else inf)
-            self._reports, self.rate = 2, supposed if gained >= 1 else 0.0
+            self._reports, self.rate = 2, min(self._supposed_rate, used / seconds if used else inf) if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
             most = (gained + 1) / span if level < self._burst else inf  # a full bucket says only that the rate is too low
             self.rate = 2 * self.rate if most == inf else min(max(self.rate, (gained - 1) / span), most)
