@@ -40,6 +40,7 @@ IDLE_SECONDS = 1.0
 """Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
 Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
+_PAIRS: Any = (tuple, list)
 Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
 
 
@@ -104,7 +105,7 @@ class Batch:
             self.stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:  # a string of two letters is not a pair
+        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
             raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
@@ -231,11 +232,11 @@ class BatchIterator(Iterator[BatchItem[R_co]]):
     """The finished items of a batch. Any thread may close it, also while another one waits for an item."""
 
     def __init__(self, batch: Batch) -> None:
-        self._items, self._stop = batch.run(), batch.stop  # the threads don't refer to the generator, so that a forgotten batch ends
+        self._batch, self._items = batch, batch.run()  # threads don't refer to the generator, so that a forgotten batch ends
 
     def __next__(self) -> BatchItem[R_co]:
         return next(self._items)
 
     def close(self) -> None:
         """Stop what is queued. Calls in flight finish, and their results are dropped."""
-        self._stop()
+        self._batch.stop()

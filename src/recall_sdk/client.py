@@ -723,10 +723,11 @@ class RecallClient:
         level = None if info is None or info.retry_after is not None else Level(info.remaining, info.limit, info.reset - time.time())
         return result, level
 
-    def _ask_limits(self, *, asynchronous: bool) -> Optional[Tuple[int, int, float]]:
+    def _ask_limits(self, *, asynchronous: bool) -> Optional[Level]:
         """Return the remaining requests, their limit, and the seconds until the reset; ``None`` if the server does not say."""
         try:
-            return self._ask(_requests.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+            limits = self._ask(_requests.usage_limits(), partial(_decoding.remaining_requests, asynchronous=asynchronous), MAX_ASKING)
+            return None if limits is None else Level(*limits)
         except Exception:  # noqa: BLE001 -- a hook of the user's session may raise anything
             return None
 
