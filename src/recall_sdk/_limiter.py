@@ -58,13 +58,13 @@ class Limiter:
         self._last, self._known, self._known_level = Sent(0, 0.0), Sent(0, 0.0), 0.0
         self._level, self._updated, self._burst, self._was_full = inf, 0.0, 1.0, True
         # Refusals: the last request of the newest episode, which is a refusal and all that was sent before it was known
-        self._episode_end, self._trip, self._resume, self._probe_pause = 0, 0.0, 0.0, 0.0
-        self._best, self._idle, self._plateau = 0.0, 0.0, float(SAMPLE)
+        self._episode_end, self._plateau = 0, float(SAMPLE)
+        self._trip = self._resume = self._probe_pause = self._best = self._idle = 0.0
         # The number of runs at a time: unlimited, until a refusal is about it
         self._max_running, self._refused_at, self._most_running, self._next_try, self._try_pause, self._step = inf, 0, 0, 0.0, 0.0, 1
         # Reports of the server: the last one, how many of the first two are there, and when to ask again while nothing remains
-        self._answers, self._reports, self._report, self._asking_time = True, 0, Sent(-SAMPLE, -inf), 0.0
-        self._supposed_rate, self._reset, self._ask_at = 0.0, inf, inf
+        self._answers, self._reports, self._report = True, 0, Sent(-SAMPLE, -inf)
+        self._asking_time, self._supposed_rate, self._reset, self._ask_at = 0.0, 0.0, inf, inf
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
@@ -138,8 +138,8 @@ class Limiter:
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
         self._resume = max(self._resume, sent.time + self._probe_pause)
-        self._was_full = self._was_full and nothing_accepted
-        self._idle = max(0.0, pause - self._burst / self.rate) if self.rate else 0.0  # the bucket was full, and nothing was sent
+        # During the rest of the pause the bucket is full, and nothing is sent.
+        self._was_full, self._idle = self._was_full and nothing_accepted, max(0.0, pause - self._burst / self.rate) if self.rate else 0.0
         self._plateau += ROUNDING * self._idle * self.rate
 
     def _measure(self, moment: Sent, level: float, *, keep: bool) -> Tuple[float, float]:
@@ -169,17 +169,15 @@ class Limiter:
 
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
-        limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
-        level = max(0.0, min(level, limit))
-        used, reset_passed = limit - level, moment.time >= self._reset
+        limit, seconds, reset_passed = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds), moment.time >= self._reset
+        level, used = max(0.0, min(level, limit)), min(limit, max(0.0, limit - min(level, limit)))
         keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
         gained, span = self._measure(moment, level, keep=keep)
         self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
         self._ask_at = self._reset
         if not self._reports and used > 0 and (self.rate < inf or self._level < 1) and seconds >= least_seconds:
             # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
-            self._reports, self.rate, self._supposed_rate = 1, 0.0, used / seconds
-            self._ask_at = moment.time + seconds / used + self._trip
+            self._reports, self.rate, self._supposed_rate, self._ask_at = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
         elif self._reports == 1:
             self._reports, self.rate = 2, min(self._supposed_rate, used / seconds if used else inf) if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
