@@ -255,7 +255,7 @@ def test_fork_child_closes_batch(server):
     with RecallClient(KEY, server.base_url) as client:
         items = client.execute_batch(itertools.repeat(("echo", {})), max_workers=2)
         next(items)
-        lock = items._stop.__self__._changed
+        lock = items._batch._changed
         assert while_held(lock, lambda: in_child(items.close)) is None
         assert next(items).error is None
         items.close()
@@ -412,7 +412,7 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
     assert next(stream).chunk == next(other).chunk == "One"
     batch = connect(server).execute_batch([("w", {})])
     assert next(batch).error is None
-    stop = batch._stop
+    running = batch._batch
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: here + 1)
         parts.close()
@@ -427,7 +427,7 @@ def test_other_process_id_means_other_connections(session, serve, connect, monke
     streaming.go()  # for each of the two streams
     assert stream.result.text == "One, two"
     assert server.connections == 2 + 1  # the batch's own
-    stop()
+    running.stop()
     other._response.close()
     for kept in filter(None, client._transport._left_to_parent):
         kept.clear()  # as the parent would, which this process is too

@@ -41,7 +41,6 @@ IDLE_SECONDS = 1.0
 
 Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
 _PAIRS: Any = (tuple, list)
-
 Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
 
 
@@ -74,12 +73,11 @@ class Batch:
         self._finished: queue.SimpleQueue[BatchItem[Any]] = queue.SimpleQueue()
         self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each thread
         self._process, self._name, self._stopped, self._threads = os.getpid(), os.urandom(8).hex(), False, 0
-        self._submitting = threading.Lock()
-        self._turn = threading.Lock()  # for the one thread that waits for the limiter
+        self._submitting, self._turn = threading.Lock(), threading.Lock()  # one thread submits at a time, and one waits for the limiter
         self._limiter, self._changed = Limiter(), threading.Condition()  # the condition is also the lock of the limiter and of all below
         self._refusal: RecallError = RateLimitError("refused")  # the newest
-        self._hopeless, self._accepted, self._resume = False, False, 0.0
-        self._refusals = self._refusals_before = 0  # while nothing else was in flight: all, and those before the last acceptance
+        # The number of refusals while nothing else was in flight, and of those before the last acceptance; and the end of the pause
+        self._refusals, self._refusals_before, self._resume = 0, -1, 0.0
 
     def run(self) -> Generator[BatchItem[Any], None, None]:
         """Execute the items, and yield each as it finishes. Closing the generator stops the batch.
@@ -112,11 +110,10 @@ class Batch:
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
             self._pending.put((item, self.prepare(item.workflow_id, item.input)))
+            self._start_thread()
         except Exception as error:
             item.error = invalid_argument(error)
             self._finished.put(item)
-        else:
-            self._start_thread()
 
     def _start_thread(self) -> None:
         for daemon in (True, False) if self._threads < self.max_workers else ():
@@ -159,9 +156,7 @@ class Batch:
         refusals = self._refusals
         while sent := self._wait_for_limiter(refusals):
             result, level, error = self._send(sent.number, request)
-            refused = isinstance(error, (RateLimitError, RecallConnectionError)) and not error.may_have_executed
-            self._learn(sent, level, error, refused=refused)
-            if not refused or self._given_up(refusals):
+            if not self._learn(sent, level, error) or self._given_up(refusals):
                 return result, error
             with suppress(Exception):  # a failing log handler must not make the item fail
                 _log.info("nothing was executed: retry of item %d after: %s", index, error)
@@ -169,25 +164,24 @@ class Batch:
 
     def _given_up(self, refusals: int) -> bool:
         """Return whether an item is not sent again that has seen all refusals but the first ones, whose number is passed."""
-        return self._hopeless or self._refusals - max(refusals, self._refusals_before) > self.policy.max_retries
+        hopeless = (self._refusal.retry_after or 0.0) > MAX_RETRY_AFTER
+        return hopeless or self._refusals - max(refusals, self._refusals_before) > self.policy.max_retries
 
     def _wait_for_limiter(self, refusals: int) -> Optional[Sent]:
         """Wait until the next request may be sent; return ``None`` if none is sent. One thread at a time waits, and asks if need be."""
-        with self._turn:
+        with self._turn, self._changed:
             while not (self._stopped or self._given_up(refusals)):
-                with self._changed:
-                    now = time.monotonic()
-                    delay = max(0.0, self._resume - now) or self._limiter.wait(now)
-                    if not delay:
-                        return self._limiter.sent(now)
-                    if not self._limiter.ask:
-                        self._changed.wait(min(delay, POLL_SECONDS))
+                now = time.monotonic()
+                delay = max(0.0, self._resume - now) or self._limiter.wait(now)
                 if self._limiter.ask:
                     limits = None
                     with suppress(BaseException):  # of a hook: then the server does not say
                         limits = self.ask_limits()
-                    with self._changed:
-                        self._limiter.usage(time.monotonic(), limits)
+                    self._limiter.usage(time.monotonic(), limits)
+                elif delay:
+                    self._changed.wait(min(delay, POLL_SECONDS))
+                else:
+                    return self._limiter.sent(now)
         return None
 
     def _send(self, number: int, request: Request) -> Outcome:
@@ -203,24 +197,27 @@ class Batch:
         except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
             return None, None, foreign_failure(error, "the executor did not run the item", may_have_executed=future is not None)
 
-    def _learn(self, sent: Sent, level: Optional[Level], error: Optional[RecallError], *, refused: bool) -> None:
+    def _learn(self, sent: Sent, level: Optional[Level], error: Optional[RecallError]) -> bool:
+        """Learn from an attempt, and return whether it was refused: whether nothing was executed, and a retry may succeed."""
+        now, pause = time.monotonic(), error.retry_after if error else None
         with self._changed:
-            now, pause = time.monotonic(), error.retry_after if error else None
             if level is not None:
                 self._limiter.reported(sent, now, level.remaining, level.seconds, level.limit)
             if isinstance(error, RateLimitError):
                 self._limiter.rejected(sent, now, pause)
             else:
                 self._limiter.accepted(sent, now)
-            if error is None or not refused:
-                self._accepted, self._refusals_before = True, self._refusals
-            else:
-                self._refusal, self._hopeless = error, self._hopeless or (pause or 0.0) > MAX_RETRY_AFTER
-                self._refusals += not self._limiter.in_flight  # otherwise one of the others may have been accepted
-                retry = self._refusals - self._refusals_before - 1 - self._accepted  # the limiter copes with the first after an acceptance
-                if retry >= 0 and not pause and not self._limiter.in_flight:
-                    self._resume = now + self.policy.delay(min(retry, self.policy.max_retries), random.random)
             self._changed.notify()
+            if not isinstance(error, (RateLimitError, RecallConnectionError)) or error.may_have_executed:
+                self._refusals_before = self._refusals
+                return False
+            self._refusal = error
+            if not self._limiter.in_flight:  # otherwise one of the others may have been accepted
+                self._refusals += 1
+                retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
+                if retry >= 0 and not pause:
+                    self._resume = now + self.policy.delay(min(retry, self.policy.max_retries), random.random)
+        return True
 
 
 def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:
@@ -235,7 +232,7 @@ class BatchIterator(Iterator[BatchItem[R_co]]):
     """The finished items of a batch. Any thread may close it, also while another one waits for an item."""
 
     def __init__(self, batch: Batch, mask: Callable[[RecallError], object]) -> None:
-        self._items, self._stop = batch.run(), batch.stop  # the threads don't refer to the generator, so that a forgotten batch ends
+        self._batch, self._items = batch, batch.run()  # threads don't refer to the generator, so that a forgotten batch ends
         self._mask = mask  # hides the key in an error, also in one of the caller's code
 
     def __next__(self) -> BatchItem[R_co]:
@@ -246,4 +243,4 @@ class BatchIterator(Iterator[BatchItem[R_co]]):
 
     def close(self) -> None:
         """Stop what is queued. Calls in flight finish, and their results are dropped."""
-        self._stop()
+        self._batch.stop()

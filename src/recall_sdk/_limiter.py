@@ -58,21 +58,19 @@ class Limiter:
         self._last, self._known, self._known_level = Sent(0, 0.0), Sent(0, 0.0), 0.0
         self._level, self._updated, self._burst, self._was_full = inf, 0.0, 1.0, True
         # Refusals: the last request of the newest episode, which is a refusal and all that was sent before it was known
-        self._episode_end, self._trip, self._resume, self._probe_pause = 0, 0.0, 0.0, 0.0
-        self._best, self._idle, self._plateau = 0.0, 0.0, float(SAMPLE)
+        self._episode_end, self._plateau = 0, float(SAMPLE)
+        self._trip = self._resume = self._probe_pause = self._best = self._idle = 0.0
         # The number of runs at a time: unlimited, until a refusal is about it
-        self._max_running, self._refused_at, self._most_running = inf, 0, 0
-        self._next_try, self._try_pause, self._step = 0.0, 0.0, 1
+        self._max_running, self._refused_at, self._most_running, self._next_try, self._try_pause, self._step = inf, 0, 0, 0.0, 0.0, 1
         # Reports of the server: the last one, how many of the first two are there, and when to ask again while nothing remains
-        self._answers, self._reports, self._report, self._asking_time = True, 0, Sent(-SAMPLE, -inf), 0.0
-        self._supposed_rate, self._reset, self._ask_at = 0.0, inf, inf
+        self._answers, self._reports, self._report = True, 0, Sent(-SAMPLE, -inf)
+        self._asking_time, self._supposed_rate, self._reset, self._ask_at = 0.0, 0.0, inf, inf
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
         pace, age = self._pace(self._last.number), now - self._report.time
         if pace < inf:
-            refilled = min(self._burst, self._level + (now - self._updated) * pace)
-            self._level, self._updated = max(self._level, refilled), now
+            self._level, self._updated = max(self._level, min(self._burst, self._level + (now - self._updated) * pace)), now
             self._was_full = self._was_full or self._level >= self._burst
         empty = self._level < 1 and not pace
         due = max(age, self._last.number - self._report.number) >= SAMPLE and age >= SAMPLE * max(self._trip, self._asking_time)
@@ -86,8 +84,8 @@ class Limiter:
 
     def _pace(self, number: int) -> float:
         """Return the rate to send at: a little less than measured, then for a while as measured, then slowly more."""
-        progress = (number - max(self._known.number, self._episode_end)) / self._plateau
-        return self.rate * (1 + CAUTION * (progress - 1) ** 3)
+        beyond = (number - max(self._known.number, self._episode_end)) / self._plateau - 1
+        return self.rate * (1 + CAUTION * beyond**3)
 
     def _wait_for_run(self, now: float) -> float:
         """Return the seconds until one more may be in flight. After each try that is not refused, the next one is twice as large."""
@@ -116,9 +114,9 @@ class Limiter:
             return
         nothing_accepted, pace, self._episode_end = sent.number == self._episode_end + 1, self._pace(sent.number), self._last.number
         running = sum(time <= sent.time - OVERTAKING * self._trip for time in self.in_flight.values())
-        enough_remained = running >= self._most_running if self._reset == inf else self._level >= ROUNDING
+        is_about_runs = running > 0 and (self._level >= ROUNDING if self._reset < inf else running >= self._most_running)
         self._most_running = max(self._most_running, running)
-        if running and enough_remained:
+        if is_about_runs:
             self._try_pause = min(2 * self._try_pause, LONGEST) if running <= self._refused_at else 2 * max(pause, self._trip)
             self._max_running, self._refused_at, self._step, self._next_try = running, running, 1, self._resume + self._try_pause
         else:
@@ -140,8 +138,8 @@ class Limiter:
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
         self._resume = max(self._resume, sent.time + self._probe_pause)
-        self._was_full = self._was_full and nothing_accepted
-        self._idle = max(0.0, pause - self._burst / self.rate) if self.rate else 0.0  # the bucket was full, and nothing was sent
+        # During the rest of the pause the bucket is full, and nothing is sent.
+        self._was_full, self._idle = self._was_full and nothing_accepted, max(0.0, pause - self._burst / self.rate) if self.rate else 0.0
         self._plateau += ROUNDING * self._idle * self.rate
 
     def _measure(self, moment: Sent, level: float, *, keep: bool) -> Tuple[float, float]:
@@ -159,6 +157,7 @@ class Limiter:
     def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
         """Record the usage limits: remaining requests, their limit, and seconds until the reset; ``None`` if the server does not say."""
         self.ask, self._answers, self._asking_time = False, limits is not None, now - self._report.time
+        self.rate = self.rate or (0.0 if limits else inf)  # nobody says any more when a limit is refilled at once
         if limits:
             self._reported(self._report, limits[0], limits[1], min(limits[2], LONGEST) + self._asking_time / 2, 0)
 
@@ -170,20 +169,17 @@ class Limiter:
 
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
-        limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
-        level = max(0.0, min(level, limit))
-        used, reset_passed = limit - level, moment.time >= self._reset
+        limit, seconds, reset_passed = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds), moment.time >= self._reset
+        level, used = max(0.0, min(level, limit)), min(limit, max(0.0, limit - min(level, limit)))
         keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
         gained, span = self._measure(moment, level, keep=keep)
         self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
         self._ask_at = self._reset
         if not self._reports and used > 0 and (self.rate < inf or self._level < 1) and seconds >= least_seconds:
             # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
-            self._reports, self.rate, self._supposed_rate = 1, 0.0, used / seconds
-            self._ask_at = moment.time + seconds / used + self._trip
+            self._reports, self.rate, self._supposed_rate, self._ask_at = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
         elif self._reports == 1:
-            supposed = min(self._supposed_rate, used / seconds if used else inf)
-            self._reports, self.rate = 2, supposed if gained >= 1 else 0.0
+            self._reports, self.rate = 2, min(self._supposed_rate, used / seconds if used else inf) if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
             most = (gained + 1) / span if level < self._burst else inf  # a full bucket says only that the rate is too low
             self.rate = 2 * self.rate if most == inf else min(max(self.rate, (gained - 1) / span), most)
