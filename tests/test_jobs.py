@@ -27,9 +27,9 @@ from recall_sdk import (
     UsageLimitError,
     WorkflowExecutionResult,
 )
+from recall_sdk._arguments import MAX_TIMEOUT
 from recall_sdk._jobs import LAST_POLL, wait_for_job
 from recall_sdk.errors import build_error, one_line
-from recall_sdk.retry import MAX_SLEEP
 from recall_sdk.testing import RecallServer
 
 
@@ -59,7 +59,7 @@ class World:
         return self.now
 
     def sleep(self, seconds):
-        assert 0 < seconds <= MAX_SLEEP
+        assert 0 < seconds <= MAX_TIMEOUT
         self.slept.append(seconds)
         self.now += seconds
 
@@ -338,7 +338,7 @@ def test_wait_for_job_without_timeout():
     world = World(*[job("queued")] * 5000, (job("queued"), 1e300), job("completed"))
     assert world.wait(timeout=None)["status"] == "completed"
     assert set(world.polls) == {None}
-    assert world.slept[-1] == MAX_SLEEP
+    assert world.slept[-1] == MAX_TIMEOUT
 
 
 @given(

@@ -116,10 +116,12 @@ def test_key_is_found_wherever_a_cause_shows_it(place):
 
 
 class OddError(Exception):
-    """An error of the caller's whose repr raises."""
+    """An error of the caller's that can't be shown."""
 
     def __str__(self):
         raise RuntimeError("working outside of request context")
+
+    __repr__ = __str__
 
 
 def test_foreign_exception_that_raises_is_ignored():
@@ -128,6 +130,15 @@ def test_foreign_exception_that_raises_is_ignored():
     error.__context__ = OddError()
     assert str(without_key(error, KEY)) == "no [API key]"
     assert isinstance(error.__context__, OddError)
+
+
+def test_key_is_found_beside_what_can_not_be_shown():
+    """A cause that shows the key is dropped, also if one of its attributes can't be shown."""
+    error = RecallError("failed")
+    error.__cause__ = OSError(f"bad {KEY}")
+    error.__cause__.reason = OddError()
+    without_key(error, KEY)
+    assert error.__cause__ is None
 
 
 def test_deeply_nested_body_is_dropped():

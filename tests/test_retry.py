@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rawserver import answers, http
 from recall_sdk import ExecutionError, RateLimitError, RecallClient, RecallConnectionError, ServerError, UsageLimitError
-from recall_sdk.retry import MAX_RETRY_AFTER, MAX_SLEEP, Backoff, call_with_retry
+from recall_sdk._arguments import MAX_TIMEOUT
+from recall_sdk.retry import MAX_RETRY_AFTER, Backoff, call_with_retry
 from recall_sdk.testing import RecallServer
 
 HIGHEST_ROLL = math.nextafter(1.0, 0.0) if sys.version_info >= (3, 9) else 1.0 - 2.0**-53
@@ -68,7 +69,7 @@ def test_backoff_jitter_is_a_quarter(random_number, delay):
 @given(delays, delays, multipliers, retries, rolls)
 def test_backoff_delay_is_within_formula(initial, max_delay, multiplier, retry, random_number):
     """With d = min(max_delay, initial * multiplier ** n), a delay is in [0.75 d, min(1.25 d, max_delay)], also where powers overflow."""
-    max_delay = min(max_delay, MAX_SLEEP)
+    max_delay = min(max_delay, MAX_TIMEOUT)
     try:
         power = multiplier**retry
     except OverflowError:
@@ -81,7 +82,7 @@ def test_backoff_delay_is_within_formula(initial, max_delay, multiplier, retry, 
 @given(delays, delays, multipliers, retries, rolls)
 def test_backoff_never_exceeds_maximum(initial, max_delay, multiplier, retry, random_number):
     """No delay is below 0 or above max_delay, and the machine can sleep each."""
-    assert 0 <= Backoff(1, initial, max_delay, multiplier).delay(retry, lambda: random_number) <= min(max_delay, MAX_SLEEP)
+    assert 0 <= Backoff(1, initial, max_delay, multiplier).delay(retry, lambda: random_number) <= min(max_delay, MAX_TIMEOUT)
 
 
 @given(retries, rolls)

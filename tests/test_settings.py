@@ -440,7 +440,7 @@ def test_any_number_is_accepted():
 
 def test_default_timeout_has_readable_repr():
     """The signature of a call shows that the default timeout is the client's."""
-    assert repr(ClientTimeout.DEFAULT) == "<the client's timeout>"
+    assert "the client's timeout" in repr(ClientTimeout.DEFAULT)
 
 
 @pytest.mark.parametrize(

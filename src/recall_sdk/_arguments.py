@@ -90,12 +90,9 @@ class ClientTimeout(Enum):
 
     DEFAULT = "the client's timeout"
 
-    def __repr__(self) -> str:
-        return f"<{self.value}>"
-
 
 MAX_TIMEOUT = 2_000_000.0
-"""Seconds (23 days): about the longest that a socket can wait on every platform. More means no limit."""
+"""Seconds (23 days): about the longest that a program can sleep, and a socket can wait, on every platform. More means no limit."""
 
 
 def check_timeout(timeout: Optional[float]) -> Optional[float]:

@@ -6,9 +6,8 @@ import math
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from recall_sdk import errors
-from recall_sdk._arguments import check_number
+from recall_sdk._arguments import MAX_TIMEOUT, check_number
 from recall_sdk._decoding import JOB_STATES, job_failure
-from recall_sdk.retry import MAX_SLEEP
 
 _log = logging.getLogger("recall_sdk")
 
@@ -100,7 +99,7 @@ def wait_for_job(
         remaining = deadline - clock()
         if remaining <= 0:
             raise _out_of_time(task_id, timeout, job, trouble) from trouble
-        wait = min(max(interval, retry_after or 0.0), remaining, MAX_SLEEP)
+        wait = min(max(interval, retry_after or 0.0), remaining, MAX_TIMEOUT)
         if trouble is not None:
             _log.info("job %s could not be polled: %s; polling again in %.2f s", shown(task_id), trouble, wait)
         sleep(wait)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import is_dataclass, replace
 from typing import Any, Optional, Pattern, Set
 from urllib.parse import quote
@@ -69,8 +70,8 @@ def _visible_text(error: Optional[BaseException], seen: Set[int]) -> str:
     if error is None or id(error) in seen:
         return ""
     seen.add(id(error))
-    try:
-        text = f"{error} {error.args} {vars(error)}"
-    except Exception:  # noqa: BLE001 -- a foreign exception may raise anything
-        text = ""
+    text = ""
+    for facts in (error, error.args, vars(error)):
+        with suppress(Exception):  # a foreign exception may raise anything
+            text += f"{facts} "
     return text + _visible_text(error.__cause__, seen) + _visible_text(error.__context__, seen)

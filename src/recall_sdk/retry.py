@@ -6,16 +6,13 @@ Only a 429 is retried, because only a 429 proves that the workflow did not start
 import logging
 from typing import Callable, Optional, TypeVar
 
-from recall_sdk._arguments import check_count, check_number
+from recall_sdk._arguments import MAX_TIMEOUT, check_count, check_number
 from recall_sdk.errors import RateLimitError
 
 __all__ = ["MAX_RETRY_AFTER", "Backoff", "call_with_retry"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds. If a server asks for a longer wait, the error is raised at once."""
-
-MAX_SLEEP = 2_000_000.0
-"""Seconds (23 days): about the longest time that every platform can sleep."""
 
 JITTER = 0.25
 """Maximum change of a delay, as a fraction, so that clients that failed together do not retry together."""
@@ -48,7 +45,7 @@ class Backoff:
     def __init__(self, max_retries: int, initial_delay: float, max_delay: float, multiplier: float) -> None:
         self.max_retries: int = check_count("max_retries", max_retries, least=0)
         self.initial_delay: float = check_number("initial_delay", initial_delay, least=0)
-        self.max_delay: float = min(check_number("max_delay", max_delay, least=0), MAX_SLEEP)
+        self.max_delay: float = min(check_number("max_delay", max_delay, least=0), MAX_TIMEOUT)
         self.multiplier: float = check_number("backoff_multiplier", multiplier, least=1)
 
     def delay(self, retry: int, random: Callable[[], float]) -> float:
@@ -72,8 +69,7 @@ class Backoff:
             ideal = min(self.max_delay, self.initial_delay * self.multiplier**retry)
         except OverflowError:
             ideal = self.max_delay if self.initial_delay else 0.0
-        least = ideal * (1 - JITTER)
-        most = min(ideal * (1 + JITTER), self.max_delay)
+        least, most = ideal * (1 - JITTER), min(ideal * (1 + JITTER), self.max_delay)
         return least + (most - least) * random()
 
     def wait_after(self, error: RateLimitError, retry: int, random: Callable[[], float]) -> Optional[float]:
