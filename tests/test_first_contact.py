@@ -104,10 +104,7 @@ MISTAKES: Dict[str, Tuple[Callable[[RecallServer], object], Type[Exception], str
     "a base URL without a scheme": (
         lambda server: RecallClient("a-key", "recall.example.com"),
         ValueError,
-        (
-            "base_url lacks http:// or https:// and a host, or contains quotes or white space: "
-            "use a URL such as https://host, with an optional port and path prefix"
-        ),
+        "base_url lacks http:// or https:// and a host, or contains quotes or white space: did you mean 'https://recall.example.com'?",
     ),
     "a wrong key": (
         with_a_wrong_key,

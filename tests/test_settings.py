@@ -170,10 +170,28 @@ def test_invalid_base_url_is_rejected(url):
 
 
 @pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("tryrecall.com", "https://tryrecall.com"),
+        ("//recall.example.com", "https://recall.example.com"),
+        ("recall.example.com:8443/api-v1/", "https://recall.example.com:8443/api-v1/"),
+        ("10.0.0.5:3000", "https://10.0.0.5:3000"),
+        ("localhost", "http://localhost"),
+        ("localhost:3000/prefix", "http://localhost:3000/prefix"),
+        ("127.0.0.1:3000", "http://127.0.0.1:3000"),
+    ],
+)
+def test_base_url_without_scheme_is_suggested_with_one(client, url, meant):
+    """A host without a scheme is shown with one: http for this machine, else https."""
+    with pytest.raises(ValueError, match="lacks http:// or https://") as caught:
+        client.set_base_url(url)
+    assert str(caught.value).endswith(f": did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize(
     "value",
     [
         "sk-secret",
-        "secret.com",
         "sk_secret:1",
         "sk.secret1",
         "SK.secret",
@@ -186,7 +204,7 @@ def test_invalid_base_url_is_rejected(url):
     ],
 )
 def test_base_url_that_may_be_a_key_is_not_shown(value):
-    """An invalid base URL may be the key, passed in the wrong place."""
+    """What does not look like a host may be the key, passed in the wrong place."""
     with pytest.raises(ValueError, match="base_url") as caught:
         RecallClient("a-key", value)
     assert "secret" not in str(caught.value)

@@ -1,6 +1,6 @@
 """The caller's arguments, checked before anything is sent. Key and base URL come from the environment by default.
 
-No message shows an API key, nor a base URL, which may be a key passed in the wrong place.
+No message shows an API key, nor a base URL that may be a key passed in the wrong place.
 """
 
 import builtins
@@ -66,6 +66,9 @@ def check_api_key(api_key: str) -> str:
 
 _NEEDED = "use a URL such as https://host, with an optional port and path prefix"
 
+_BARE_HOST = r"(localhost|(\d{1,3}\.){3}\d{1,3}|([a-z0-9-]{1,63}\.)+[a-z]{2,13})(:\d{1,5})?(/[\w.~/-]{0,80})?"
+"""A host without a scheme. In a key with dots, such as a JWT, the part after the last dot does not look like a top-level domain."""
+
 
 def check_base_url(base_url: str) -> str:
     """Return a base URL without trailing slashes, or raise the error that says what is wrong with it."""
@@ -76,7 +79,10 @@ def check_base_url(base_url: str) -> str:
     except ValueError as error:
         raise ValueError(f"base_url is not a URL ({error}): {_NEEDED}") from error
     if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s\\\x00-\x1f\x7f]", base_url):
-        raise ValueError(f"base_url lacks http:// or https:// and a host, or contains quotes or white space: {_NEEDED}")
+        host = base_url.lstrip("/")
+        scheme = "http" if host.startswith(("localhost", "127.")) else "https"
+        advice = f"did you mean '{scheme}://{host}'?" if re.fullmatch(_BARE_HOST, host, re.ASCII) else _NEEDED
+        raise ValueError(f"base_url lacks http:// or https:// and a host, or contains quotes or white space: {advice}")
     if url.username is not None or "?" in base_url or "#" in base_url:
         raise ValueError(f"base_url must not contain a user name, query or fragment: {_NEEDED}")
     return base_url.rstrip("/")

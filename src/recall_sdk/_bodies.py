@@ -48,18 +48,17 @@ def as_dict(value: Any) -> Dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- kinds of bodies
 
-_PAGE = re.compile(
+_PAGE = (
     # Each character can be matched in one way only, so that the time is linear.
     r"(?:[\s\x00\ufeff]|<!--(?:[^-]|-(?!->))*-->|<\?(?:[^?]|\?(?!>))*\?>)*"
-    r"<(?:!doctype\s+html|html|head|body|title|meta|script|style|center|div|p|h[1-6])\b",
-    re.IGNORECASE,
+    r"<(?:!doctype\s+html|html|head|body|title|meta|script|style|center|div|p|h[1-6])\b"
 )
 
 
 def is_html(text: str, content_type: str) -> bool:
     """Return whether a text that is not JSON is an HTML page: by its type, or by its first tag, if that is in the first 64 KiB."""
     kind = content_type.partition(";")[0].strip().lower()
-    return kind in ("text/html", "application/xhtml+xml") or _PAGE.match(text[: 64 * 1024]) is not None
+    return kind in ("text/html", "application/xhtml+xml") or re.match(_PAGE, text[: 64 * 1024], re.IGNORECASE) is not None
 
 
 # --------------------------------------------------------------------------------------------------------- the envelope

@@ -13,7 +13,7 @@ READ_SIZE = 64 * 1024
 MAX_LINE = 64 * 1024
 """Bytes of a line with the size of a chunk, and of all trailers."""
 
-_BLANK_LINE = re.compile(rb"\n\r?\n")
+_BLANK_LINE = rb"\n\r?\n"
 
 
 def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
@@ -53,7 +53,7 @@ def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
     if size:
         raise IncompleteRead(b"")
     trailers = b"\n" + buffer
-    while received and len(trailers) <= MAX_LINE and not _BLANK_LINE.search(trailers):
+    while received and len(trailers) <= MAX_LINE and not re.search(_BLANK_LINE, trailers):
         received = read(READ_SIZE)
         trailers += received
-    reader.surplus = _BLANK_LINE.split(trailers, 1)[1:] != [b""]  # the connection holds more, or anything else than trailers
+    reader.surplus = re.split(_BLANK_LINE, trailers, maxsplit=1)[1:] != [b""]  # the connection holds more, or anything else than trailers

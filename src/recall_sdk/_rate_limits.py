@@ -98,11 +98,11 @@ def _level(response: Response, facts: Iterable[object]) -> Optional[Level]:
 
 # --------------------------------------------------------------------------------------------------------- numbers and times
 
-_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:[,;]|$)")  # of several, separated by commas, the first counts
+_NUMBER = r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:[,;]|$)"  # of several, separated by commas, the first counts
 
 
 def _number(value: object) -> Optional[float]:
-    match = _NUMBER.match(value[:MAX_LENGTH]) if isinstance(value, str) else None
+    match = re.match(_NUMBER, value[:MAX_LENGTH]) if isinstance(value, str) else None
     number = float(match[1]) if match else as_number(value)
     return number if number is not None and 0 <= number < MAX_NUMBER else None
 
@@ -134,7 +134,7 @@ def _time(value: object) -> Optional[float]:
     return None if date is None else max(date, EPOCH_THRESHOLD)  # an older date has passed, too
 
 
-_ISO_DATE = re.compile(
+_ISO_DATE = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?:[.,]([0-9]{1,30}))?(?:[Zz]|([+-][0-9]{2}):?([0-9]{2})?)?)?"
 )
 
@@ -142,7 +142,7 @@ _ISO_DATE = re.compile(
 def _date(text: str) -> Optional[float]:
     """Parse a date of ISO 8601 or of HTTP (RFC 9110, section 5.6.7); without a zone it is UTC."""
     text = text[:MAX_LENGTH].strip()
-    match = _ISO_DATE.fullmatch(text)
+    match = re.fullmatch(_ISO_DATE, text)
     try:
         if match is None:
             date = parsedate_tz(text)

@@ -277,11 +277,11 @@ _MAX_LENGTH = 64 * 1024
 
 _ESCAPE_SEQUENCE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])"  # ECMA-48, section 5.4
 _NOT_PRINTED = r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"  # bidirectional marks among them
-_UNCLEAN = re.compile(f"(?:{_ESCAPE_SEQUENCE}|{_NOT_PRINTED})+")
+_UNCLEAN = f"(?:{_ESCAPE_SEQUENCE}|{_NOT_PRINTED})+"
 
 
 def one_line(text: str) -> str:
     """Replace white space, control characters, escape sequences, bidirectional marks and lone surrogates by single spaces."""
     if len(text) > _MAX_LENGTH:
         text = f"{text[: _MAX_LENGTH // 2]} ... {text[-_MAX_LENGTH // 2 :]}"
-    return _UNCLEAN.sub(" ", text).strip()
+    return re.sub(_UNCLEAN, " ", text).strip()
