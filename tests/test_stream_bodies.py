@@ -1,6 +1,7 @@
 """What a response to a request for a stream holds: a stream, whatever its type says, or a result, an error, a page, a text."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -310,3 +311,23 @@ def test_named_event_keeps_its_name(event, type_, data, serve, connect):
     first = next(stream)
     assert (first.type, first.data, first.chunk) == (type_, data, "")
     assert stream.result.success
+
+
+def test_comments_before_the_first_event_are_not_kept(serve, connect):
+    """A stream with nothing but comments for a long time takes no memory for them."""
+    comments = b": still here\n\n" * 5000
+
+    def handler(connection):
+        connection.request()
+        connection.send(UNTIL_CLOSE)
+        for _ in range(300):
+            connection.send(comments)
+        connection.send(DONE)
+
+    client = connect(serve(handler))
+    tracemalloc.start()
+    try:
+        assert client.execute_workflow("w", stream=True).success
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

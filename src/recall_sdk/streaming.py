@@ -164,7 +164,9 @@ class WorkflowStream:
         """Receive once, and decode the events that are complete."""
         piece = self._response.receive()
         if self._start is not None:
-            self._start += piece[: MAX_EVENT_SIZE - len(self._start)]
+            self._start += (piece if self._start else piece.lstrip(_BLANK))[: MAX_EVENT_SIZE - len(self._start)]
+            if _FIELD.match(self._start):
+                self._start = None  # it is a stream, perhaps with nothing but comments for a long time
         if not piece:
             self._end = self._read_whole()
             return
