@@ -14,7 +14,7 @@ from recall_sdk import (
     StreamedExecutionResult,
     StreamInterruptedError,
 )
-from streams import DONE, MARK, ONE_TWO, STREAM, sse, text
+from streams import DONE, MARK, ONE_TWO, STREAM, UNTIL_CLOSE, sse, text
 
 BOM = b"\xef\xbb\xbf"
 EVENTS = b"".join([*ONE_TWO, DONE, MARK])
