@@ -464,6 +464,18 @@ def test_batch_keeps_to_the_number_of_runs_at_a_time(serve, connect, headers):
     assert time.monotonic() - begin < 5 * 60 / 4 * 0.2
 
 
+def test_batch_yields_items_while_it_asks():
+    """While the batch asks for the usage limits, which may take seconds, items in flight finish and are yielded."""
+    with RecallServer(rate_limit=1, burst=1) as server, server.client() as client:
+        server.workflow("slow")(lambda input: time.sleep(0.5))
+        server.respond_next(delay=4.0, path="usage-limits")
+        start = time.monotonic()
+        items = client.execute_batch([("slow", {})] * 2, max_workers=2)
+        assert next(items).error is None
+        assert time.monotonic() - start < 3.0
+        assert next(items).error is None
+
+
 def test_batch_ends_if_nothing_ever_remains(serve, connect):
     """If the usage limits stay at 0, each item fails with a 429 after max_retries waits in which nothing was accepted."""
 

@@ -175,8 +175,10 @@ class Batch:
                 delay = max(0.0, self._resume - now) or self._limiter.wait(now)
                 if self._limiter.ask:
                     limits = None
+                    self._changed.release()  # responses arrive meanwhile
                     with suppress(BaseException):  # of a hook: then the server does not say
                         limits = self.ask_limits()
+                    self._changed.acquire()
                     self._limiter.usage(time.monotonic(), limits)
                 elif delay:
                     self._changed.wait(min(delay, POLL_SECONDS))
