@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -619,6 +620,38 @@ def test_batch_survives_restart_of_server(connect):
     assert servers[0].executions["echo"] == 8
 
 
+def test_batch_of_many_workers_gives_up_on_a_server_that_stays_away(connect):
+    """With many workers, whose connections fail at different moments, the batch ends as well, after few attempts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    begin = time.monotonic()
+    items = list(connect(f"http://127.0.0.1:{port}").execute_batch([("w", 1)] * 20, max_workers=8, max_retries=2, initial_delay=0.05))
+    assert {type(item.error) for item in items} == {RecallConnectionError}
+    assert not any(item.error.may_have_executed for item in items)
+    assert time.monotonic() - begin < 30
+
+
+def test_batch_survives_hook_whose_error_has_no_text(server):
+    """An exception of a hook that can't be shown fails its item, and nothing else."""
+
+    class Bad(Exception):  # noqa: N818 -- a caller may name it so
+        def __str__(self):
+            raise RuntimeError
+
+    failures = iter([Bad()])
+
+    def hook(response, **_):
+        response.close()
+        for failure in failures:
+            raise failure
+
+    with requests.Session() as session, RecallClient("test-key", server.base_url, session=session) as client:
+        session.hooks["response"].append(hook)
+        items = list(client.execute_batch(numbered(3), max_workers=1))
+    assert len(items) == 3
+    assert "Bad" in str(items[0].error)
+
+
 def test_batch_reports_server_that_stays_away():
     """If no connection can be made, each item fails after its retries, unsent."""
     with stand_in() as server:
@@ -740,9 +773,13 @@ class Refusing(Executor):
 
 def test_batch_call_that_does_not_pickle_was_not_sent(server):
     """A call that can't be pickled fails its item with an error that says that nothing was sent; errors of runs are unchanged."""
-    (item,) = server.client().execute_batch(numbered(1), executor=Refusing())
+    client = server.client()
+    client.lock = threading.Lock()  # which does not pickle
+    (item,) = client.execute_batch(numbered(1), executor=Refusing())
     assert isinstance(item.error, InvalidRequestError)
     assert item.error.may_have_executed is False
+    (item,) = server.client().execute_batch(numbered(1), executor=Refusing())  # an error of the same class that has another cause
+    assert item.error.may_have_executed is True
     with ThreadPoolExecutor(1) as pool:
         (item,) = server.client().execute_batch([("fail", {})], executor=pool)
     assert isinstance(item.error, ExecutionError)

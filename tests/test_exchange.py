@@ -245,7 +245,7 @@ SURPLUS = {
 
 
 @pytest.mark.parametrize("kind", SURPLUS)
-def test_surplus_bytes_end_the_connection(kind, serve, connect):
+def test_surplus_bytes_end_the_connection(kind, session, serve, connect):
     """Bytes beyond the end of a response reach no other call, and make none fail."""
 
     def handler(connection):
@@ -256,7 +256,7 @@ def test_surplus_bytes_end_the_connection(kind, serve, connect):
         connection.send(http(envelope("ours")))
 
     server = serve(handler)
-    client = connect(server)
+    client = connect(server, session=session)
     with suppress(RecallError):
         assert client.execute_workflow("w").output == "hello"
     assert client.execute_workflow("w").output == "ours"
@@ -436,6 +436,30 @@ def test_timeout_of_the_operating_system():
     error = translate(TimeoutError(errno.ETIMEDOUT, "Connection timed out"), exchange)
     assert type(error) is RecallConnectionError
     assert "Connection timed out" in str(error)
+
+
+def test_error_of_a_hook_with_an_empty_response(serve, connect):
+    """A hook may raise requests' own error with a response of its own making, and that is the caller's error."""
+    error = requests.HTTPError("not this one", response=requests.Response())
+
+    def fail(response, **_):
+        response.close()
+        raise error
+
+    with requests.Session() as session:
+        session.hooks["response"].append(fail)
+        with pytest.raises(requests.HTTPError) as caught:
+            connect(serve(echo), session=session).execute_workflow("w")
+    assert caught.value is error
+
+
+def test_session_without_an_adapter_for_the_scheme(serve, connect):
+    """A session that has no adapter for the base URL can't connect, and nothing was sent."""
+    with requests.Session() as session:
+        session.adapters.clear()
+        with pytest.raises(RecallConnectionError) as caught:
+            connect(serve(echo), session=session).execute_workflow("w")
+    assert caught.value.may_have_executed is False
 
 
 def test_error_of_a_request_of_an_auth_callable(serve, connect):

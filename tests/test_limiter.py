@@ -274,3 +274,13 @@ def test_limiter_wait_always_ends(events):
             delay = limiter.wait(now)
         assert 0 <= delay < 2 * 3600
         assert limiter.rate >= 0
+
+
+@pytest.mark.parametrize("idle", [1.0, 60.0, 3600.0])
+def test_limiter_does_not_take_idle_time_for_the_rate(idle):
+    """A refusal after a time in which nothing was sent does not make the rate low: the next request waits seconds at most."""
+    limiter = Limiter()
+    limiter.accepted(limiter.sent(0.0), 0.03)
+    limiter.rejected(limiter.sent(idle), idle + 0.03, None)
+    limiter.usage(idle + 0.1, None)
+    assert limiter.wait(idle + 0.1) < 1.0

@@ -1362,6 +1362,30 @@ def test_error_of_a_signal_handler_reaches_the_caller(start, handler, session, s
         signal.signal(signal.SIGALRM, usual)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs SIGALRM")
+def test_stream_interrupted_by_a_signal_handler_is_closed(session, serve, connect):
+    """After an exception of the caller's signal handler, a stream is closed, and says so when it is read again."""
+
+    def handle(connection):
+        connection.request()
+        connection.send(head("Content-Type: text/event-stream", "Connection: close") + b'data: {"blockId": "a", "chunk": "One"}\n\n')
+        connection.idle()
+
+    stream = connect(serve(handle), session=session).stream_workflow("w")
+    assert next(stream).chunk == "One"
+    gc.collect()
+    usual = signal.signal(signal.SIGALRM, raise_timeout)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(TimeoutError, match="mine"):
+            next(stream)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    with pytest.raises(StreamInterruptedError, match="closed here"):
+        next(stream)
+
+
 def test_error_without_signal_module():
     """A program that does not import ``signal`` gets the usual error."""
     code = """

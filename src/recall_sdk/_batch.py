@@ -8,6 +8,7 @@ be started, the reader does a worker's work.
 import contextvars
 import logging
 import os
+import pickle
 import queue
 import random
 import threading
@@ -109,15 +110,17 @@ class Batch:
             raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
-            self._pending.put((item, self.prepare(item.workflow_id, item.input)))
-            self._start_thread()
+            request = self.prepare(item.workflow_id, item.input)
         except Exception as error:
             item.error = invalid_argument(error)
             self._finished.put(item)
+        else:
+            self._pending.put((item, request))
+            self._start_thread()
 
     def _start_thread(self) -> None:
         for daemon in (True, False) if self._threads < self.max_workers else ():
-            with suppress(RuntimeError):  # a subinterpreter allows no daemons, or the system no more threads
+            with suppress(Exception):  # a subinterpreter allows no daemons, or the system no more threads
                 run = contextvars.copy_context().run
                 threading.Thread(target=run, args=(self._work,), name="recall_sdk-batch-worker", daemon=daemon).start()
                 self._threads += 1
@@ -127,7 +130,10 @@ class Batch:
         """Return a finished item, or ``None`` if none finishes soon. Without threads, finish one first."""
         with suppress(queue.Empty):
             if not self._threads and self._finished.empty():
-                self._execute(*self._pending.get_nowait())
+                item, request = self._pending.get_nowait()
+                self._execute(item, request)
+                if item.error and isinstance(item.error.__cause__, KeyboardInterrupt):
+                    raise item.error.__cause__  # this is the reader's thread
             return self._finished.get(timeout=POLL_SECONDS)
         return None
 
@@ -138,8 +144,12 @@ class Batch:
             for future in list(self._futures.values()):
                 future.cancel()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._stopped or not threading.main_thread().is_alive()  # Python waits at its end for threads that are no daemons
+
     def _work(self) -> None:
-        while not self._stopped and threading.main_thread().is_alive():  # Python waits at its end for threads that are no daemons
+        while not self._is_over:
             with suppress(queue.Empty):
                 self._execute(*self._pending.get(timeout=IDLE_SECONDS))
 
@@ -148,8 +158,6 @@ class Batch:
             item.result, item.error = self._retry(item.index, request)
         except BaseException as error:  # whatever happens, the reader gets the item
             item.error = foreign_failure(error, "the item failed", may_have_executed=True)
-        if not self._threads and item.error and isinstance(item.error.__cause__, KeyboardInterrupt):
-            raise item.error.__cause__  # this is the reader's thread
         self._finished.put(item)
 
     def _retry(self, index: int, request: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
@@ -160,7 +168,7 @@ class Batch:
                 return result, error
             with suppress(Exception):  # a failing log handler must not make the item fail
                 _log.info("nothing was executed: retry of item %d after: %s", index, error)
-        return None, build_error(RecallError, "the batch was closed", may_have_executed=False) if self._stopped else copy(self._refusal)
+        return None, build_error(RecallError, "the batch was closed", may_have_executed=False) if self._is_over else copy(self._refusal)
 
     def _given_up(self, refusals: int) -> bool:
         """Return whether an item is not sent again that has seen all refusals but the first ones, whose number is passed."""
@@ -170,7 +178,7 @@ class Batch:
     def _wait_for_limiter(self, refusals: int) -> Optional[Sent]:
         """Wait until the next request may be sent; return ``None`` if none is sent. One thread at a time waits, and asks if need be."""
         with self._turn, self._changed:
-            while not (self._stopped or self._given_up(refusals)):
+            while not (self._is_over or self._given_up(refusals)):
                 now = time.monotonic()
                 delay = max(0.0, self._resume - now) or self._limiter.wait(now)
                 if self._limiter.ask:
@@ -194,9 +202,9 @@ class Batch:
             with self._submitting:  # the user's executor may not be thread-safe
                 future = self._futures[threading.get_ident()] = self.executor.submit(_attempt, (self._name, number), self.attempt, request)
             return future.result()
-        except (ValueError, TypeError) as error:  # the request did not pickle: nothing was sent
-            return None, None, invalid_argument(error)
         except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
+            if isinstance(error, (ValueError, TypeError)) and not (future and _pickles((self.attempt, request))):
+                return None, None, invalid_argument(error)  # nothing was sent
             return None, None, foreign_failure(error, "the executor did not run the item", may_have_executed=future is not None)
 
     def _learn(self, sent: Sent, level: Optional[Level], error: Optional[RecallError]) -> bool:
@@ -214,12 +222,20 @@ class Batch:
                 self._refusals_before = self._refusals
                 return False
             self._refusal = error
-            if not self._limiter.in_flight:  # otherwise one of the others may have been accepted
+            is_unsent = isinstance(error, RecallConnectionError) and sent.time >= self._resume  # by a server that accepts nothing now
+            if is_unsent or not self._limiter.in_flight:  # otherwise one of the others may have been accepted
                 self._refusals += 1
                 retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
-                if retry >= 0 and not pause:
-                    self._resume = now + self.policy.delay(min(retry, self.policy.max_retries), random.random)
+                if is_unsent or (retry >= 0 and not pause):
+                    self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
         return True
+
+
+def _pickles(task: object) -> bool:
+    try:
+        return bool(pickle.dumps(task))
+    except Exception:  # of any object of the caller's
+        return False
 
 
 def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:

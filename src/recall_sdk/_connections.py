@@ -6,6 +6,7 @@ import http.client
 import io
 import os
 import socket
+from contextlib import suppress
 from time import monotonic
 from typing import Any, List, Optional, Tuple
 
@@ -272,7 +273,8 @@ class _Adapter(HTTPAdapter):
         self._latest = (None, None)
         for manager in [self.poolmanager, *self.proxy_manager.values()]:
             for key in manager.pools.keys():  # noqa: SIM118 -- it can't be iterated
-                manager.pools[key].close()  # urllib3 2 leaves this to the garbage collector, but a stored error may refer to a pool
+                with suppress(KeyError):  # another thread closes the client, too
+                    manager.pools[key].close()  # urllib3 2 leaves this to the garbage collector, but a stored error may refer to a pool
         base: Any = super()
         base.close()
 

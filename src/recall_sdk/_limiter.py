@@ -95,7 +95,8 @@ class Limiter:
 
     def sent(self, now: float) -> Sent:
         """Record that a request is sent, and return its record."""
-        self._known = self._known if self._last.number else Sent(0, now)
+        is_idle = not self.in_flight and now - self._last.time > SAMPLE / FIRST_RATE  # which says nothing about the server's rate
+        self._known = Sent(self._last.number, now) if not self._last.number or (self.rate == inf and is_idle) else self._known
         self._level, self._last = self._level - 1, Sent(self._last.number + 1, now)
         self.in_flight[self._last.number] = now
         return self._last

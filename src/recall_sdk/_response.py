@@ -126,7 +126,10 @@ class Response:
         if self._chunks is not None:
             data = next(self._chunks, b"")
         elif missing != 0:
-            data = self._read(READ_SIZE if missing is None else min(missing, READ_SIZE))
+            data = self._read(READ_SIZE)
+            if missing is not None and len(data) > missing:
+                self._reader.surplus = True  # which would be mistaken for the response to the next request
+                data = data[:missing]
         if missing is not None:
             self._missing = missing = missing - len(data)
             if missing and not data:

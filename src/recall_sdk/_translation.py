@@ -303,6 +303,7 @@ def foreign_failure(cause: BaseException, what: str, *, may_have_executed: bool)
     if isinstance(cause, RecallError):
         return cause
     may_have_executed = may_have_executed and not _passes(cause, _PREPARING)
-    error = build_error(RecallError, f"{what}: {type(cause).__name__}: {cause}".rstrip(": "), may_have_executed=may_have_executed)
+    shown = traceback.format_exception_only(type(cause), cause)[-1]  # also if its own text can't be made
+    error = build_error(RecallError, f"{what}: {shown}", may_have_executed=may_have_executed)
     error.__cause__ = cause
     return error

@@ -186,9 +186,11 @@ class Transport:
 
     def _may_repeat(self, request: Request, url: str) -> bool:
         """Return whether the user's adapter may send the request again after it reached the server."""
-        retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
-        methods = getattr(retries, "allowed_methods", ())
-        return methods != () and retries.total != 0 and (not methods or request.method in methods)
+        with suppress(requests.exceptions.InvalidSchema):  # sending raises it again
+            retries: Any = getattr(self._session.get_adapter(url), "max_retries", None)
+            methods = getattr(retries, "allowed_methods", ())
+            return methods != () and retries.total != 0 and (not methods or request.method in methods)
+        return False
 
     def _prepared(self, exchange: Exchange) -> Any:
         request = exchange.request
@@ -272,8 +274,8 @@ def _response_in(error: Any, url: str) -> Any:
         given_up.status_code = status
         return given_up
     response: Any = getattr(error, "response", None)  # from raise_for_status() in a hook
-    is_ours = response is not None and response.request.url.startswith(url) and response.status_code >= http.client.BAD_REQUEST
-    return response if is_ours else None
+    sent_to: str = getattr(getattr(response, "request", None), "url", "")
+    return response if sent_to.startswith(url) and response.status_code >= http.client.BAD_REQUEST else None
 
 
 def _check_headers(headers: Any) -> None:

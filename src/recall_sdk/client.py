@@ -175,12 +175,13 @@ class RecallClient:
             async_execution: Queue the run and return at once; :meth:`wait_for_job` waits for it.
 
         Returns:
-            The result; a :class:`StreamedExecutionResult` of a stream; the :class:`AsyncExecutionResult` of a queued run.
+            :class:`StreamedExecutionResult` with ``stream=True``, :class:`AsyncExecutionResult` with ``async_execution=True``, else
+            :class:`WorkflowExecutionResult`.
             Some servers report a failed run as a result with ``success=False``.
 
         Raises:
             ValueError: The id is empty or not usable, ``async_execution`` is combined with ``stream``, or the timeout is not above 0.
-            InvalidRequestError: The input has no JSON form (``INVALID_JSON``), or the server rejects it (its code, else
+            InvalidRequestError: The input isn't JSON-serializable (``INVALID_JSON``), or the server rejects it (its code, else
                 ``INVALID_REQUEST``).
             AuthenticationError: The key is wrong (``UNAUTHORIZED``).
             PermissionDeniedError: The key may not do this, or the workflow is not deployed (the server's code, such as
@@ -414,12 +415,13 @@ class RecallClient:
         All workers share one limiter, which uses the server's rate limit fully with few rejected requests.
 
         Args:
-            items: Pairs of a workflow id and its input, from any iterable, also an endless one. The batch takes them as you read results.
-            max_workers: Maximum executions in flight.
+            items: Pairs of a workflow id and its input, from any iterable, even infinite. The batch takes them as you read results.
+            max_workers: How many runs you want at a time.
             executor: Runs the executions, any :class:`concurrent.futures.Executor`; by default the batch's own threads.
             timeout: Seconds for each attempt of each execution; ``None`` for no limit; by default the client's.
             async_execution: Queue the runs; each result holds a task id.
-            max_retries: Retries of one item after a 429.
+            max_retries: Rejections in a row, without any acceptance in the whole batch, after which an item fails. A connection that
+                could not be made counts as a rejection.
             initial_delay: As for :meth:`execute_with_retry`.
             max_delay: As for :meth:`execute_with_retry`.
             backoff_multiplier: As for :meth:`execute_with_retry`.
@@ -554,7 +556,7 @@ class RecallClient:
         Raises:
             ValueError: A setting is out of bounds.
             ExecutionError: The job failed (``EXECUTION_ERROR``) or was cancelled (``JOB_CANCELLED``).
-            RecallTimeoutError: The time ran out (``TIMEOUT``); the job continues.
+            RecallTimeoutError: The time ran out (``TIMEOUT``); the job may still be running.
             RecallError: Any other failure, such as an unknown id or a wrong key, as for :meth:`get_job_status`.
 
         Example:

@@ -128,7 +128,7 @@ def call_with_retry(call: Callable[[], _T], backoff: Backoff, *, sleep: Callable
         try:
             return call()
         except RateLimitError as error:
-            wait = None if error.may_have_executed else backoff.wait_after(error, retry, random)
+            wait = backoff.wait_after(error, retry, random)
             if wait is None:
                 raise
         retry += 1

@@ -7,6 +7,7 @@ import sys
 from array import array
 from collections import defaultdict, deque
 from contextlib import ExitStack, suppress
+from http import HTTPStatus
 from io import BytesIO
 from itertools import chain
 from threading import Lock
@@ -157,6 +158,7 @@ class WorkflowStream:
             except errors.RecallError as error:
                 self._fail(error)
             except BaseException:  # such as KeyboardInterrupt
+                self._is_closed = True
                 self._response.close()
                 raise
 
@@ -318,11 +320,14 @@ def open_stream(response: Response) -> WorkflowStream:
 def read_execution(response: Response) -> Result:
     """Read the response to an execution to its end, whether it is a stream or not."""
     request = response.request
-    if response.is_event_stream and request.asynchronous:
-        raise unreadable(response, "is a stream, and has no task id", b"")
     if response.is_json and not request.stream:
         response.unread(response.read())  # which the client has read
-    if response.is_event_stream or (not request.asynchronous and _begins_as_stream(response)):
+    is_stream, may_be_queued = response.is_event_stream, request.asynchronous or response.status == HTTPStatus.ACCEPTED
+    if not is_stream or may_be_queued:
+        is_stream = _begins_as_stream(response)
+    if is_stream and request.asynchronous:
+        raise unreadable(response, "is a stream, and has no task id", b"")
+    if is_stream:
         return WorkflowStream(response).result
     result = _decoding.execution(response)
     return StreamedExecutionResult(**vars(result)) if request.stream and isinstance(result, WorkflowExecutionResult) else result
