@@ -395,7 +395,7 @@ def test_wait_for_job_rejects_other_objects():
     with pytest.raises(TypeError, match="not WorkflowExecutionResult"):
         client.wait_for_job(WorkflowExecutionResult(True))
     for id in (7, UUID(int=7)):
-        with pytest.raises(TypeError, match=f"not {type(id).__name__}"):
+        with pytest.raises(TypeError, match=rf"not {type(id).__name__}: pass str\(job\)"):
             client.wait_for_job(id)
 
 

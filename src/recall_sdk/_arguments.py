@@ -194,7 +194,9 @@ def check_outputs(selected_outputs: Sequence[str]) -> List[str]:
 def _check_type(name: str, value: object, kind: Any, needed: str) -> None:
     """Raise an error unless a value is of a type; a bool is no number."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name} must be {needed}, not {type_name(type(value))}")
+        kind_name = type_name(type(value))
+        advice = f": pass str({name})" if kind is str and kind_name in ("int", "UUID") else ""
+        raise TypeError(f"{name} must be {needed}, not {kind_name}{advice}")
 
 
 def type_name(kind: Any) -> str:
