@@ -161,14 +161,16 @@ class Batch:
         self._finished.put(item)
 
     def _retry(self, index: int, request: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
-        refusals = self._refusals
+        refusals, error = self._refusals, None
         while sent := self._wait_for_limiter(refusals):
             result, level, error = self._send(sent.number, request)
             if not self._learn(sent, level, error) or self._given_up(refusals):
                 return result, error
             with suppress(Exception):  # a failing log handler must not make the item fail
                 _log.info("nothing was executed: retry of item %d after: %s", index, error)
-        return None, build_error(RecallError, "the batch was closed", may_have_executed=False) if self._is_over else copy(self._refusal)
+        if self._is_over:
+            return None, build_error(RecallError, "the batch was closed", may_have_executed=False)
+        return None, error or copy(self._refusal)  # its own refusal, or that for which it was not sent
 
     def _given_up(self, refusals: int) -> bool:
         """Return whether an item is not sent again that has seen all refusals but the first ones, whose number is passed."""

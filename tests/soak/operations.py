@@ -12,9 +12,9 @@ import threading
 import time
 import traceback
 from random import Random
-from typing import Any, Callable, Container, Counter, Dict, List, Optional, Tuple
+from typing import Any, Callable, Container, Counter, Dict, List, Optional, Sequence, Tuple
 
-from recall_sdk import AsyncExecutionResult, RecallClient, RecallError, WorkflowStream
+from recall_sdk import AsyncExecutionResult, RateLimitError, RecallClient, RecallError, WorkflowStream
 
 from .faults import JOBS, KINDS, RECOVERING
 from .server import TOKEN, Violations
@@ -154,11 +154,13 @@ class Thread:
             self.check_error(operation, kind, token, error, executes=executes)
         return result
 
-    def check_error(self, operation: str, kind: str, token: str, error: RecallError, *, executes: bool = True) -> None:
+    def check_error(
+        self, operation: str, kind: str, token: str, error: RecallError, *, executes: bool = True, shared: Sequence[str] = ()
+    ) -> None:
         facts = [str(error), repr(vars(error))]
         if self.random.random() < 0.1:
             facts += traceback.format_exception(type(error), error, error.__traceback__)
-        self.check_text(operation, kind, token, " ".join(facts))
+        self.check_text(operation, kind, token, " ".join(facts), shared)
         if SECRET.search(" ".join(facts)):
             self.book.violations.add("the key in an error", f"{operation} {kind}: {error}")
         words = [str(error), error.code or "", error.server_code or "", error.request_id or ""]
@@ -168,9 +170,9 @@ class Thread:
             self.book.deny([token])
         self.book.outcome(operation, type(error).__name__)
 
-    def check_text(self, operation: str, kind: str, token: str, text: str) -> None:
-        """Check that no token of another request is in what this one got."""
-        foreign = set(TOKEN.findall(text)) - {token}
+    def check_text(self, operation: str, kind: str, token: str, text: str, shared: Sequence[str] = ()) -> None:
+        """Check that no token of another request is in what this one got, but for those with which it shares a reason."""
+        foreign = set(TOKEN.findall(text)) - {token, *shared}
         if foreign:
             self.book.violations.add(
                 "a response to the wrong caller", f"{operation} {kind}: {token} got that of {sorted(foreign)}: {text[:300]}"
@@ -287,7 +289,9 @@ class Thread:
         for _ in range(self.random.choice([len(items), len(items), self.random.randrange(len(items) + 1)])):
             item = next(results)
             if item.error is not None:
-                self.check_error("batch item", item.workflow_id, item.input["token"], item.error)
+                # An item that was not sent has the reason of the one that was refused.
+                shared = [each["token"] for _, each in items] if isinstance(item.error, RateLimitError) else []
+                self.check_error("batch item", item.workflow_id, item.input["token"], item.error, shared=shared)
             else:
                 self.check_text("batch item", item.workflow_id, item.input["token"], repr(item.result))
                 self.book.outcome("batch item", type(item.result).__name__)
