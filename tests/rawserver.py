@@ -10,6 +10,7 @@ import importlib
 import json
 import platform
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -226,11 +227,6 @@ def cloudpickle():
     return importlib.import_module("cloudpickle")
 
 
-def new_authority():
-    """Make a certificate authority, or skip the test: cryptography has no release for every interpreter."""
-    return pytest.importorskip("trustme", reason="trustme needs cryptography, which has no release for this interpreter").CA()
-
-
 def head(*headers, status="200 OK", version="1.1"):
     """Make the head of an answer."""
     return "\r\n".join([f"HTTP/{version} {status}", *headers, "", ""]).encode("latin-1")
@@ -321,3 +317,48 @@ def connect():
         client.close()
         if "session" in vars(client):
             client.session.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="session")
+def authority():
+    """Make a certificate authority that nobody trusts, or skip the test: cryptography has no release for every interpreter."""
+    return pytest.importorskip("trustme", reason="trustme needs cryptography, which has no release for this interpreter").CA()
+
+
+@pytest.fixture
+def tls_context(authority):
+    """Return the context of a server with a certificate for a name."""
+
+    def make(name="127.0.0.1"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        return context
+
+    return make
+
+
+@pytest.fixture
+def secure(serve, tls_context):
+    """Start a server that speaks TLS."""
+
+    def start(handler, name="127.0.0.1"):
+        return serve(handler, tls=tls_context(name))
+
+    return start
+
+
+@pytest.fixture
+def bundle(authority, tmp_path):
+    """Return the path of a file with the authority's certificate."""
+    path = str(tmp_path / "ca.pem")
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def _trusted(bundle, monkeypatch):
+    """Trust the authority through the environment."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)

@@ -2,7 +2,6 @@
 
 import gzip
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ import pytest
 import requests
 import urllib3.util.connection
 
-from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http, new_authority
+from rawserver import LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, envelope, head, http
 from recall_sdk import RecallConnectionError, RecallError, RecallTimeoutError
 
 TIMEOUT = 0.2
@@ -339,12 +338,9 @@ def test_deadline_covers_slow_lookup_and_silent_server(serve, connect, monkeypat
 
 
 @pytest.fixture
-def agrees_late(monkeypatch, tmp_path):
+def agrees_late(tls_context, _trusted):
     """A handler with a slow TLS handshake that then reads nothing."""
-    authority, context = new_authority(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    context = tls_context()
 
     def handler(connection):
         connection.pause(0.8 * LONG)

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, echo, envelope, head, http, new_authority
+from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, echo, envelope, head, http
 from recall_sdk import (
     InvalidRequestError,
     InvalidResponseError,
@@ -263,14 +262,9 @@ def test_surplus_bytes_end_the_connection(kind, session, serve, connect):
     assert server.connections == 2
 
 
-def test_surplus_bytes_end_the_connection_under_tls(serve, connect, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_surplus_bytes_end_the_connection_under_tls(secure, connect):
     """The same where the bytes are in the TLS layer already."""
-    authority = new_authority()
-    bundle = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     pad = b" " * 8192
 
     def handler(connection):
@@ -281,7 +275,7 @@ def test_surplus_bytes_end_the_connection_under_tls(serve, connect, tmp_path, mo
             connection.idle()
         connection.send(http(envelope("ours")))
 
-    server = serve(handler, tls=context)
+    server = secure(handler)
     client = connect(server)
     assert client.execute_workflow("w").output == "hello"
     assert client.execute_workflow("w").output == "ours"
@@ -576,17 +570,14 @@ def test_rate_limit_behind_a_repeating_adapter_is_not_retried(serve, connect):
     session.close()
 
 
-def test_client_certificate_of_garbage(tmp_path, connect, serve):
+def test_client_certificate_of_garbage(tmp_path, connect, secure):
     """A client certificate that can't be loaded is named, and nothing was sent."""
-    authority = new_authority()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     garbage = tmp_path / "client.pem"
     garbage.write_text("garbage")
     session = requests.Session()
     session.cert = str(garbage)
     with pytest.raises(RecallConnectionError, match=r"could not connect.*client\.pem.*can't be read.*cert of your session") as caught:
-        connect(serve(echo, tls=context), session=session).execute_workflow("w")
+        connect(secure(echo), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     session.close()
     del caught
@@ -594,11 +585,8 @@ def test_client_certificate_of_garbage(tmp_path, connect, serve):
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", None])
-def test_ca_bundle_of_garbage(variable, tmp_path, connect, serve, monkeypatch):
+def test_ca_bundle_of_garbage(variable, tmp_path, connect, secure, monkeypatch):
     """A file of authorities that can't be loaded is named, with the variable that points to it."""
-    authority = new_authority()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     garbage = tmp_path / "ca.pem"
     garbage.write_text("garbage")
     session = None
@@ -608,7 +596,7 @@ def test_ca_bundle_of_garbage(variable, tmp_path, connect, serve, monkeypatch):
         session = requests.Session()
         session.verify = str(garbage)
     with pytest.raises(RecallConnectionError, match=rf"ca\.pem.*can't be read.*check {variable or 'verify of your session'}") as caught:
-        connect(serve(echo, tls=context), session=session).execute_workflow("w")
+        connect(secure(echo), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     if session:
         session.close()
@@ -616,16 +604,11 @@ def test_ca_bundle_of_garbage(variable, tmp_path, connect, serve, monkeypatch):
     collect_quietly()  # urllib3 1.26 leaves the socket open
 
 
-def test_certificate_for_another_name(session, connect, serve, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_certificate_for_another_name(session, connect, secure):
     """A certificate for another name advises to check the base URL."""
-    authority = new_authority()
-    bundle = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("other.example").configure_cert(context)
     with pytest.raises(RecallConnectionError, match=r"for another name.*check the base_url") as caught:
-        connect(serve(echo, tls=context), session=session).execute_workflow("w")
+        connect(secure(echo, "other.example"), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
 
 

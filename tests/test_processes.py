@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from typing import ClassVar
 import pytest
 import requests
 
-from rawserver import KEY, answers, chunk, cloudpickle, echo, envelope, head, http, new_authority
+from rawserver import KEY, answers, chunk, cloudpickle, echo, envelope, head, http
 from recall_sdk import (
     AsyncExecutionResult,
     AuthenticationError,
@@ -350,14 +349,10 @@ def test_fork_server_sees_end_of_stream(session, serve, connect):
         child.result()
 
 
-def test_fork_with_tls(serve, connect, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("_trusted")
+def test_fork_with_tls(secure, connect):
     """A child starts a new TLS session, and does not disturb that of the parent."""
-    authority = new_authority()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    server = serve(echo, tls=context)
+    server = secure(echo)
     client = connect(server)
 
     def ask():

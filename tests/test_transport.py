@@ -12,7 +12,6 @@ import pickle
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import traceback
@@ -24,7 +23,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http, new_authority
+from rawserver import KEY, LAST_CHUNK, answers, chunk, collect_quietly, echo, envelope, head, http
 from recall_sdk import (
     AuthenticationError,
     ExecutionError,
@@ -228,38 +227,6 @@ def test_unusual_valid_answer(answer, session, serve, connect):
 
 
 # ---------------------------------------------------------------------------------------------------------------------- TLS
-
-
-@pytest.fixture(scope="module")
-def authority():
-    """A certificate authority that nobody trusts."""
-    return new_authority()
-
-
-@pytest.fixture
-def secure(serve, authority):
-    """Start a server that speaks TLS."""
-
-    def start(handler, name="127.0.0.1"):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(name).configure_cert(context)
-        return serve(handler, tls=context)
-
-    return start
-
-
-@pytest.fixture
-def bundle(authority, tmp_path):
-    """Return the path of a file with the authority's certificate."""
-    path = str(tmp_path / "ca.pem")
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
-@pytest.fixture
-def _trusted(bundle, monkeypatch):
-    """Trust the authority through the environment."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
 
 
 def test_tls_unknown_authority(session, secure, connect):
@@ -825,7 +792,7 @@ def test_hook_that_raises_other_error(hook, serve, connect):
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_tls_failure_after_request(session, serve, connect, authority):
+def test_tls_failure_after_request(session, secure, connect):
     """If TLS fails after the request, the workflow may have run."""
 
     def handler(connection):
@@ -833,10 +800,8 @@ def test_tls_failure_after_request(session, serve, connect, authority):
         os.write(connection.sock.fileno(), b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
         connection.idle()
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
     with pytest.raises(RecallConnectionError) as caught:
-        connect(serve(handler, tls=context), session=session).execute_workflow("w")
+        connect(secure(handler), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is True
 
 
