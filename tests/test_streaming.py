@@ -399,6 +399,17 @@ def test_stream_error_has_request_id(tail, serve, connect):
     assert caught.value.request_id == "r-7"
 
 
+@pytest.mark.parametrize(
+    "events", [[sse({"event": "error", "error": "boom", "requestId": "r-7"})], [b'{"error": "x", "requestId": "r-7"}']]
+)
+def test_stream_error_has_request_id_of_its_body(events, serve, connect):
+    """The id in the body of an error is found under any type of body, as it is in a plain call."""
+    message = http(b"".join(events), "Content-Type: text/event-stream")
+    with pytest.raises(RecallError) as caught:
+        connect(serve(answers(message))).execute_workflow("w", stream=True)
+    assert caught.value.request_id == "r-7"
+
+
 def cut(*parts):
     """Make a handler that answers with these bytes and closes."""
 

@@ -17,7 +17,7 @@ from weakref import finalize
 from recall_sdk import _decoding, errors
 from recall_sdk._bodies import envelope
 from recall_sdk._response import Response
-from recall_sdk._statuses import unreadable
+from recall_sdk._statuses import request_id, unreadable
 from recall_sdk._stream_events import stream_end, stream_event, stream_failure
 from recall_sdk.models import Result, StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
 from recall_sdk.sse import MAX_EVENT_SIZE, EventDecoder
@@ -218,8 +218,8 @@ class WorkflowStream:
             error.__cause__ = cause
         if isinstance(error, (errors.RecallTimeoutError, errors.StreamInterruptedError)):
             error.partial = partial
-        request_id = self._response.headers.get("X-Request-Id")
-        error.request_id = request_id and errors.one_line(request_id)
+        found = request_id(self._response, error.body)
+        error.request_id = found and errors.one_line(found)
         self._error = error
         with suppress(errors.RecallError), self._response:  # which closes it, and masks the key
             raise error
