@@ -107,7 +107,8 @@ class Batch:
 
     def _add(self, index: int, pair: Any) -> None:
         if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
-            raise TypeError(f"item {index} of the batch is not a pair of a workflow id and an input: {type(pair).__name__}")
+            example = "a pair of a workflow id and an input, such as ('greet', {})"
+            raise TypeError(f"item {index} of the batch is not {example}: {type(pair).__name__}")
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
             request = self.prepare(item.workflow_id, item.input)
