@@ -65,6 +65,16 @@ def test_error_called_a_stream_raises_its_reason(start, sends, read, serve, conn
     assert caught.value.may_have_executed is True
 
 
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted"])
+def test_error_called_a_stream_raises_with_every_status_of_success(status, read, session, serve, connect):
+    """The error body raises too where the status could announce a task, as its batch does."""
+    client = connect(serve(answers(http(b'{"error": "not deployed"}', STREAM, status=status))), session=session)
+    with pytest.raises(ExecutionError, match="the workflow failed: not deployed"):
+        read(client)
+    [item] = client.execute_batch([("w", {})])
+    assert isinstance(item.error, ExecutionError)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_result_called_a_stream_is_read(indent, sends, read, serve, connect):
     """An envelope under text/event-stream is the result, on one line or on many."""

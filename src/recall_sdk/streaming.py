@@ -330,4 +330,7 @@ def read_execution(response: Response) -> Result:
     if is_stream:
         return WorkflowStream(response).result
     result = _decoding.execution(response)
+    if response.is_event_stream and isinstance(result, WorkflowExecutionResult):
+        response.unread(response.read())
+        return WorkflowStream(response).result  # which reads a failure as a stream's
     return StreamedExecutionResult(**vars(result)) if request.stream and isinstance(result, WorkflowExecutionResult) else result
