@@ -70,11 +70,10 @@ def spread_text(value: Optional[Spread]) -> str:
 
 
 def bar_line(bar: Bar) -> str:
-    """Format one line of the table of bars."""
-    limit = f"{'at least' if bar.at_least else 'at most'} {bar.limit:g} {bar.unit}".strip()
+    """Format one line of the first table."""
     value = f"{spread_text(bar.value)} {bar.unit}".strip() if bar.value else "not measured"
     note = f" ({bar.note})" if bar.note else ""
-    return f"| {bar.what} | {limit} | {value}{note} | {'yes' if bar.kept else '**no**'} |"
+    return f"| {bar.what} | {value}{note} |"
 
 
 def summary(rows: List[Row]) -> str:
@@ -96,8 +95,8 @@ def markdown(rows: List[Row], where: Dict[str, Any]) -> str:
         f"{where['cpu']}, {where['cores']} cores, {where['os']}, {where['python']}; {libraries}.",
         "Medians, in parentheses the quartiles. Server and clients are on one machine, over loopback, in processes of their own.",
         "",
-        "| what | must be | measured | met |",
-        "|---|---|---|---|",
+        "| what | measured |",
+        "|---|---|",
     ]
     lines += [bar_line(bar) for row in rows for bar in row.bars]
     for row in rows:
