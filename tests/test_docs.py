@@ -358,7 +358,7 @@ def test_reference_summarizes_each_method(page: str, summarized: type):
     assert set(re.findall(rf"^   {summarized.__name__}\.(\w+)$", text, re.MULTILINE)) == members
 
 
-FROM_THE_INDEX = re.compile(r"pip3? install\b(?!.*git\+https)[^\n]*?(?<![/\w.-])recall[-_]sdk\b", re.IGNORECASE)
+FROM_THE_INDEX = re.compile(r"(?:pip[3x]? install|uv add|poetry add)\b(?!.*git\+https)[^\n]*?(?<![/\w.-])recall[-_]sdk\b", re.IGNORECASE)
 
 
 def test_nothing_installs_the_name_from_the_index():
@@ -368,13 +368,45 @@ def test_nothing_installs_the_name_from_the_index():
     assert found == []
 
 
+def test_measurements_have_no_limits():
+    """A page for users shows what was measured, not what had to be."""
+    assert "must be |" not in (ROOT / "docs" / "_static" / "bench.md").read_text("utf-8")
+
+
+PHRASES = [
+    ("docs/howto/observability.md", "diagnose=False"),
+    ("docs/howto/observability.md", "include_local_variables=False"),
+    ("docs/howto/testing.md", 'filter_headers=["X-API-Key"]'),
+    ("docs/howto/jobs.md", "second terminal"),
+    ("docs/howto/jobs.md", "tqdm"),
+]
+
+
+@pytest.mark.parametrize(("page", "phrase"), PHRASES)
+def test_page_keeps_its_warning(page, phrase):
+    """What keeps a key out of a record, or makes a block run, stands in the page although its block is not run here."""
+    assert phrase in (ROOT / page).read_text("utf-8")
+
+
+def test_readme_says_how_long_the_tests_take():
+    """The second command runs for minutes, and says so."""
+    assert re.search(r"takes .* minutes", PAGES["README.md"].read_text("utf-8"))
+
+
+def test_how_tos_are_in_groups():
+    """Every how-to is in one of the groups of the menu."""
+    menu = (ROOT / "docs" / "index.md").read_text("utf-8")
+    for path in (ROOT / "docs" / "howto").glob("*.md"):
+        assert menu.splitlines().count(f"howto/{path.stem}") == 1, path.name
+
+
 def test_readme_links_to_readable_pages():
     """The README has relative links only to pages that can be read without a build, and to folders."""
     targets = re.findall(r"\]\(([^)\s#]+)", PAGES["README.md"].read_text("utf-8"))
     pages = [ROOT / target for target in targets if target.endswith(".md")]
     assert len(pages) > 10
     for page in pages:
-        assert not re.search(r"^`{3,}\{(?!toctree)|\{py:\w+\}`", page.read_text("utf-8"), re.MULTILINE), page
+        assert not re.search(r"^(?:`{3,}|:{3,})\{(?!toctree)|\{py:\w+\}`", page.read_text("utf-8"), re.MULTILINE), page
 
 
 def test_howto_resumes_a_paused_run():
