@@ -22,6 +22,7 @@ from unittest import mock
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
 from urllib3.util import Retry
 
 from rawserver import KEY, LAST_CHUNK, PATIENCE, answers, chunk, collect_quietly, echo, envelope, head, http
@@ -521,6 +522,41 @@ def test_header_of_an_auth_callable_that_can_not_be_sent(serve, connect):
         connect(serve(echo), session=session).execute_workflow("w")
     assert caught.value.may_have_executed is False
     session.close()
+
+
+def test_session_closed_before_sending(serve, connect):
+    """Where another thread has closed the connection pool of the user's session, nothing was sent."""
+    session = requests.Session()
+    server = serve(echo)
+    client = connect(server, session=session)
+    client.execute_workflow("w")
+    pools = session.get_adapter(server.url).poolmanager.pools
+    for key in pools.keys():  # noqa: SIM118 -- it can't be iterated
+        pools[key].close()
+    with pytest.raises(RecallConnectionError, match="your session was closed") as caught:
+        client.execute_workflow("w")
+    assert caught.value.may_have_executed is False
+    assert len(server.requests) == 1
+
+
+def test_no_connection_of_the_session_is_free(serve, connect):
+    """Where the user's session has no more connections than are in use, nothing was sent, and the error names the remedy."""
+
+    class Impatient(HTTPConnectionPool):
+        def urlopen(self, *args, **settings):
+            return super().urlopen(*args, **settings, pool_timeout=0.01)
+
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_maxsize=1, pool_block=True)
+    adapter.poolmanager.pool_classes_by_scheme = {"http": Impatient}
+    session.mount("http://", adapter)
+    server = serve(answers(http(b"data: {}\n\n", "Content-Type: text/event-stream")))
+    client = connect(server, session=session)
+    with client.stream_workflow("w"):
+        with pytest.raises(RecallConnectionError, match="set a larger pool_maxsize") as caught:
+            client.execute_workflow("w")
+        assert caught.value.may_have_executed is False
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("methods", [None, frozenset({"POST"})])

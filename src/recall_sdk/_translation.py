@@ -17,8 +17,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import BaseSSLError, HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
+    ClosedPoolError,
     ConnectTimeoutError,
     DecodeError,
+    EmptyPoolError,
     HTTPError,
     InvalidHeader,
     LocationValueError,
@@ -87,6 +89,12 @@ _PREPARING = _codes(requests.Session.prepare_request)
 
 _PROXY_CODE = _codes(_Adapter.proxy_manager_for)
 _HEADER_CODE = _codes(http.client.HTTPConnection.putheader)
+
+_POOL_FAULTS: Dict[type, str] = {
+    ClosedPoolError: "your session was closed during the call",
+    EmptyPoolError: "all connections of your session are in use; set a larger pool_maxsize on its adapter",
+}
+"""Why the user's session had no connection for a request."""
 
 
 class Exchange(NamedTuple):
@@ -195,6 +203,7 @@ def _passes(error: BaseException, codes: Set[CodeType]) -> bool:
 
 def _is_before_sending(error: BaseException) -> bool:
     unsent = (
+        *_POOL_FAULTS,
         NewConnectionError,
         ConnectTimeoutError,
         LocationValueError,
@@ -247,8 +256,9 @@ def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
         )
     if isinstance(cause, socket.gaierror):
         return f"the host of {where} is unknown ({cause.strerror}): check the base_url and the network"
-    if isinstance(cause, OSError) and (broken_file := _broken_tls_file(exchange.settings)):
-        return f"could not connect to {where}: {broken_file}"
+    fault = _POOL_FAULTS.get(type(cause)) or (isinstance(cause, OSError) and _broken_tls_file(exchange.settings))
+    if fault:
+        return f"could not connect to {where}: {fault}"
     if isinstance(cause, BaseSSLError) or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
         return _tls_message(getattr(cause, "verify_message", ""), reason, where)
     return f"could not connect to {where} ({reason}): check the base_url, and that the server is running"
