@@ -304,19 +304,19 @@ def session(request):
 
 @pytest.fixture
 def connect():
-    """Make a client of a server or of a URL; it is closed with the test."""
-    clients = []
+    """Make a client of a server or of a URL; it is closed with the test, and so is a session of its own."""
+    opened = []
 
     def make(server, **settings):
         client = RecallClient(KEY, getattr(server, "url", server), **{"timeout": PATIENCE, **settings})
-        clients.append(client)
+        opened.append(client)
+        if settings.get("session") is not None:
+            opened.append(settings["session"])
         return client
 
     yield make
-    for client in clients:
-        client.close()
-        if "session" in vars(client):
-            client.session.close()
+    for each in opened:
+        each.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------------- TLS

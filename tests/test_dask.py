@@ -1,13 +1,26 @@
 """A batch on a Dask cluster of worker processes."""
 
+import asyncio
+
 import pytest
 
 from rawserver import collect_quietly
 from recall_sdk.testing import RecallServer
 
 
+@pytest.fixture
+def event_loop():
+    """An event loop for the main thread that is closed with the test; on Python 3.8 Dask makes one and leaves it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 # The cluster's own warnings (of ports, of memory, of Tornado) are none of ours.
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("event_loop")
 def test_batch_on_dask_cluster():
     """On a real cluster every item of every batch runs once, equal ones too, under a rate limit, over reused connections."""
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")  # here, since its import takes a second
