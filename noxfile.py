@@ -28,6 +28,7 @@ FLOORS = [
 OUT = Path(".build").resolve()
 DIST = OUT / "dist"
 BUILD = ("python", "-m", "build", "--installer", "uv")
+PYTEST = ("python", "-m", "pytest", "-n", "4", "--dist", "worksteal")  # mostly they wait, for servers and timeouts
 
 
 def built(pattern: str) -> str:
@@ -37,9 +38,11 @@ def built(pattern: str) -> str:
 
 
 def run_tests(session: nox.Session, *requirements: str) -> None:
-    """Run the tests with the installed wheel, and record their coverage."""
+    """Run the tests with the installed wheel, and record their coverage in each process of pytest-xdist, from its start."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt", *requirements)
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    site_packages = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
+    Path(str(site_packages).strip(), "measure.pth").write_text("import coverage; coverage.process_startup()\n", encoding="utf-8")
+    session.run(*PYTEST, *session.posargs, env={"COVERAGE_PROCESS_START": str(Path("pyproject.toml").resolve())})
 
 
 @nox.session
@@ -93,7 +96,7 @@ def newest(session: nox.Session) -> None:
 def pypy(session: nox.Session) -> None:
     """Run the tests on PyPy, without coverage, which would take minutes there."""
     session.install(built("*.whl") + "[testing]", "-r", "tests/requirements.txt")
-    session.run("python", "-m", "pytest", "-n", "4", "--dist", "worksteal", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(python=["3.13t", "3.14t"], requires=["build"])
@@ -103,7 +106,7 @@ def free_threaded(session: nox.Session) -> None:
     # cryptography has no wheel for these builds, and no marker identifies them.
     requirements = [requirement.strip() for requirement, _, why in lines if requirement.strip() and "cryptography" not in why]
     session.install(built("*.whl") + "[testing]", *requirements)
-    session.run("python", "-m", "pytest", "-n", "4", "--dist", "worksteal", *session.posargs, env={"PYTHON_GIL": "0"})
+    session.run(*PYTEST, *session.posargs, env={"PYTHON_GIL": "0"})
 
 
 @nox.session

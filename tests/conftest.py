@@ -32,7 +32,7 @@ CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 def _bare_environment(monkeypatch):
     """Keep the settings of the machine out of the tests."""
     ours = [name for name in os.environ if name.startswith("RECALL_")]
-    for name in (*ours, *PROXIES, *map(str.lower, PROXIES), *CERTIFICATES):
+    for name in (*ours, *PROXIES, *map(str.lower, PROXIES), *CERTIFICATES, "COVERAGE_PROCESS_START"):
         monkeypatch.delenv(name, raising=False)
 
 
