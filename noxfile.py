@@ -4,6 +4,7 @@ All sessions that run the library install the wheel, which ``build`` makes once,
 All output goes to ``.build``.
 """
 
+import re
 import shutil
 import tarfile
 import zipfile
@@ -136,7 +137,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(requires=["build"], reuse_venv=False)
 def package(session: nox.Session) -> None:
-    """Check the distribution: it installs alone, is complete, and a rebuild gives the same bytes."""
+    """Check the distribution: it installs alone, is complete, has no dead link on the index, and a rebuild gives the same bytes."""
     wheel, sdist = built("*.whl"), built("*.tar.gz")
 
     session.install(wheel)
@@ -148,7 +149,13 @@ def package(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PYPROJECT, "package"))
     session.run("twine", "check", "--strict", wheel, sdist)
 
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    links = re.findall(r'\]\(([^)\s]*)|^\[[^]]+\]: *(\S+)|(?:src|href)="([^"]*)', metadata, re.MULTILINE)
+    dead = [link for link in map("".join, links) if not link.startswith("https://")]
+    assert links, "the page on the package index has no links"
+    assert not dead, f"the page on the package index has links to files that it lacks: {dead}"
     source = {path.relative_to("src").as_posix() for path in Path("src").rglob("*") if path.suffix in {".py", ".typed"}}
     assert {name for name in names if ".dist-info/" not in name} == source, "the wheel holds other files than src"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names), "the wheel lacks the licence"
