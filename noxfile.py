@@ -120,11 +120,15 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
-    """Build the documentation into ``.build/docs`` and check its internal links."""
+    """Build the documentation into ``.build/docs``, and check its internal links and what only the built pages show."""
     session.install(built("*.whl") + "[testing]", "-r", "docs/requirements.txt")
-    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(OUT / "docs"))
-    links = ["-b", "linkcheck", "-D", "linkcheck_ignore=https?://"]
-    session.run("sphinx-build", "--fail-on-warning", "--quiet", *links, "docs", str(OUT / "linkcheck"))
+    build_pages = ("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs")
+    session.run(*build_pages, str(OUT / "docs"))
+    session.run("python", "docs/check.py", str(OUT / "docs"), PYPROJECT["project"]["urls"].get("Repository", ""))
+    session.run(*build_pages, str(OUT / "linkcheck"), "-b", "linkcheck", "-D", "linkcheck_ignore=https?://")
+    address = "https://example.org/recall-sdk"
+    session.run(*build_pages, str(OUT / "docs-with-address"), "-D", f"repository={address}")
+    session.run("python", "docs/check.py", str(OUT / "docs-with-address"), address)
 
 
 @nox.session(requires=["build"])

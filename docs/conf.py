@@ -2,8 +2,9 @@
 
 import re
 from concurrent.futures import Executor
+from importlib.metadata import metadata
 from inspect import Parameter, Signature, getdoc, isfunction, signature
-from typing import Any, Dict, Iterable, List, Optional, get_type_hints
+from typing import Any, Dict, Iterable, Iterator, List, Optional, get_type_hints
 
 from docutils import nodes
 from sphinx import addnodes
@@ -11,14 +12,18 @@ from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms import SphinxTransform
 from sphinx.util.inspect import DefaultValue
+from sphinx_design.icons import get_octicon
 
 import recall_sdk
-from recall_sdk import RecallClient, RecallError, __version__
+from recall_sdk import BatchItem, RecallClient, RecallError, __version__
 from recall_sdk.testing import RecallServer
 
 project = "recall-sdk"
 copyright = "2026, recall-sdk contributors"
 version = release = __version__
+
+urls = dict(url.split(", ", 1) for url in metadata("recall-sdk").get_all("Project-URL") or [])
+repository = urls.get("Repository", "")  # pyproject.toml is the one place that has its address, if any
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = ["_static", "requirements.txt"]
@@ -86,7 +91,8 @@ def typed(name: str, overload: Signature, names: Dict[str, Any]) -> str:
         if parameter.kind is Parameter.KEYWORD_ONLY and "*" not in shown:
             shown.append("*")
         shown.append(f"{parameter.name}: {annotation}" + ("" if default is Parameter.empty else f" = {default!r}"))
-    return f"{name}({', '.join(shown)}) -> {overload.return_annotation}"
+    returned = re.sub(r"\bBatchIterator\[(\w+)\]", r"Iterator[BatchItem[\1]]", str(overload.return_annotation))
+    return f"{name}({', '.join(shown)}) -> {returned}"
 
 
 def show_typed_signatures(_app: Any) -> None:
@@ -106,12 +112,26 @@ def show_typed_signatures(_app: Any) -> None:
 
 
 def show_no_private_names(_app: Any) -> None:
-    """Replace the private defaults, and resolve the types while it can be done."""
+    """Replace the private defaults and the private type of a batch, and resolve the types while it can be done."""
     for function in filter(isfunction, [*vars(RecallClient).values(), *vars(RecallServer).values(), RecallError.__init__]):
         function.__annotations__ = get_type_hints(function, localns={"Executor": Executor})
         defaults = function.__kwdefaults__ or {}
         for name in [name for name, default in defaults.items() if default in NOT_GIVEN]:
             _, function.__annotations__[name], defaults[name] = NOT_GIVEN[defaults[name]]
+    RecallClient.execute_batch.__annotations__["return"] = Iterator[BatchItem[Any]]
+
+
+def link_repository(_app: Any, config: Any) -> None:
+    """Link the repository at the bottom of each page, if its address is known."""
+    if config.repository:
+        icon = {"name": "Repository", "url": config.repository, "html": get_octicon("repo", "1.4em"), "class": ""}
+        config.html_theme_options["footer_icons"] = [icon]
+
+
+def link_repository_on_front_page(app: Any, page: str, source: List[str]) -> None:
+    """Link the repository in the install box, too."""
+    if page == "index" and app.config.repository:
+        source[0] = source[0].replace("a clone", f"a clone of [the repository]({app.config.repository})", 1)
 
 
 def speak_to_users(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: List[str]) -> None:
@@ -161,6 +181,9 @@ def setup(app: Any) -> None:
             field.label = "Attributes"  # Sphinx says "Variables"
     app.connect("builder-inited", show_typed_signatures)
     app.connect("builder-inited", show_no_private_names)
+    app.add_config_value("repository", "", "env")
+    app.connect("config-inited", link_repository)
+    app.connect("source-read", link_repository_on_front_page)
     app.connect("autodoc-process-docstring", speak_to_users, priority=600)  # after Napoleon
     app.connect("object-description-transform", returns_before_raises, priority=600)  # after autodoc
     app.add_transform(LinkNames)
