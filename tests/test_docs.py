@@ -191,9 +191,15 @@ def check_without_running(block: Block, where: str) -> None:
         compile(block.code, where, "exec")
 
 
+STARTS_A_SERVER = re.compile(
+    r"\b[Ii]n a second terminal.*\n+```sh\npython -m recall_sdk\.testing\b.*\n```$|^import recall_sdk\.testing\.demo$", re.MULTILINE
+)
+"""One command in a second terminal, or one import."""
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: None):
-    """Each block of the page runs, from top to bottom, and prints what is shown."""
+    """Each block of the page runs, from top to bottom, and prints what is shown. The page says how to start the server that they need."""
     text = PAGES[page].read_text("utf-8")
     if "distributed" in text:
         pytest.importorskip("distributed", reason="Dask is not installed")
@@ -220,6 +226,7 @@ def test_page_blocks_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
                 if block.any_order:
                     output, shown = ("".join(sorted(lines.splitlines(keepends=True))) for lines in (output, shown))
                 assert same(shown, output), f"{where} prints\n{output}\nbut shows\n{shown}"
+        assert not server.requests or STARTS_A_SERVER.search(text), f"{page} does not say how to start the test server"
     for value in names.values():
         if isinstance(value, recall_sdk.RecallClient):
             value.close()
@@ -370,34 +377,85 @@ def test_nothing_installs_the_name_from_the_index():
 
 def test_measurements_have_no_limits():
     """A page for users shows what was measured, not what had to be."""
-    assert "must be |" not in (ROOT / "docs" / "_static" / "bench.md").read_text("utf-8")
+    limits = re.compile(r"^\|.*\| must be \|", re.MULTILINE)
+    assert [page for page, path in PAGES.items() if limits.search(path.read_text("utf-8"))] == []
 
 
-PHRASES = [
+NOT_PUBLISHED = "its name on the package index belongs to another project"
+
+PROMISES = [
+    # titles that say what the reader wants
+    ("docs/howto/streaming.md", "# Stream output\n"),
+    ("docs/howto/machines.md", "# Run a batch on a cluster\n"),
+    ("docs/howto/observability.md", "# Logging and tracing\n"),
+    ("docs/architecture.md", "# Architecture\n"),
+    ("docs/reference/published.md", "# Where Recall's own docs are ambiguous or wrong\n"),
+    # what is not offered, or not yet
+    ("docs/changelog.md", "## [0.1.0] - unreleased\n"),
+    ("docs/changelog.md", "Nothing is published yet."),
+    ("README.md", NOT_PUBLISHED),
+    ("docs/index.md", NOT_PUBLISHED),
+    ("docs/tutorial.md", NOT_PUBLISHED),
+    ("docs/howto/recipes.md", "The SDK has no limiter that several processes share."),
+    ("docs/howto/recipes.md", "client.execute_batch(items, max_workers=16, executor=pool)"),
+    # what keeps a key out of a record
     ("docs/howto/observability.md", "diagnose=False"),
     ("docs/howto/observability.md", "include_local_variables=False"),
     ("docs/howto/testing.md", 'filter_headers=["X-API-Key"]'),
-    ("docs/howto/jobs.md", "second terminal"),
-    ("docs/howto/jobs.md", "tqdm"),
+    # what callers stumble over
+    ("docs/howto/testing.md", 'mock.patch("requests.Session.send", respond)'),
+    ("docs/howto/testing.md", "Prefer the test server"),
+    ("docs/howto/asyncio.md", "await asyncio.to_thread(next, stream, None)"),
+    ("docs/howto/relay.md", "FastAPI's `StreamingResponse` drops it without closing it"),
+    ("docs/howto/relay.md", "stream.close()  # also when the browser disconnects"),
+    ("docs/howto/batches.md", "HTTPAdapter(pool_maxsize=50)"),
+    ("docs/howto/network.md", "HTTPAdapter(pool_maxsize=50)"),
+    ("docs/howto/troubleshooting.md", "**Ctrl-C does not end a call on Windows.**"),
+    ("docs/explanation/time.md", "On Windows, Python can't interrupt a wait on a socket"),
+    # what a figure means
+    ("README.md", "takes one to two minutes"),
+    ("docs/performance.md", "**urllib3 alone is faster**, because it does less"),
+    ("docs/performance.md", "still takes about half of what `requests.Session.post` does: it prepares"),
 ]
+"""What a page says or shows because a reader missed it once."""
 
 
-@pytest.mark.parametrize(("page", "phrase"), PHRASES)
-def test_page_keeps_its_warning(page, phrase):
-    """What keeps a key out of a record, or makes a block run, stands in the page although its block is not run here."""
-    assert phrase in (ROOT / page).read_text("utf-8")
+@pytest.mark.parametrize(("page", "phrase"), PROMISES)
+def test_page_says_what_readers_missed(page: str, phrase: str):
+    """The page says it."""
+    assert phrase in PAGES[page].read_text("utf-8")
 
 
-def test_readme_says_how_long_the_tests_take():
-    """The second command runs for minutes, and says so."""
-    assert re.search(r"takes .* minutes", PAGES["README.md"].read_text("utf-8"))
+HAVE_IT = {"recall_sdk", "requests", "pytest", "loguru", "sentry_sdk"}
+"""Packages that a reader of the SDK, of its page about tests, and of the advice about these tools has."""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="this Python does not list its modules")
+@pytest.mark.parametrize("page", PAGES)
+def test_page_names_what_to_install(page: str):
+    """What a block imports is a part of Python or of the SDK, or the text above it says what to install."""
+    text = PAGES[page].read_text("utf-8")
+    for found in re.finditer(r"^(?:from|import) (\w+)", text, re.MULTILINE):
+        package = found[1]
+        if package not in {*sys.stdlib_module_names, *HAVE_IT}:
+            assert re.search(rf"[Ii]nstall[^\n]*\b{package}", text[: found.start()]), package
 
 
 def test_how_tos_are_in_groups():
-    """Every how-to is in one of the groups of the menu."""
-    menu = (ROOT / "docs" / "index.md").read_text("utf-8")
-    for path in (ROOT / "docs" / "howto").glob("*.md"):
-        assert menu.splitlines().count(f"howto/{path.stem}") == 1, path.name
+    """The menu and the README have the how-tos in the same three groups, each in one of them; the recipes stand first."""
+    menu, readme = (PAGES[page].read_text("utf-8") for page in ("docs/index.md", "README.md"))
+    in_menu = re.findall(r':caption: "How to: (\w+)"\n(.*?)^```', menu, re.MULTILINE | re.DOTALL)
+    in_readme = re.findall(r"^- (\w+): (\[.*?)(?=^- )", readme, re.MULTILINE | re.DOTALL)
+    groups = {name: re.findall(r"^howto/(.+)$", entries, re.MULTILINE) for name, entries in in_menu}
+    assert list(groups) == ["basics", "scale", "operate"]
+    assert groups == {name.lower(): re.findall(r"docs/howto/([\w-]+)\.md", links) for name, links in in_readme}
+    assert sorted(sum(groups.values(), ["recipes"])) == [path.stem for path in sorted((ROOT / "docs" / "howto").glob("*.md"))]
+
+
+def test_readme_follows_the_order_of_a_newcomer():
+    """The README says why before how: the problem, the installation, the first call, then the rest."""
+    titles = re.findall(r"^## (.+)", FENCE.sub("", PAGES["README.md"].read_text("utf-8")), re.MULTILINE)
+    assert titles == ["Why", "Install", "First call", "Stream", "Batch", "A test server", "Work on the SDK", "Read on"]
 
 
 def test_readme_links_to_readable_pages():
