@@ -79,8 +79,8 @@ def batch_threads():
 
 
 def wait_for_threads():
-    """Wait until no thread of a batch is running: calls in flight finish."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until no thread of a batch is running: calls in flight finish, those of other tests too."""
+    deadline = time.monotonic() + 6 * PATIENCE
     while batch_threads():
         assert time.monotonic() < deadline, "a thread of the batch did not end"
         gc.collect()  # the error of another test may refer to a batch that was not read to its end

@@ -153,6 +153,26 @@ def test_body_is_bounded(session, serve, connect, monkeypatch):
     assert caught.value.may_have_executed is True
 
 
+@pytest.mark.skipif(not hasattr(sys, "getallocatedblocks"), reason="this Python does not count its memory")
+def test_calls_leave_nothing_in_memory(serve):
+    """Memory stays the same from call to call; not even a name stays in one of Python's caches."""
+    script = """if True:
+        import gc, sys
+        from concurrent.futures import ThreadPoolExecutor
+        from recall_sdk import RecallClient
+
+        with RecallClient("key", sys.argv[1]) as client, ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                list(pool.map(client.execute_workflow, ["w"] * 1000))
+                gc.collect()
+                print(sys.getallocatedblocks())
+    """
+    command = [sys.executable, "-c", script, serve(echo).url]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=6 * PATIENCE).stdout
+    blocks = list(map(int, output.split()))
+    assert min(after - before for before, after in zip(blocks, blocks[1:])) < 5  # a cache of Python's may grow once
+
+
 @pytest.mark.parametrize("status", ["200 OK", "500 Failed"])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
 def test_decompression_is_bounded(encoding, status, session, serve, connect, monkeypatch):  # noqa: PLR0917 -- fixtures

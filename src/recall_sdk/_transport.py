@@ -48,7 +48,10 @@ REQUEST_ID = "X-Request-Id"
 
 _KEEPING_METHOD = (307, 308)
 
-_STANDARD_METHODS = {name: getattr(Session, name) for name in ("request", "get", "post")}
+_NAMES = {"GET": "get", "POST": "post"}
+"""The session's methods. A name that is made anew for each call would fill Python's cache of attributes."""
+
+_STANDARD_METHODS = {name: getattr(Session, name) for name in ("request", *_NAMES.values())}
 
 _NO_HOOKS: Any = {"response": []}
 
@@ -177,7 +180,7 @@ class Transport:
         """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
         session: Any = self._session
         kind: Any = session.__class__
-        name = method.lower()
+        name = _NAMES[method]
         if getattr(kind, name) is not _STANDARD_METHODS[name] or name in vars(session):
             return getattr(session, name)
         if not self.owns_session or kind.request is not _STANDARD_METHODS["request"] or "request" in vars(session):
