@@ -1077,11 +1077,13 @@ def test_command_waits_in_slices(monkeypatch):
 
 
 def test_command_that_cannot_start_exits_with_2(serve, capsys):
-    """An invalid setting or a used port ends the command with one line."""
+    """An invalid setting or a used port ends the command with one line, which says what to do."""
     assert __main__.main(["--port", "0", "--burst", "5"]) == 2
     assert "error: burst" in capsys.readouterr().err
     assert __main__.main(["--port", str(serve().server.port)]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    message = capsys.readouterr().err
+    assert message.startswith("error: can't listen on 127.0.0.1, port ")
+    assert message.endswith("choose another with --port; 0 selects a free one\n")
 
 
 def test_command_help_lists_workflows(capsys, monkeypatch):

@@ -35,9 +35,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         server = testing.RecallServer(**vars(options))
         add_workflows(server)
         server.start()
-    except (ImportError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ImportError, ValueError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"can't listen on {options.host}, port {options.port} ({error}): choose another with --port; 0 selects a free one")
     log = logging.StreamHandler(sys.stdout)
     log.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("recall_sdk.testing")
@@ -54,6 +55,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     logger.removeHandler(log)
     print("stopped")
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
