@@ -2,12 +2,16 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
 from .faults import KINDS
 from .run import soak
+
+OUT_OF_STACK = "Exception ignored in sys.unraisablehook: <built-in function unraisablehook>\nRecursionError: "
+"""What Python prints if it collects garbage while it parses a body that is nested too deeply: there is no stack left for a finalizer."""
 
 
 def main() -> int:
@@ -28,7 +32,7 @@ def main() -> int:
         command = [sys.executable, *strict, "-m", "tests.soak", "--inside"]
         status = subprocess.run([*command, *sys.argv[1:]], check=False, stderr=errors).returncode
         errors.seek(0)
-        noise = errors.read()
+        noise = re.sub(re.escape(OUT_OF_STACK) + ".*\n", "", errors.read())
     if noise:
         print(f"VIOLATION: standard error is not empty:\n{noise[:20_000]}")
     if status not in (0, 1):
