@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recall_sdk._chunks import MAX_LINE, decode_chunks
+from recall_sdk._codings import MAX_LINE, decode_chunks
 
 bodies = st.lists(st.one_of(st.binary(min_size=1, max_size=20), st.sampled_from([b"\r\n", b"0\r\n\r\n", b"x" * 300])), max_size=8)
 extensions = st.sampled_from([b"", b";a=b", b' ; name="value;0"', b" "])

@@ -24,7 +24,7 @@ from recall_sdk import (
 )
 from recall_sdk import _decoding as decoding
 from recall_sdk._bodies import message_of, shown
-from recall_sdk._stream_events import stream_failure
+from recall_sdk._decoding import stream_failure
 from recall_sdk.errors import build_error, one_line
 
 FAMILY = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import CombinedMultiDict, FileStorage, MultiDict
 
 from recall_sdk import InvalidRequestError
-from recall_sdk._inputs import encode_body
+from recall_sdk._requests import encode_body
 
 texts = st.text(st.characters(), max_size=8)  # lone surrogates too
 keys = st.one_of(texts, st.integers(), st.floats(), st.booleans(), st.none())

@@ -59,11 +59,9 @@ LADDER = (
     "_arguments",
     "retry",
     "_limiter",
-    "_inputs",
     "_requests",
-    "_redaction",
     "_translation",
-    "_chunks",
+    "_codings",
     "_connections",
     "_response",
     "_bodies",
@@ -71,7 +69,6 @@ LADDER = (
     "_statuses",
     "_decoding",
     "_transport",
-    "_stream_events",
     "streaming",
     "_jobs",
     "_batch",
@@ -160,7 +157,6 @@ def test_only_transport_modules_import_requests(library: str):
         "_response",
         "_transport",
         "_translation",
-        "_chunks",
         "client",
     }
 

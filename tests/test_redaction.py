@@ -20,8 +20,8 @@ from recall_sdk import (
     StreamInterruptedError,
 )
 from recall_sdk import _decoding as decoding
-from recall_sdk._redaction import without_key
 from recall_sdk._statuses import error_of
+from recall_sdk.errors import without_key
 from recall_sdk.testing import RecallServer
 
 KEY = 'sk-0123/"45+67&89'

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recall_sdk import StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
-from recall_sdk._stream_events import stream_end, stream_event, stream_failure
+from recall_sdk._decoding import stream_end, stream_event, stream_failure
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import http.client
 import io
 import os
 import socket
-import zlib
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -16,12 +15,11 @@ from typing import Any, Iterator, List, Mapping, Optional, Type, TypeVar
 
 from urllib3.exceptions import DecodeError
 
-from recall_sdk._chunks import READ_SIZE, decode_chunks
+from recall_sdk._codings import READ_SIZE, UNREADABLE, WINDOW_BITS, decode_chunks, decompressed
 from recall_sdk._connections import OF_THE_PARENT, remaining
-from recall_sdk._redaction import without_key
 from recall_sdk._requests import Request
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
-from recall_sdk.errors import InvalidResponseError, RecallError, build_error
+from recall_sdk.errors import InvalidResponseError, RecallError, build_error, without_key
 
 MAX_BODY = 1024 * 1024 * 1024
 """Bytes after decompression. A larger body is not read to its end."""
@@ -149,7 +147,7 @@ class Response:
         else:
             pieces = iter(self._receive_raw, b"")
             for encoding in reversed(self._encodings()):
-                pieces = _decompressed(pieces, encoding)
+                pieces = decompressed(pieces, encoding)
         yield from filter(None, pieces)
 
     def _encodings(self) -> List[str]:
@@ -157,9 +155,9 @@ class Response:
         names = [name for name in (each.strip().lower() for each in header.split(",")) if name not in ("", "identity")]
         if len(names) > MAX_ENCODINGS:
             raise DecodeError(f"it has {len(names)} encodings")
-        if self.is_event_stream and not _UNREADABLE.isdisjoint(names):
+        if self.is_event_stream and not UNREADABLE.isdisjoint(names):
             raise DecodeError(f"encoding {header}")
-        return [name for name in names if name in _WINDOW_BITS]
+        return [name for name in names if name in WINDOW_BITS]
 
     def set_live(self) -> None:
         """From now on, the timeout bounds each silence instead of the whole exchange, as for a stream."""
@@ -233,37 +231,3 @@ class _UserSocket:
 
     def bound(self, deadline: Optional[float], timeout: Optional[float]) -> None:
         self._deadline, self._timeout = deadline, timeout
-
-
-# -------------------------------------------------------------------------------------------------------- decompression
-
-_UNREADABLE = {"br", "zstd", "compress", "x-compress"}
-"""Encodings that the SDK can't decode (RFC 9110, section 8.4.1). With an unknown name, the body is read as it is."""
-
-_GZIP_MAGIC = b"\x1f"
-
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-
-
-def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Decompress piece by piece, because a few bytes may become gigabytes."""
-    decoder: Any = None
-    for piece in pieces:
-        rest, has_more = piece, True
-        while has_more:
-            if decoder is None:
-                decoder = _decoder(encoding, rest)
-            elif decoder.eof:  # gzip may have several members; anything else after the end is ignored
-                if encoding == "deflate" or rest[:1] != _GZIP_MAGIC:
-                    break
-                decoder = _decoder(encoding, rest)
-            data = decoder.decompress(rest, READ_SIZE)
-            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            if data:
-                yield data
-            has_more = bool(rest) or (len(data) == READ_SIZE and not decoder.eof)
-
-
-def _decoder(encoding: str, first: bytes) -> Any:
-    has_header = encoding != "deflate" or first[0] & 0x0F == zlib.DEFLATED  # many servers leave out the header of deflate
-    return zlib.decompressobj(_WINDOW_BITS[encoding] if has_header else -zlib.MAX_WBITS)

@@ -27,12 +27,11 @@ from urllib3.util import Timeout, parse_url
 
 from recall_sdk._arguments import Settings
 from recall_sdk._connections import KEPT_LOCATION, REDIRECTS, STANDARD_SESSION, keep_redirect, new_session, remaining
-from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._translation import SENDING_ERRORS, Exchange, status_given_up_on, translate_sending, unusable_proxy
 from recall_sdk._version import __version__
-from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error
+from recall_sdk.errors import InvalidRequestError, RecallError, RedirectError, build_error, masked_text, without_key
 
 Session = STANDARD_SESSION
 

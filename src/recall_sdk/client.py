@@ -15,12 +15,11 @@ from recall_sdk._arguments import ClientTimeout, Settings
 from recall_sdk._batch import Batch, BatchIterator
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
-from recall_sdk._redaction import masked_text, without_key
 from recall_sdk._requests import Request
 from recall_sdk._response import Response
 from recall_sdk._statuses import error_of
 from recall_sdk._transport import Session, Transport
-from recall_sdk.errors import NotFoundError, RecallError
+from recall_sdk.errors import NotFoundError, RecallError, masked_text, without_key
 from recall_sdk.models import (
     AsyncExecutionResult,
     RateLimitInfo,

@@ -16,9 +16,9 @@ from weakref import finalize
 
 from recall_sdk import _decoding, errors
 from recall_sdk._bodies import envelope
+from recall_sdk._decoding import stream_end, stream_event, stream_failure
 from recall_sdk._response import Response
 from recall_sdk._statuses import request_id, unreadable
-from recall_sdk._stream_events import stream_end, stream_event, stream_failure
 from recall_sdk.models import Result, StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
 from recall_sdk.sse import MAX_EVENT_SIZE, EventDecoder
 
