@@ -28,7 +28,7 @@ def split(stream, places):
 class Source:
     """What is received bit by bit, in the place of the file of a response and of its reader."""
 
-    surplus = False
+    is_reusable = False
 
     def __init__(self, received):
         self.rest = list(received)
@@ -47,7 +47,7 @@ def decode(received):
     """Decode what is received bit by bit; return the pieces of the body, and whether more came after the end."""
     source = Source(received)
     pieces = list(decode_chunks(source.read1, source))
-    return pieces, source.surplus or bool(source.rest)
+    return pieces, not source.is_reusable or bool(source.rest)
 
 
 @given(bodies, extensions, trailers, st.sampled_from([b"", b"\r\n", b"HTTP/1.1 200 OK"]), cuts)

@@ -157,6 +157,7 @@ def test_only_transport_modules_import_requests(library: str):
         "_response",
         "_transport",
         "_translation",
+        "_codings",
         "client",
     }
 

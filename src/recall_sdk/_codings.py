@@ -5,6 +5,8 @@ import zlib
 from http.client import IncompleteRead
 from typing import Any, Callable, Iterator, List
 
+from urllib3.exceptions import DecodeError
+
 READ_SIZE = 64 * 1024
 """Maximum bytes of one read. It returns what has arrived."""
 
@@ -21,7 +23,7 @@ def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
 
     Args:
         read: Returns what has arrived of the body, at most so many bytes; nothing at the end of the connection.
-        reader: An object whose ``surplus`` is set at the end: whether anything came after the body.
+        reader: An object whose ``is_reusable`` is set at the end of the body: whether nothing came after it.
 
     Raises:
         IncompleteRead: The body was cut, or is not in this coding. What came before was yielded.
@@ -56,20 +58,40 @@ def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
     while received and len(trailers) <= MAX_LINE and not re.search(_BLANK_LINE, trailers):
         received = read(READ_SIZE)
         trailers += received
-    reader.surplus = re.split(_BLANK_LINE, trailers, maxsplit=1)[1:] != [b""]  # the connection holds more, or anything else than trailers
+    reader.is_reusable = re.split(_BLANK_LINE, trailers, maxsplit=1)[1:] == [b""]  # otherwise there is more, or no end of the trailers
 
 
 # -------------------------------------------------------------------------------------------------------- decompression
 
-UNREADABLE = {"br", "zstd", "compress", "x-compress"}
-"""Encodings that the SDK can't decode (RFC 9110, section 8.4.1). With an unknown name, the body is read as it is."""
+MAX_ENCODINGS = 2
+"""Entries in a Content-Encoding: a second one comes from a proxy, and each one multiplies what few bytes can become."""
+
+_UNREADABLE = {"br", "zstd", "compress", "x-compress"}
+"""Encodings that the SDK can't decode. With an unknown name, the body is read as it is."""
 
 _GZIP_MAGIC = b"\x1f"
 
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+def decoded(pieces: Iterator[bytes], header: str, *, is_stream: bool) -> Iterator[bytes]:
+    """Yield a body without the encodings that its ``Content-Encoding`` names.
+
+    Raises:
+        DecodeError: They are too many, or those of a stream can't be decoded.
+    """
+    names = [name for name in (each.strip().lower() for each in header.split(",")) if name not in ("", "identity")]
+    if len(names) > MAX_ENCODINGS:
+        raise DecodeError(f"it has {len(names)} encodings")
+    if is_stream and not _UNREADABLE.isdisjoint(names):
+        raise DecodeError(f"encoding {header}")
+    for name in reversed(names):
+        if name in _WINDOW_BITS:
+            pieces = _decompressed(pieces, name)
+    yield from pieces
+
+
+def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """Decompress piece by piece, because a few bytes may become gigabytes."""
     decoder: Any = None
     for piece in pieces:
@@ -90,4 +112,4 @@ def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 
 def _decoder(encoding: str, first: bytes) -> Any:
     has_header = encoding != "deflate" or first[0] & 0x0F == zlib.DEFLATED  # many servers leave out the header of deflate
-    return zlib.decompressobj(WINDOW_BITS[encoding] if has_header else -zlib.MAX_WBITS)
+    return zlib.decompressobj(_WINDOW_BITS[encoding] if has_header else -zlib.MAX_WBITS)

@@ -57,12 +57,12 @@ class Reader(io.RawIOBase):
     Attributes:
         sock: The socket.
         is_ended: Whether nothing more is received.
-        surplus: Whether bytes arrived beyond the end of the response; known at its end.
+        is_reusable: Whether the response was read to its end, and nothing came after it.
     """
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
-        self.surplus = False
+        self.is_reusable = False
         self._file = sock.makefile("rb", 0)  # keeps the socket open until the response is read, after the connection has closed it
         self._pid = os.getpid()
         self.is_ended = False
@@ -106,7 +106,8 @@ class _Buffer(io.BufferedReader):
         reader: Any = self.raw
         if not self.closed:
             reader.is_ended = True  # receive nothing more
-            reader.surplus |= bool(self.peek(1)) or bool(getattr(reader.sock, "pending", int)())  # the latter is in the TLS layer
+            if self.peek(1) or getattr(reader.sock, "pending", int)():  # the latter is in the TLS layer
+                reader.is_reusable = False
         super().close()
 
 

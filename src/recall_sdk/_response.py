@@ -11,11 +11,9 @@ from functools import partial
 from itertools import chain
 from threading import RLock
 from time import monotonic, time
-from typing import Any, Iterator, List, Mapping, Optional, Type, TypeVar
+from typing import Any, Callable, Iterator, Mapping, Optional, Type, TypeVar
 
-from urllib3.exceptions import DecodeError
-
-from recall_sdk._codings import READ_SIZE, UNREADABLE, WINDOW_BITS, decode_chunks, decompressed
+from recall_sdk._codings import READ_SIZE, decode_chunks, decoded
 from recall_sdk._connections import OF_THE_PARENT, remaining
 from recall_sdk._requests import Request
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
@@ -23,9 +21,6 @@ from recall_sdk.errors import InvalidResponseError, RecallError, build_error, wi
 
 MAX_BODY = 1024 * 1024 * 1024
 """Bytes after decompression. A larger body is not read to its end."""
-
-MAX_ENCODINGS = 2
-"""Entries in a Content-Encoding: a second one comes from a proxy, and each one multiplies what few bytes can become."""
 
 _NO_BODY = (*range(100, 200), 204, 304)
 """Statuses without a body. Anything sent after one would be mistaken for the response to the next request."""
@@ -65,20 +60,20 @@ class Response:
         original: Any = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
         has_body = isinstance(getattr(original, "fp", None), io.BufferedReader) and not original.isclosed()
         self._original = original if has_body else None
-        self._missing: Optional[int] = original.length if has_body and not original.chunked else None
         reader = getattr(original, "reader", None)
         self._reader: Any = reader or _UserSocket(response.raw, deadline)
-        # The read1() of http.client returns at once what has arrived, but one chunk at a time, and requests waits for more.
-        read: Any = has_body and (original.fp.read1 if reader else partial(self._reader.read1, original.fp))
-        self._read = read
-        self._chunks = decode_chunks(read, self._reader) if has_body and original.chunked else None
-        self._pieces: Optional[Iterator[bytes]] = None
-        if not has_body or "Content-Encoding" in self.headers:
-            self._pieces = self._iter_decoded()
+        self._pieces: Iterator[bytes]
+        if not has_body:
+            self._pieces = filter(None, _body_without_socket(response))
+        else:
+            # The read1() of http.client returns at once what has arrived, but one chunk at a time, and requests waits for more.
+            read: Any = original.fp.read1 if reader else partial(self._reader.read1, original.fp)
+            self._pieces = decode_chunks(read, self._reader) if original.chunked else _delimited(read, self._reader, original.length)
+            if "Content-Encoding" in self.headers:
+                self._pieces = decoded(self._pieces, self.headers["Content-Encoding"], is_stream=self.is_event_stream)
         self._body: Optional[bytes] = None
         self._is_live = self._is_closed = False
         self._closing = RLock()  # no thread may abort a connection that another one has returned to the pool
-        self._is_complete = False  # read to its end by us, which alone makes the connection fit for another request
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -94,9 +89,9 @@ class Response:
             body = io.BytesIO()  # many small pieces would take far more memory than their bytes
             while body.tell() <= MAX_BODY:
                 piece = self.receive()
-                body.write(piece)
-                if not piece or (self._is_complete and self._pieces is None):
+                if not piece:
                     break
+                body.write(piece)
             if body.tell() > MAX_BODY:
                 message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
                 raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
@@ -106,58 +101,17 @@ class Response:
     def receive(self) -> bytes:
         """Return the next bytes of the body as they arrive, decompressed; nothing at its end."""
         try:
-            return self._receive_raw() if self._pieces is None else next(self._pieces, b"")
+            data = next(self._pieces, b"")
+            if not data and self._original is not None:
+                self._original.close()
         except RECEIVING_ERRORS as error:
             raise translate(error, self._exchange, streaming=self._is_live) from error
+        return data
 
     def unread(self, data: bytes) -> None:
         """Take back bytes that were received: the next :meth:`receive` returns them again."""
         if data:
-            self._pieces = chain([data], iter(self._receive_raw, b"") if self._pieces is None else self._pieces)
-
-    def _receive_raw(self) -> bytes:
-        if self._is_complete:
-            return b""
-        original: Any = self._original
-        missing = self._missing
-        data = b""
-        if self._chunks is not None:
-            data = next(self._chunks, b"")
-        elif missing != 0:
-            data = self._read(READ_SIZE)
-            if missing is not None and len(data) > missing:
-                self._reader.surplus = True  # which would be mistaken for the response to the next request
-                data = data[:missing]
-        if missing is not None:
-            self._missing = missing = missing - len(data)
-            if missing and not data:
-                original.close()
-                raise http.client.IncompleteRead(b"", missing)
-        if not data or missing == 0:
-            original.close()
-            self._is_complete = True
-        return data
-
-    def _iter_decoded(self) -> Iterator[bytes]:
-        if self._response.raw is None:  # made by an adapter of the user's
-            pieces: Iterator[bytes] = iter([self._response.content or b""])
-        elif self._original is None:
-            # Without a socket, or after a hook of the user's session has read it, the response holds the body.
-            pieces = self._response.iter_content(READ_SIZE)
-        else:
-            pieces = iter(self._receive_raw, b"")
-            for encoding in reversed(self._encodings()):
-                pieces = decompressed(pieces, encoding)
-        yield from filter(None, pieces)
-
-    def _encodings(self) -> List[str]:
-        header: str = self.headers.get("Content-Encoding") or ""
-        names = [name for name in (each.strip().lower() for each in header.split(",")) if name not in ("", "identity")]
-        if len(names) > MAX_ENCODINGS:
-            raise DecodeError(f"it has {len(names)} encodings")
-        if self.is_event_stream and not UNREADABLE.isdisjoint(names):
-            raise DecodeError(f"encoding {header}")
-        return [name for name in names if name in WINDOW_BITS]
+            self._pieces = chain([data], self._pieces)
 
     def set_live(self) -> None:
         """From now on, the timeout bounds each silence instead of the whole exchange, as for a stream."""
@@ -197,7 +151,7 @@ class Response:
         with self._closing:
             if self._is_closed:
                 return
-            is_reusable = self._is_complete and not self._reader.surplus and self.status not in _NO_BODY
+            is_reusable = self._reader.is_reusable and self.status not in _NO_BODY
             if not is_reusable:
                 self.abort()  # closing alone would not end the connection if a child of a fork has a copy of the socket
             self._is_closed = True
@@ -207,12 +161,35 @@ class Response:
             self._response.close()
 
 
+def _body_without_socket(response: Any) -> Iterator[bytes]:
+    """Yield the body of a response that was made by an adapter of the user's, or that a hook of the user's has read."""
+    if response.raw is None:
+        yield response.content or b""
+    else:
+        yield from response.iter_content(READ_SIZE)
+
+
+def _delimited(read: Callable[[int], bytes], reader: Any, length: Optional[int]) -> Iterator[bytes]:
+    """Yield the data of a body that has a length, or ends with the connection; ``reader`` as for :func:`decode_chunks`."""
+    missing, surplus = length, b""
+    while missing != 0:
+        data = read(READ_SIZE)
+        if not data and missing is None:
+            return
+        if not data:
+            raise http.client.IncompleteRead(b"", missing)
+        if missing is not None:
+            data, surplus = data[:missing], data[missing:]  # which would be mistaken for the response to the next request
+            missing -= len(data)
+        yield data
+    reader.is_reusable = not surplus
+
+
 class _UserSocket:
     """The socket of a response that the user's own session received, if it is accessible."""
 
-    surplus = False
-
     def __init__(self, raw: Any, deadline: Optional[float]) -> None:
+        self.is_reusable = False
         self.sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
         self._pid = os.getpid()
         self._deadline = deadline

@@ -15,59 +15,40 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Set, Type
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import exceptions as urllib3_errors
 from urllib3.connection import BaseSSLError, HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    ClosedPoolError,
-    ConnectTimeoutError,
-    DecodeError,
-    EmptyPoolError,
-    HTTPError,
-    InvalidHeader,
-    LocationValueError,
-    NewConnectionError,
-    ProxyError,
-    ReadTimeoutError,
-    ResponseError,
-)
-from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 from urllib3.util.ssl_ import create_urllib3_context
 
+from recall_sdk import errors
 from recall_sdk._requests import Request
-from recall_sdk.errors import (
-    InvalidRequestError,
-    InvalidResponseError,
-    RecallConnectionError,
-    RecallError,
-    RecallTimeoutError,
-    build_error,
-)
+from recall_sdk.errors import RecallError, build_error
 
 _KINDS: Dict[type, Type[RecallError]] = {
-    requests.RequestException: RecallConnectionError,
-    requests.Timeout: RecallTimeoutError,
-    requests.exceptions.ContentDecodingError: InvalidResponseError,
-    requests.exceptions.InvalidHeader: InvalidRequestError,
-    HTTPError: RecallConnectionError,
-    UrllibTimeoutError: RecallTimeoutError,
-    NewConnectionError: RecallConnectionError,  # a subclass of the timeout in urllib3 1.26
-    LocationValueError: RecallConnectionError,
-    DecodeError: InvalidResponseError,
-    InvalidHeader: InvalidResponseError,
-    http.client.HTTPException: InvalidResponseError,
-    http.client.IncompleteRead: RecallConnectionError,
-    http.client.RemoteDisconnected: RecallConnectionError,
-    socket.timeout: RecallTimeoutError,
-    BaseSSLError: RecallConnectionError,
-    OSError: RecallConnectionError,
-    zlib.error: InvalidResponseError,
-    ValueError: InvalidResponseError,  # Python could not parse a number or a URL in the response
+    requests.RequestException: errors.RecallConnectionError,
+    requests.Timeout: errors.RecallTimeoutError,
+    requests.exceptions.ContentDecodingError: errors.InvalidResponseError,
+    requests.exceptions.InvalidHeader: errors.InvalidRequestError,
+    urllib3_errors.HTTPError: errors.RecallConnectionError,
+    urllib3_errors.TimeoutError: errors.RecallTimeoutError,
+    urllib3_errors.NewConnectionError: errors.RecallConnectionError,  # a subclass of the timeout in urllib3 1.26
+    urllib3_errors.LocationValueError: errors.RecallConnectionError,
+    urllib3_errors.DecodeError: errors.InvalidResponseError,
+    urllib3_errors.InvalidHeader: errors.InvalidResponseError,
+    http.client.HTTPException: errors.InvalidResponseError,
+    http.client.IncompleteRead: errors.RecallConnectionError,
+    http.client.RemoteDisconnected: errors.RecallConnectionError,
+    socket.timeout: errors.RecallTimeoutError,
+    BaseSSLError: errors.RecallConnectionError,
+    OSError: errors.RecallConnectionError,
+    zlib.error: errors.InvalidResponseError,
+    ValueError: errors.InvalidResponseError,  # Python could not parse a number or a URL in the response
 }
 """What an error of the libraries becomes. A class that is not listed counts as the nearest of its bases."""
 
-SENDING_ERRORS = (HTTPError, http.client.HTTPException, OSError, ValueError)
+SENDING_ERRORS = (urllib3_errors.HTTPError, http.client.HTTPException, OSError, ValueError)
 """What the libraries raise until the head of the response is there. The caller's code runs there too: see :func:`translate_sending`."""
 
-RECEIVING_ERRORS: Any = (HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
+RECEIVING_ERRORS: Any = (urllib3_errors.HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
 """What they raise while the body is read. No code of the caller's runs there, except for signal handlers."""
 
 
@@ -91,8 +72,8 @@ _PROXY_CODE = _codes(_Adapter.proxy_manager_for)
 _HEADER_CODE = _codes(http.client.HTTPConnection.putheader)
 
 _POOL_FAULTS: Dict[type, str] = {
-    ClosedPoolError: "your session was closed during the call",
-    EmptyPoolError: "all connections of your session are in use; set a larger pool_maxsize on its adapter",
+    urllib3_errors.ClosedPoolError: "your session was closed during the call",
+    urllib3_errors.EmptyPoolError: "all connections of your session are in use; set a larger pool_maxsize on its adapter",
 }
 """Why the user's session had no connection for a request."""
 
@@ -126,7 +107,7 @@ def translate_sending(error: Exception, exchange: Exchange) -> Exception:
         url = getattr(error.request, "url", None)
         is_ours = (url is None or url.startswith(exchange.url)) and not isinstance(error, requests.HTTPError)  # from raise_for_status()
     else:
-        is_ours = isinstance(error, (HTTPError, http.client.HTTPException)) or _passes(error, _BEFORE_SENDING)
+        is_ours = isinstance(error, (urllib3_errors.HTTPError, http.client.HTTPException)) or _passes(error, _BEFORE_SENDING)
     return translate(error, exchange) if is_ours else error
 
 
@@ -145,17 +126,17 @@ def translate(error: Exception, exchange: Exchange, *, streaming: bool = False) 
             raise cause
     if isinstance(error, requests.RequestException):
         error.request = error.response = None  # their headers hold the key
-    kind = next(filter(None, map(_kind, reversed(causes))), RecallConnectionError)
-    unsent = kind is InvalidRequestError or any(map(_is_before_sending, causes))
+    kind = next(filter(None, map(_kind, reversed(causes))), errors.RecallConnectionError)
+    unsent = kind is errors.InvalidRequestError or any(map(_is_before_sending, causes))
     may_have_executed = exchange.request.executes and (exchange.may_repeat or not unsent)
     reason = _without_password(str(causes[-1]) or type(causes[-1]).__name__)
-    if kind is RecallTimeoutError:
+    if kind is errors.RecallTimeoutError:
         message = _timeout_message(exchange, unsent=unsent, streaming=streaming)
-    elif kind is InvalidRequestError:
+    elif kind is errors.InvalidRequestError:
         message = f"a header can't be sent ({reason}): check the headers of your session"
     elif unsent:
-        kind, message = RecallConnectionError, _unsent_message(causes, reason, exchange)
-    elif kind is InvalidResponseError:
+        kind, message = errors.RecallConnectionError, _unsent_message(causes, reason, exchange)
+    elif kind is errors.InvalidResponseError:
         message = f"the response of {exchange.where} can't be read ({reason}): check the base_url"
     else:
         message = f"the connection to {exchange.where} broke before the response was complete ({reason})"
@@ -167,7 +148,7 @@ def translate(error: Exception, exchange: Exchange, *, streaming: bool = False) 
 def unusable_proxy(exchange: Exchange) -> RecallError:
     """Return the error for a proxy whose URL can't be used. The message does not show it: it may hold a password."""
     return build_error(
-        RecallConnectionError,
+        errors.RecallConnectionError,
         f"the URL of the proxy for {exchange.where} can't be used: check HTTPS_PROXY and HTTP_PROXY, or the proxies of your session; "
         "it begins with http://, https://, socks5:// or another socks scheme with its version, and in a user name or password, characters "
         "such as # / ? and @ are percent-encoded",
@@ -179,7 +160,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors that an error wraps, outermost first, but not those that the caller was handling."""
     yield error
     wrapped = [error.__cause__, getattr(error, "reason", None), *error.args]
-    if isinstance(error, (NewConnectionError, ReadTimeoutError)):
+    if isinstance(error, (urllib3_errors.NewConnectionError, urllib3_errors.ReadTimeoutError)):
         wrapped.append(error.__context__)  # urllib3 1.26 sets no cause
     inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
     if inner is not None:
@@ -188,11 +169,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _kind(error: BaseException) -> Optional[Type[RecallError]]:
     if isinstance(error, OSError) and error.errno and isinstance(error, socket.timeout):
-        return RecallConnectionError  # the operating system's own timeout, not ours
+        return errors.RecallConnectionError  # the operating system's own timeout, not ours
     if _passes(error, _HEADER_CODE):
-        return InvalidRequestError
+        return errors.InvalidRequestError
     if isinstance(error, http.client.BadStatusLine) and not str(error).endswith("\n"):
-        return RecallConnectionError  # the connection ended within the line
+        return errors.RecallConnectionError  # the connection ended within the line
     return next((_KINDS[base] for base in type(error).__mro__ if base in _KINDS), None)
 
 
@@ -204,9 +185,9 @@ def _passes(error: BaseException, codes: Set[CodeType]) -> bool:
 def _is_before_sending(error: BaseException) -> bool:
     unsent = (
         *_POOL_FAULTS,
-        NewConnectionError,
-        ConnectTimeoutError,
-        LocationValueError,
+        urllib3_errors.NewConnectionError,
+        urllib3_errors.ConnectTimeoutError,
+        urllib3_errors.LocationValueError,
         requests.exceptions.InvalidSchema,
         requests.exceptions.InvalidURL,
     )
@@ -221,10 +202,8 @@ def _signal_handlers() -> Set[CodeType]:
 
 def status_given_up_on(error: Exception) -> Optional[int]:
     """Return the status of the last response, if an adapter of the user's session gave up on it (``Retry(status_forcelist=...)``)."""
-    before, after = ResponseError.SPECIFIC_ERROR.split("{status_code}")
-    texts = (str(each) for each in _causes(error) if isinstance(each, ResponseError))
-    statuses = (text[len(before) : -len(after)] for text in texts if text.startswith(before) and text.endswith(after))
-    return next((int(status) for status in statuses if status.isdigit()), None)
+    given_up = isinstance(error, requests.exceptions.RetryError) and re.search(r"'too many (\d+) error responses'\)+$", str(error))
+    return int(given_up[1]) if given_up else None
 
 
 # ------------------------------------------------------------------------------------------------------------- messages
@@ -247,7 +226,7 @@ def _timeout_message(exchange: Exchange, *, unsent: bool, streaming: bool) -> st
 
 def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
     cause, where = causes[-1], exchange.where
-    if any(isinstance(each, (ProxyError, requests.exceptions.InvalidProxyURL)) or _passes(each, _PROXY_CODE) for each in causes):
+    if any(isinstance(each, urllib3_errors.ProxyError) or _passes(each, _PROXY_CODE) for each in causes):
         if "SOCKS support" in reason:
             return "the SOCKS proxy needs the package PySocks: install requests[socks]"
         return (
@@ -303,7 +282,7 @@ def invalid_argument(error: Exception) -> RecallError:
     """Return the error for an argument with which nothing could be sent."""
     if isinstance(error, RecallError):
         return error
-    invalid = build_error(InvalidRequestError, str(error), may_have_executed=False)
+    invalid = build_error(errors.InvalidRequestError, str(error), may_have_executed=False)
     invalid.__cause__ = error
     return invalid
 
