@@ -33,7 +33,10 @@ def execution(response: Response) -> Result:
     body = _parse(response)
     if asynchronous or (response.status == 202 and _task_id(as_dict(body))):
         return _queued_run(response, as_dict(body))
-    return envelope(body) or WorkflowExecutionResult(success=True, output=body)
+    result = envelope(body)
+    if result is None and response.is_event_stream and _is_failure(as_dict(body).get("event", "message"), as_dict(body)):
+        raise stream_failure(StreamEvent("error", None, "", as_dict(body)), StreamedExecutionResult(success=False))
+    return result or WorkflowExecutionResult(success=True, output=body)
 
 
 def execution_of_stream(response: Response) -> WorkflowExecutionResult:

@@ -11,16 +11,15 @@ from http import HTTPStatus
 from io import BytesIO
 from itertools import chain
 from threading import Lock
-from typing import Any, DefaultDict, Deque, Dict, Iterator, Optional, TypeVar
+from typing import Any, DefaultDict, Deque, Dict, Iterator, Optional, Tuple, TypeVar
 from weakref import finalize
 
 from recall_sdk import _decoding, errors
-from recall_sdk._bodies import envelope
 from recall_sdk._decoding import stream_end, stream_event, stream_failure
 from recall_sdk._response import Response
 from recall_sdk._statuses import request_id, unreadable
 from recall_sdk.models import Result, StreamedExecutionResult, StreamEvent, WorkflowExecutionResult
-from recall_sdk.sse import MAX_EVENT_SIZE, EventDecoder
+from recall_sdk.sse import EventDecoder
 
 __all__ = ["WorkflowStream"]
 
@@ -53,7 +52,7 @@ class WorkflowStream:
 
     def __init__(self, response: Response, result: Optional[WorkflowExecutionResult] = None) -> None:
         self._response = response
-        self._start: Optional[bytearray] = bytearray()  # of the body, until it has an event
+        self._has_begun = False
         self._decoder = EventDecoder()
         self._text = _Text()
         self._ready: Deque[StreamEvent] = deque()  # events that arrived, and that the reader has not taken yet
@@ -164,20 +163,22 @@ class WorkflowStream:
 
     def _receive(self) -> None:
         """Receive once, and decode the events that are complete."""
-        piece = self._response.receive()
-        if self._start is not None:
-            self._start += (piece if self._start else piece.lstrip(_BLANK))[: MAX_EVENT_SIZE - len(self._start)]
-            if _FIELD.match(self._start):
-                self._start = None  # it is a stream, perhaps with nothing but comments for a long time
+        if self._has_begun:
+            piece = self._response.receive()
+        else:
+            self._has_begun = True
+            piece, is_stream = _start_of(self._response)
+            if piece and not is_stream:  # although the server calls it one
+                self._response.unread(piece)
+                self._end = _decoding.execution_of_stream(self._response)
+                return
         if not piece:
-            self._end = self._read_whole()
-            return
+            raise errors.StreamInterruptedError("the server closed it")
         try:
             arrived = self._decoder.feed(piece)
         except ValueError as error:
             raise unreadable(self._response, f"can't be read: {error}", b"") from error
         for name, data, _, _ in arrived:
-            self._start = None
             event = stream_event(name, data)
             if event is None or event.type == "done":
                 self._end = stream_end(event)
@@ -192,18 +193,6 @@ class WorkflowStream:
             elif event.type == "error":
                 raise stream_failure(event, self._text.snapshot(None))
             self._ready.append(event)
-
-    def _read_whole(self) -> WorkflowExecutionResult:
-        """Read a body that has ended. It is a result if it is not a stream, although the server calls it one."""
-        body = bytes(self._start or b"")
-        start = body.lstrip(_BLANK)
-        if not start or (start[0] not in _STARTS_OF_OTHERS and any(map(_FIELD.match, start.splitlines()))):
-            raise errors.StreamInterruptedError("the server closed it")
-        event = stream_event("message", body.decode("utf-8-sig", "replace"))
-        if event is not None and event.type == "error" and envelope(event.data) is None:
-            raise stream_failure(event, self._text.snapshot(None))
-        self._response.unread(body)
-        return _decoding.execution_of_stream(self._response)
 
     def _fail(self, error: errors.RecallError) -> None:
         """Close the connection, and keep the error for the reader."""
@@ -289,16 +278,23 @@ _BLANK = b"\xef\xbb\xbf\r\n"
 _STARTS_OF_OTHERS = b'{["<'
 """First bytes of JSON and of pages."""
 
+_MAX_IGNORED = 4096
+"""Bytes of fields that the standard ignores, before the first one of what the server calls a stream."""
 
-def _begins_as_stream(response: Response) -> bool:
-    """Receive until it is clear whether a body begins with an event stream."""
-    start = b""
-    piece = response.receive()
-    while piece:
+
+def _start_of(response: Response) -> Tuple[bytes, bool]:
+    """Receive until it is clear whether a body is an event stream; return what was received, and whether it is one."""
+    start, is_stream, limit = b"", False, 1
+    while not is_stream and len(start) < limit:
+        piece = response.receive()
+        if not piece:
+            break
         start = (start + piece).lstrip(_BLANK)
-        piece = b"" if len(start) >= _MAX_NAME else response.receive()
-    response.unread(start)
-    return _FIELD.match(start) is not None
+        lines, limit = [start], _MAX_NAME
+        if response.is_event_stream and start[:1] not in _STARTS_OF_OTHERS:
+            lines, limit = start.splitlines(), _MAX_IGNORED
+        is_stream = any(map(_FIELD.match, lines))
+    return start, is_stream
 
 
 def open_stream(response: Response) -> WorkflowStream:
@@ -311,7 +307,9 @@ def open_stream(response: Response) -> WorkflowStream:
         return WorkflowStream(response)
     with ExitStack() as stack:
         stack.enter_context(response)
-        if not _begins_as_stream(response):
+        start, is_stream = _start_of(response)
+        response.unread(start)
+        if not is_stream:
             return WorkflowStream(response, _decoding.execution_of_stream(response))
         stack.pop_all()
     return WorkflowStream(response)
@@ -322,15 +320,14 @@ def read_execution(response: Response) -> Result:
     request = response.request
     if response.is_json and not request.stream:
         response.unread(response.read())  # which the client has read
-    is_stream, may_be_queued = response.is_event_stream, request.asynchronous or response.status == HTTPStatus.ACCEPTED
-    if not is_stream or may_be_queued:
-        is_stream = _begins_as_stream(response)
+    is_stream = response.is_event_stream and not request.asynchronous and response.status != HTTPStatus.ACCEPTED
+    if not is_stream:  # or the server has queued the run, whatever it calls that response
+        start, is_stream = _start_of(response)
+        response.unread(start)
     if is_stream and request.asynchronous:
         raise unreadable(response, "is a stream, and has no task id", b"")
     if is_stream:
         return WorkflowStream(response).result
     result = _decoding.execution(response)
-    if response.is_event_stream and isinstance(result, WorkflowExecutionResult):
-        response.unread(response.read())
-        return WorkflowStream(response).result  # which reads a failure as a stream's
-    return StreamedExecutionResult(**vars(result)) if request.stream and isinstance(result, WorkflowExecutionResult) else result
+    was_asked_for = request.stream or response.is_event_stream
+    return StreamedExecutionResult(**vars(result)) if was_asked_for and isinstance(result, WorkflowExecutionResult) else result
