@@ -155,8 +155,7 @@ def check_job(job: Any) -> str:
 
 def check_items(items: object) -> None:
     """Reject what a batch can't draw its items from."""
-    if not isinstance(items, abc.Iterable):
-        raise TypeError(f"items must be an iterable of pairs of a workflow id and an input, not {type(items).__name__}")
+    _check_type("items", items, abc.Iterable, "an iterable of pairs of a workflow id and an input")
 
 
 def check_executor(executor: object) -> None:

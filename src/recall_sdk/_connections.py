@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
 import socket
 from contextlib import suppress
 from time import monotonic
@@ -45,9 +44,6 @@ def remaining(deadline: float) -> float:
     return max(deadline - monotonic(), MIN_WAIT)
 
 
-OF_THE_PARENT = "the connection belongs to the parent of this process"
-
-
 class Reader(io.RawIOBase):
     """The receiving side of a socket. Each receive is checked against the deadline, also while bytes keep coming.
 
@@ -64,7 +60,6 @@ class Reader(io.RawIOBase):
         self.sock = sock
         self.is_reusable = False
         self._file = sock.makefile("rb", 0)  # keeps the socket open until the response is read, after the connection has closed it
-        self._pid = os.getpid()
         self.is_ended = False
         timeout = sock.gettimeout()  # which urllib3 has just set
         self._deadline: Optional[float] = None if timeout is None else monotonic() + timeout
@@ -78,8 +73,6 @@ class Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if self.is_ended:
             return 0
-        if self._pid != os.getpid():
-            raise ConnectionError(OF_THE_PARENT)
         count: int = self.sock.recv_into(buffer)
         if self._deadline is not None:
             now = monotonic()

@@ -11,7 +11,7 @@ import mimetypes
 import os
 import re
 from base64 import b64encode
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -106,18 +106,14 @@ def encode_body(input: Any, control: Mapping[str, Any]) -> bytes:
         # What UTF-8 has no form for, lone surrogates, stands in strings only, where a backslash and the number are JSON's own escape.
         return _ENCODER.encode({**fields, **control}).encode("utf-8", "backslashreplace")
     except Exception as error:  # the caller's object may raise anything
-        raise build_error(InvalidRequestError, _rejection_reason(input, error), may_have_executed=False, code="INVALID_JSON") from error
-
-
-def _rejection_reason(input: Any, error: Exception) -> str:
-    """Return the first place in the input that isn't JSON-serializable, and the reason."""
-    try:
-        return next(_find_faults(input, "input", ()), f"input: {_reason(error)}")
-    except Exception:  # it is nested too deeply, or can't be shown, such as an int of thousands of digits as a key
-        return f"input: {_reason(error)}"
+        fault = f"input: {_reason(error)}"
+        with suppress(Exception):  # it is nested too deeply, or can't be shown, such as an int of thousands of digits as a key
+            fault = next(_find_faults(input, "input", ()), fault)
+        raise build_error(InvalidRequestError, fault, may_have_executed=False, code="INVALID_JSON") from error
 
 
 def _find_faults(value: Any, place: str, above: Tuple[int, ...]) -> Iterator[str]:
+    """Yield the places in a value that aren't JSON-serializable, each with the reason."""
     if id(value) in above:
         yield f"{place}: contains itself; JSON has no form for a cycle: leave it out"
     elif isinstance(value, _OBJECT):

@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import Any, Callable, Iterator, Mapping, Optional, Type, TypeVar
 
 from recall_sdk._codings import READ_SIZE, decode_chunks, decoded
-from recall_sdk._connections import OF_THE_PARENT, remaining
+from recall_sdk._connections import remaining
 from recall_sdk._requests import Request
 from recall_sdk._translation import RECEIVING_ERRORS, Exchange, translate
 from recall_sdk.errors import InvalidResponseError, RecallError, build_error, without_key
@@ -87,20 +87,19 @@ class Response:
         """Read the whole body within the remaining time. A second call returns it again."""
         if self._body is None:
             body = io.BytesIO()  # many small pieces would take far more memory than their bytes
-            while body.tell() <= MAX_BODY:
-                piece = self.receive()
-                if not piece:
-                    break
+            for piece in iter(self.receive, b""):
                 body.write(piece)
-            if body.tell() > MAX_BODY:
-                message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
-                raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
+                if body.tell() > MAX_BODY:
+                    message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
+                    raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
             self._body = body.getvalue()
         return self._body
 
     def receive(self) -> bytes:
         """Return the next bytes of the body as they arrive, decompressed; nothing at its end."""
         try:
+            if self._pid != os.getpid():
+                raise ConnectionError("the connection belongs to the parent of this process")
             data = next(self._pieces, b"")
             if not data and self._original is not None:
                 self._original.close()
@@ -123,7 +122,7 @@ class Response:
         if not self._is_closed:
             with suppress(RecallError):
                 self._reader.bound(monotonic() + seconds, seconds)
-                while self.receive():
+                for _ in iter(self.receive, b""):
                     pass
             self.close()
 
@@ -191,14 +190,11 @@ class _UserSocket:
     def __init__(self, raw: Any, deadline: Optional[float]) -> None:
         self.is_reusable = False
         self.sock: Any = getattr(getattr(raw, "connection", None), "sock", None)
-        self._pid = os.getpid()
         self._deadline = deadline
         self._timeout: Optional[float] = None
 
     def read1(self, file: Any, size: int) -> bytes:
         """Read what has arrived, within the time that remains."""
-        if self._pid != os.getpid():
-            raise ConnectionError(OF_THE_PARENT)
         if self._deadline is not None and self._deadline <= monotonic():
             raise socket.timeout("timed out")
         if self.sock is not None and self.sock.fileno() >= 0:  # CPython 3.13 closes it when the body's length is reached

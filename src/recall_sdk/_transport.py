@@ -131,10 +131,8 @@ class Transport:
             seconds, redirects = timeout, 0
             while True:
                 response = Response(exchange, self._send(exchange, seconds), deadline)
-                if response.status not in REDIRECTS:
-                    return response
                 location: Optional[str] = response.headers.get(KEPT_LOCATION) or response.headers.get("Location")
-                if location is None:
+                if response.status not in REDIRECTS or not location:
                     return response
                 with response:
                     if redirects == MAX_REDIRECTS:
