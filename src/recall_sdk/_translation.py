@@ -24,7 +24,6 @@ from recall_sdk._requests import Request
 from recall_sdk.errors import RecallError, build_error
 
 _KINDS: Dict[type, Type[RecallError]] = {
-    requests.RequestException: errors.RecallConnectionError,
     requests.Timeout: errors.RecallTimeoutError,
     requests.exceptions.ContentDecodingError: errors.InvalidResponseError,
     requests.exceptions.InvalidHeader: errors.InvalidRequestError,
@@ -36,19 +35,17 @@ _KINDS: Dict[type, Type[RecallError]] = {
     urllib3_errors.InvalidHeader: errors.InvalidResponseError,
     http.client.HTTPException: errors.InvalidResponseError,
     http.client.IncompleteRead: errors.RecallConnectionError,
-    http.client.RemoteDisconnected: errors.RecallConnectionError,
     socket.timeout: errors.RecallTimeoutError,
-    BaseSSLError: errors.RecallConnectionError,
     OSError: errors.RecallConnectionError,
     zlib.error: errors.InvalidResponseError,
     ValueError: errors.InvalidResponseError,  # Python could not parse a number or a URL in the response
 }
-"""What an error of the libraries becomes. A class that is not listed counts as the nearest of its bases."""
+"""What an error of the libraries becomes. A class that is not listed counts as the nearest of its bases, most of them as ``OSError``."""
 
 SENDING_ERRORS = (urllib3_errors.HTTPError, http.client.HTTPException, OSError, ValueError)
 """What the libraries raise until the head of the response is there. The caller's code runs there too: see :func:`translate_sending`."""
 
-RECEIVING_ERRORS: Any = (urllib3_errors.HTTPError, http.client.HTTPException, BaseSSLError, OSError, ValueError, zlib.error)
+RECEIVING_ERRORS = (*SENDING_ERRORS, zlib.error)
 """What they raise while the body is read. No code of the caller's runs there, except for signal handlers."""
 
 
