@@ -81,7 +81,9 @@ def wait_for_job(
             is_short_outage = isinstance(error, REJECTIONS) and is_known and clock() - rejected_since <= MAX_REJECTED
             if not (is_short_outage or isinstance(error, TRANSIENT) or error.status == 425):  # too early, by RFC 8470
                 error.may_have_executed |= is_known  # the poll executes nothing, but the job may have run
-                _named(error, task_id)
+                name = errors.one_line(task_id)
+                if name not in str(error):
+                    error.args = (f"job {name}: {error}",)
                 raise
             trouble, retry_after = error, error.retry_after
         else:
@@ -92,7 +94,7 @@ def wait_for_job(
             if state == "completed":
                 return job
             if state in ("failed", "cancelled"):
-                raise _named(job_failure(job), task_id)
+                raise job_failure(job)
             if state not in familiar_states:
                 familiar_states.add(state)
                 _log.info("job %s has the unknown state %r; it is treated as not ended", shown(task_id), shown(state))
@@ -115,13 +117,6 @@ def _report(job: _Job, reported: str, on_update: Callable[[_Job], object]) -> st
     if text != reported:
         on_update(json.loads(text))
     return text
-
-
-def _named(error: errors.RecallError, task_id: str) -> errors.RecallError:
-    name = errors.one_line(task_id)
-    if name not in str(error):
-        error.args = (f"job {name}: {error}",)
-    return error
 
 
 def _out_of_time(task_id: str, timeout: Optional[float], job: Optional[_Job], trouble: Optional[errors.RecallError]) -> errors.RecallError:

@@ -159,19 +159,18 @@ class Transport:
                 response = session.send(self._prepared(exchange), **arguments, **exchange.settings)
             else:
                 response = method(**self._as_arguments(exchange), **arguments)
-            return response
         except SENDING_ERRORS as error:
             response = _response_in(error, exchange.url)
-            if response is not None:
-                return response
-            translated = translate_sending(error, exchange)
-            if translated is error:
-                raise
-            raise translated from error
+            if response is None:
+                translated = translate_sending(error, exchange)
+                if translated is error:
+                    raise
+                raise translated from error
         finally:
             if _log.isEnabledFor(logging.DEBUG):
                 line = f"{request.method} {request.path} {_outcome(response)} {(monotonic() - start) * 1000:.0f} ms"
                 _log.debug("%s", masked_text(line, exchange.api_key))
+        return response
 
     def _replaced_method(self, method: str) -> Any:
         """Return the session's method for this request, if it is the user's session or somebody has changed how it sends."""
