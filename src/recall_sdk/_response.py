@@ -34,27 +34,24 @@ class Response:
     """A response whose head has arrived. Use it in a ``with`` block: leaving it closes the exchange, and masks the key in an error.
 
     Attributes:
-        request: The request.
-        url: Where it was sent, after redirects.
+        exchange: What the errors of the exchange need to know.
+        request: Its request.
         status: HTTP status.
         headers: Its headers, by name in any case.
         received: When its head arrived, in seconds since the epoch.
-        may_repeat: Whether an adapter of the user's may have sent the request more than once.
         is_json: Whether the server calls the body JSON.
         is_event_stream: Whether the server calls the body a stream of events.
     """
 
     def __init__(self, exchange: Exchange, response: Any, deadline: Optional[float] = None) -> None:
+        self.exchange = exchange
         self.request: Request = exchange.request
-        self.url: str = exchange.url
         self.status: int = int(response.status_code)
         self.headers: Any = response.headers if isinstance(response.headers, _MAPPING) else {}  # a bare mock has none
         self.received: float = time()
-        self.may_repeat: bool = exchange.may_repeat
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self.is_json: bool = kind == "application/json"
         self.is_event_stream: bool = kind == "text/event-stream" and 200 <= self.status < 300 and self.status not in _NO_BODY
-        self._exchange = exchange
         self._response = response
         self._pid = os.getpid()
         original: Any = getattr(response.raw, "_original_response", None)  # requests reads cookies from it, too
@@ -81,7 +78,7 @@ class Response:
     def __exit__(self, _kind: Optional[Type[BaseException]], error: Optional[BaseException], _traceback: object) -> None:
         self.close()
         if isinstance(error, RecallError):
-            without_key(error, self._exchange.api_key)
+            without_key(error, self.exchange.api_key)
 
     def read(self) -> bytes:
         """Read the whole body within the remaining time. A second call returns it again."""
@@ -90,7 +87,7 @@ class Response:
             for piece in iter(self.receive, b""):
                 body.write(piece)
                 if body.tell() > MAX_BODY:
-                    message = f"the response of {self._exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
+                    message = f"the response of {self.exchange.where} has more than {MAX_BODY} bytes (HTTP {self.status})"
                     raise build_error(InvalidResponseError, message, may_have_executed=self.request.executes, status=self.status)
             self._body = body.getvalue()
         return self._body
@@ -104,7 +101,7 @@ class Response:
             if not data and self._original is not None:
                 self._original.close()
         except RECEIVING_ERRORS as error:
-            raise translate(error, self._exchange, streaming=self._is_live) from error
+            raise translate(error, self.exchange, streaming=self._is_live) from error
         return data
 
     def unread(self, data: bytes) -> None:
@@ -115,7 +112,7 @@ class Response:
     def set_live(self) -> None:
         """From now on, the timeout bounds each silence instead of the whole exchange, as for a stream."""
         self._is_live = True
-        self._reader.bound(None, self._exchange.timeout)
+        self._reader.bound(None, self.exchange.timeout)
 
     def finish(self, seconds: float) -> None:
         """Receive the rest of the body within some seconds, so that the connection can be reused, and close."""

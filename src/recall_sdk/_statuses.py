@@ -108,7 +108,7 @@ def _build(kind: Type[errors.RecallError], message: str, response: Response, bod
     status, request = response.status, response.request
     refused = 400 <= status < 500 and status not in _MAY_HAVE_STARTED and kind is not errors.ExecutionError
     facts.update(status=status, body=body.value, request_id=request_id(response, body.value))
-    return errors.build_error(kind, message, may_have_executed=request.executes and (response.may_repeat or not refused), **facts)
+    return errors.build_error(kind, message, may_have_executed=request.executes and (response.exchange.may_repeat or not refused), **facts)
 
 
 def _body(response: Response, content: bytes) -> _Body:

@@ -314,7 +314,7 @@ def _checked_redirect(response: Response, location: str, target: Target) -> str:
     try:
         with suppress(UnicodeError):  # http.client reads headers as Latin-1, but URLs are sent as UTF-8
             location = location.encode("latin-1").decode()
-        url = _prepared_url(urljoin(response.url, location))
+        url = _prepared_url(urljoin(response.exchange.url, location))
         origin = _origin(url)
     except (ValueError, LocationParseError):
         message = f"the server redirects to {location!r}, which is not a valid URL: check the base_url"
@@ -333,5 +333,5 @@ def _checked_redirect(response: Response, location: str, target: Target) -> str:
 
 def _redirect_error(message: str, response: Response) -> RedirectError:
     # A 303 is the response to a POST that was carried out (RFC 9110, section 15.4.4).
-    may_have_executed = response.request.executes and (response.may_repeat or response.status == http.client.SEE_OTHER)
+    may_have_executed = response.request.executes and (response.exchange.may_repeat or response.status == http.client.SEE_OTHER)
     return build_error(RedirectError, message, may_have_executed=may_have_executed, status=response.status)

@@ -284,16 +284,15 @@ _MAX_IGNORED = 4096
 
 def _start_of(response: Response) -> Tuple[bytes, bool]:
     """Receive until it is clear whether a body is an event stream; return what was received, and whether it is one."""
-    start, is_stream, limit = b"", False, 1
-    while not is_stream and len(start) < limit:
-        piece = response.receive()
-        if not piece:
-            break
+    start, is_stream = b"", False
+    for piece in iter(response.receive, b""):
         start = (start + piece).lstrip(_BLANK)
         lines, limit = [start], _MAX_NAME
         if response.is_event_stream and start[:1] not in _STARTS_OF_OTHERS:
             lines, limit = start.splitlines(), _MAX_IGNORED
         is_stream = any(map(_FIELD.match, lines))
+        if is_stream or len(start) >= limit:
+            break
     return start, is_stream
 
 
