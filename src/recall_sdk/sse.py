@@ -9,7 +9,7 @@ MAX_EVENT_SIZE = 1024**3
 """Bytes of one event that are kept while its end has not arrived: 1 GiB."""
 
 _BOM = "\ufeff"
-_RETRY = re.compile("[0-9]{1,18}")  # more than any time needs, and no more than int() reads on every Python
+_RETRY = "[0-9]{1,18}"  # more than any time needs, and no more than int() reads on every Python
 
 
 class ServerSentEvent(NamedTuple):
@@ -112,7 +112,7 @@ class EventDecoder:
                 event = value
             elif name == "id" and "\0" not in value:
                 self._id = value
-            elif name == "retry" and _RETRY.fullmatch(value):
+            elif name == "retry" and re.fullmatch(_RETRY, value):
                 retry = int(value)
             elif not line:
                 if data:

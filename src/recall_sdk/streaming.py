@@ -267,7 +267,7 @@ class _Text:
 
 # ------------------------------------------------------------------------------------------------ what a response holds
 
-_FIELD = re.compile(rb"(?:data|event|id|retry)?:")
+_FIELD = rb"(?:data|event|id|retry)?:"
 """The start of a field or a comment of an event stream."""
 
 _MAX_NAME = len("event:")
@@ -290,7 +290,7 @@ def _start_of(response: Response) -> Tuple[bytes, bool]:
         lines, limit = [start], _MAX_NAME
         if response.is_event_stream and start[:1] not in _STARTS_OF_OTHERS:
             lines, limit = start.splitlines(), _MAX_IGNORED
-        is_stream = any(map(_FIELD.match, lines))
+        is_stream = any(re.match(_FIELD, line) for line in lines)
         if is_stream or len(start) >= limit:
             break
     return start, is_stream
