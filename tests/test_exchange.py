@@ -373,6 +373,23 @@ def test_host_name_is_looked_up_once_for_each_connection(serve, connect, monkeyp
     assert names.count("server.test") == 1
 
 
+def test_call_goes_on_if_client_is_closed_at_the_last_moment(serve, connect, monkeypatch):
+    """A call whose pool another thread closes before it has a connection is sent once, on another one."""
+    verify = HTTPAdapter.cert_verify  # called between the choice of a pool and that of its connection
+    pools = []
+
+    def close_once(adapter, pool, *args):
+        if not pools:
+            adapter.close()
+        pools.append(pool)
+        return verify(adapter, pool, *args)
+
+    monkeypatch.setattr(HTTPAdapter, "cert_verify", close_once)
+    server = serve(answers(OK))
+    assert connect(server).execute_workflow("w").success is True
+    assert (len(pools), len(server.requests)) == (2, 1)
+
+
 def test_calls_go_on_while_client_is_closed(serve, connect):
     """Calls work while another thread closes the client and changes its key all the time."""
     client = connect(serve(echo))
