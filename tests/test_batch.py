@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timezone
 from email.utils import formatdate
@@ -82,7 +83,9 @@ def wait_for_threads():
     """Wait until no thread of a batch is running: calls in flight finish, those of other tests too."""
     deadline = time.monotonic() + 6 * PATIENCE
     while batch_threads():
-        assert time.monotonic() < deadline, "a thread of the batch did not end"
+        frames = sys._current_frames()
+        where = [traceback.format_stack(frames[thread.ident]) for thread in batch_threads() if thread.ident in frames]
+        assert time.monotonic() < deadline, f"a thread of the batch did not end: {where}"
         gc.collect()  # the error of another test may refer to a batch that was not read to its end
         time.sleep(0.01)
 
