@@ -933,6 +933,23 @@ def test_batch_runs_in_subinterpreter(server):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
+def test_batch_outlives_main_thread(server):
+    """A batch that is read in a thread that is no daemon goes on when the main thread has ended."""
+    code = f"""if True:
+        import threading
+        from recall_sdk import RecallClient
+
+        def read():
+            threading.main_thread().join()
+            with RecallClient({server.api_key!r}, {server.base_url!r}) as client:
+                print(len(list(client.execute_batch([("echo", {{}})] * 9, max_workers=2))))
+
+        threading.Thread(target=read).start()
+    """
+    process = subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE, stdout=subprocess.PIPE)
+    assert process.stdout.split() == [b"9"]
+
+
 def test_batch_runs_without_any_thread(server, monkeypatch):
     """Where no thread can be started, the reader's own thread executes the items, one at a time and only as it reads them."""
     threads = set()

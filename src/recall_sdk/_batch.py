@@ -147,7 +147,8 @@ class Batch:
 
     @property
     def _is_over(self) -> bool:
-        return self._stopped or not threading.main_thread().is_alive()  # Python waits at its end for threads that are no daemons
+        # Python waits at its end for threads that are no daemons; daemons serve a reader whose thread is none
+        return self._stopped or not (threading.current_thread().daemon or threading.main_thread().is_alive())
 
     def _work(self) -> None:
         while not self._is_over:
