@@ -158,6 +158,16 @@ def check_items(items: object) -> None:
     _check_type("items", items, abc.Iterable, "an iterable of pairs of a workflow id and an input")
 
 
+_PAIRS: Any = (tuple, list)
+
+
+def check_pair(index: int, pair: Any) -> None:
+    """Reject an item of a batch that is not a pair."""
+    if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
+        example = "a pair of a workflow id and an input, such as ('greet', {})"
+        raise TypeError(f"item {index} of the batch is not {example}: {type(pair).__name__}")
+
+
 def check_executor(executor: object) -> None:
     """Reject what a batch can't submit its attempts to."""
     if executor is not None and not callable(getattr(executor, "submit", None)):

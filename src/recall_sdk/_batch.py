@@ -19,11 +19,12 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Generator, Iterable, Iterator, Optional, Tuple
 
+from recall_sdk._arguments import check_pair
 from recall_sdk._limiter import Limiter, Sent
 from recall_sdk._rate_limits import Level
 from recall_sdk._requests import Request
 from recall_sdk._translation import foreign_failure, invalid_argument
-from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, build_error
+from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError
 from recall_sdk.models import BatchItem, R_co, Result
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
@@ -41,7 +42,6 @@ IDLE_SECONDS = 1.0
 """Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
 Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
-_PAIRS: Any = (tuple, list)
 Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
 
 
@@ -73,7 +73,7 @@ class Batch:
         self._pending: queue.SimpleQueue[Tuple[BatchItem[Any], Request]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BatchItem[Any]] = queue.SimpleQueue()
         self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each thread
-        self._process, self._name, self._stopped, self._threads = os.getpid(), os.urandom(8).hex(), False, 0
+        self._process, self._stopped, self._threads = os.getpid(), False, 0
         self._submitting, self._turn = threading.Lock(), threading.Lock()  # one thread submits at a time, and one waits for the limiter
         self._limiter, self._changed = Limiter(), threading.Condition()  # the condition is also the lock of the limiter and of all below
         self._refusal: RecallError = RateLimitError("refused")  # the newest
@@ -106,17 +106,14 @@ class Batch:
             self.stop()
 
     def _add(self, index: int, pair: Any) -> None:
-        if not isinstance(pair, _PAIRS) or len(pair) != 2:  # a string of two letters is not a pair
-            example = "a pair of a workflow id and an input, such as ('greet', {})"
-            raise TypeError(f"item {index} of the batch is not {example}: {type(pair).__name__}")
+        check_pair(index, pair)
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
-            request = self.prepare(item.workflow_id, item.input)
+            self._pending.put((item, self.prepare(item.workflow_id, item.input)))
         except Exception as error:
             item.error = invalid_argument(error)
             self._finished.put(item)
         else:
-            self._pending.put((item, request))
             self._start_thread()
 
     def _start_thread(self) -> None:
@@ -157,22 +154,20 @@ class Batch:
 
     def _execute(self, item: BatchItem[Any], request: Request) -> None:
         try:
-            item.result, item.error = self._retry(item.index, request)
+            self._retry(item, request)
         except BaseException as error:  # whatever happens, the reader gets the item
-            item.error = foreign_failure(error, "the item failed", may_have_executed=True)
+            item.result, item.error = None, foreign_failure(error, "the item failed", may_have_executed=True)
         self._finished.put(item)
 
-    def _retry(self, index: int, request: Request) -> Tuple[Optional[Result], Optional[RecallError]]:
-        refusals, error = self._refusals, None
+    def _retry(self, item: BatchItem[Any], request: Request) -> None:
+        refusals = self._refusals
         while sent := self._wait_for_limiter(refusals):
-            result, level, error = self._send(sent.number, request)
-            if not self._learn(sent, level, error) or self._given_up(refusals):
-                return result, error
+            item.result, level, item.error = self._send(request)
+            if not self._learn(sent, level, item.error) or self._given_up(refusals):
+                return
             with suppress(Exception):  # a failing log handler must not make the item fail
-                _log.info("nothing was executed: retry of item %d after: %s", index, error)
-        if self._is_over:
-            return None, build_error(RecallError, "the batch was closed", may_have_executed=False)
-        return None, error or copy(self._refusal)  # its own refusal, or that for which it was not sent
+                _log.info("nothing was executed: retry of item %d after: %s", item.index, item.error)
+        item.error = item.error or copy(self._refusal)  # its own refusal, or that for which it was not sent
 
     def _given_up(self, refusals: int) -> bool:
         """Return whether an item is not sent again that has seen all refusals but the first ones, whose number is passed."""
@@ -198,13 +193,13 @@ class Batch:
                     return self._limiter.sent(now)
         return None
 
-    def _send(self, number: int, request: Request) -> Outcome:
+    def _send(self, request: Request) -> Outcome:
         if self.executor is None:
-            return _attempt(number, self.attempt, request)
+            return _attempt(b"", self.attempt, request)
         future: Optional[Future[Outcome]] = None
         try:
             with self._submitting:  # the user's executor may not be thread-safe
-                future = self._futures[threading.get_ident()] = self.executor.submit(_attempt, (self._name, number), self.attempt, request)
+                future = self._futures[threading.get_ident()] = self.executor.submit(_attempt, os.urandom(16), self.attempt, request)
             return future.result()
         except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
             if isinstance(error, (ValueError, TypeError)) and not (future and _pickles((self.attempt, request))):
@@ -226,24 +221,21 @@ class Batch:
                 self._refusals_before = self._refusals
                 return False
             self._refusal = error
-            is_unsent = isinstance(error, RecallConnectionError) and sent.time >= self._resume  # by a server that accepts nothing now
-            if is_unsent or not self._limiter.in_flight:  # otherwise one of the others may have been accepted
-                self._refusals += 1
-                retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
-                if is_unsent or (retry >= 0 and not pause):
-                    self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
+            self._refusals += not self._limiter.in_flight  # while others are in flight, one of them may be accepted
+            retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
+            if isinstance(error, RecallConnectionError) or (retry >= 0 and not pause):
+                self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
         return True
 
 
 def _pickles(task: object) -> bool:
-    try:
+    with suppress(Exception):  # of any object of the caller's
         return bool(pickle.dumps(task))
-    except Exception:  # of any object of the caller's
-        return False
+    return False
 
 
-def _attempt(_number: object, attempt: Attempt, request: Request) -> Outcome:
-    """Make one attempt. The number makes the task unique, also among batches, because Dask reuses the result of an identical task."""
+def _attempt(_unique: bytes, attempt: Attempt, request: Request) -> Outcome:
+    """Make one attempt. No two tasks have the same random bytes, because Dask reuses the result of an identical task."""
     try:
         return (*attempt(request), None)
     except BaseException as error:  # a foreign one is from a hook of the user's session, perhaps after sending
