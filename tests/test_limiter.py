@@ -1,6 +1,7 @@
 """The limiter of a batch against simulated servers, on a simulated clock."""
 
 import math
+import statistics
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,30 @@ def test_limiter_shares_bucket_with_others():
     """If others take half of what flows in, at random, the batch gets at least the other half."""
     outcome = simulate(Noisy(20, 20), Load(16, 0.0, calls=300))
     assert outcome.seconds < 1.2 * 2 * (300 - 20) / 20
+
+
+def test_limiter_shares_limit_of_one_with_others():
+    """If the limit holds one request, others take half of them at random and each refusal costs a second, the batch still gets its part."""
+    seconds = []
+    for seed in range(8):
+        server = Noisy(50, 1)
+        server.random.seed(seed)
+        seconds.append(simulate(server, Load(8, 0.0, "whole seconds", calls=300)).seconds)
+    assert statistics.median(seconds) < 13 * 2 * (300 - 1) / 50
+
+
+@pytest.mark.parametrize("headers", [False, True])
+def test_limiter_does_not_mistake_contended_limit_of_one_for_a_lump(headers):
+    """If others take the one request that has flowed in before the second report, the limit still counts as one that is refilled."""
+    limiter = Limiter()
+    limiter.rejected(limiter.sent(0.0), 0.03, None)
+    limiter.wait(0.03)
+    for moment in (0.06, 0.3):
+        if headers:
+            limiter.reported(limiter.sent(moment), moment, 0, 0.2, 1)
+        else:
+            limiter.usage(moment, (0, 1, 0.2))
+    assert limiter.rate > 2
 
 
 @pytest.mark.parametrize(("rate", "then"), [(10, 100), (100, 10)])

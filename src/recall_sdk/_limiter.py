@@ -24,11 +24,7 @@ CAUTION = 0.1
 """Share by which the rate is reduced after a refusal: room for the jitter of the network."""
 
 FLOOR = 0.25
-"""Minimum rate as a fraction of the best measured one. Where others send at random, every rate is refused sometimes; reducing it again
-and again would only make the batch slower."""
-
-OVERTAKING = 0.25
-"""Fraction of a round trip by which one request may overtake another: an earlier one that has no response yet is running."""
+"""Minimum fraction of the rate that remains after a refusal if the limit holds one request: others may have taken it by chance."""
 
 LONGEST = 60.0
 """Maximum seconds of each wait that the server has not ordered: most limits are per minute or shorter, and reports may be wrong."""
@@ -55,16 +51,17 @@ class Limiter:
         self.in_flight: Dict[int, float] = {}
         self._refused: List[int] = []  # since the level was known
         # The last request, the last moment at which the level was known (how many requests remain), and the level now
-        self._last, self._known, self._known_level = Sent(0, 0.0), Sent(0, 0.0), 0.0
+        self._last, self._known, self._known_level = Sent(0, -inf), Sent(0, 0.0), 0.0
         self._level, self._updated, self._burst, self._was_full = inf, 0.0, 1.0, True
         # Refusals: the last request of the newest episode, which is a refusal and all that was sent before it was known
         self._episode_end, self._plateau = 0, float(SAMPLE)
-        self._trip = self._resume = self._probe_pause = self._best = self._idle = 0.0
+        self._trip = self._resume = self._probe_pause = self._idle = 0.0
         # The number of runs at a time: unlimited, until a refusal is about it
-        self._max_running, self._refused_at, self._most_running, self._next_try, self._try_pause, self._step = inf, 0, 0, 0.0, 0.0, 1
-        # Reports of the server: the last one, how many of the first two are there, and when to ask again while nothing remains
-        self._answers, self._reports, self._report = True, 0, Sent(-SAMPLE, -inf)
-        self._asking_time, self._supposed_rate, self._reset, self._ask_at = 0.0, 0.0, inf, inf
+        self._max_running, self._most_running, self._next_try, self._try_pause = inf, 0, 0.0, 0.0
+        # Reports of the server: how many of the first two are there, and the last one; the seconds of the last question, infinite if the
+        # server does not say; the least rate that was reported; and the reset, or when to ask again while nothing remains
+        self._reports, self._report = 0, Sent(-SAMPLE, -inf)
+        self._asking_time, self._supposed_rate, self._reset = 0.0, inf, inf
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
@@ -74,11 +71,11 @@ class Limiter:
             self._was_full = self._was_full or self._level >= self._burst
         empty = self._level < 1 and not pace
         due = max(age, self._last.number - self._report.number) >= SAMPLE and age >= SAMPLE * max(self._trip, self._asking_time)
-        if self._answers and (now >= self._ask_at if empty else 0 < pace < inf and due):
+        if self._asking_time < inf and (now >= self._reset if empty else 0 < pace < inf and due):
             self.ask, self._report = True, Sent(self._last.number, now)
             return inf
         spacing = 1 / FIRST_RATE if self._last.number - self._episode_end < SAMPLE else 0.0
-        until_token = self._ask_at - now if empty else (1 - self._level) / pace if self._level < 1 else 0.0
+        until_token = self._reset - now if empty else (1 - self._level) / pace if self._level < 1 else 0.0
         delay = max(0.0, self._last.time + spacing - now, self._resume - now, until_token)
         return delay or self._wait_for_run(now)
 
@@ -88,15 +85,15 @@ class Limiter:
         return self.rate * (1 + CAUTION * beyond**3)
 
     def _wait_for_run(self, now: float) -> float:
-        """Return the seconds until one more may be in flight. After each try that is not refused, the next one is twice as large."""
+        """Return the seconds until one more may be in flight. While the tries of one more are not refused, the next one follows soon."""
         if len(self.in_flight) >= self._max_running and now >= self._next_try:
-            self._max_running, self._step, self._next_try = self._max_running + self._step, 2 * self._step, now + 2 * self._trip
+            self._max_running, self._next_try = self._max_running + 1, now + 2 * self._trip
         return self._next_try - now if len(self.in_flight) >= self._max_running else 0.0
 
     def sent(self, now: float) -> Sent:
         """Record that a request is sent, and return its record."""
-        is_idle = not self.in_flight and now - self._last.time > SAMPLE / FIRST_RATE  # which says nothing about the server's rate
-        self._known = Sent(self._last.number, now) if not self._last.number or (self.rate == inf and is_idle) else self._known
+        if self.rate == inf and not self.in_flight and now - self._last.time > SAMPLE / FIRST_RATE:
+            self._known = Sent(self._last.number, now)  # the time without requests says nothing about the server's rate
         self._level, self._last = self._level - 1, Sent(self._last.number + 1, now)
         self.in_flight[self._last.number] = now
         return self._last
@@ -113,19 +110,17 @@ class Limiter:
         self._resume = max(self._resume, now + pause)
         if sent.number <= self._episode_end:
             return
-        nothing_accepted, pace, self._episode_end = sent.number == self._episode_end + 1, self._pace(sent.number), self._last.number
-        running = sum(time <= sent.time - OVERTAKING * self._trip for time in self.in_flight.values())
-        is_about_runs = running > 0 and (self._level >= ROUNDING if self._reset < inf else running >= self._most_running)
-        self._most_running = max(self._most_running, running)
-        if is_about_runs:
-            self._try_pause = min(2 * self._try_pause, LONGEST) if running <= self._refused_at else 2 * max(pause, self._trip)
-            self._max_running, self._refused_at, self._step, self._next_try = running, running, 1, self._resume + self._try_pause
+        running = sum(time < sent.time for time in self.in_flight.values())
+        if running and (self._level >= ROUNDING if self._reset < inf else running >= self._most_running):
+            self._try_pause = min(2 * self._try_pause, LONGEST) if running <= self._most_running else 2 * max(pause, self._trip)
+            self._max_running, self._next_try = running, self._resume + self._try_pause
         else:
-            self._next_try = self._resume
-            self._refused_by_rate(sent, pace, pause, nothing_accepted=nothing_accepted)
+            self._refused_by_rate(sent, pause)
+        self._most_running, self._episode_end = max(self._most_running, running), self._last.number
 
-    def _refused_by_rate(self, sent: Sent, pace: float, pause: float, *, nothing_accepted: bool) -> None:
+    def _refused_by_rate(self, sent: Sent, pause: float) -> None:
         """Measure the rate: when a request is refused, nothing remains."""
+        nothing_accepted, pace = sent.number == self._episode_end + 1, self._pace(sent.number)
         if self._reports == 1 and self._level >= ROUNDING:  # what the first report said was about another limit
             self._reports, self.rate, self._known_level = 2, inf, 0.0
         gained, seconds = self._measure(sent, 0.0, keep=nothing_accepted)
@@ -133,9 +128,12 @@ class Limiter:
             self._burst, self.rate = max(1.0, gained), max(1.0, gained) / seconds
         elif self.rate and gained > 0 and not nothing_accepted:
             most = pace if self._was_full else min(pace, (gained + 1) / seconds)
-            self._best = max(self._best, (gained - 1) / seconds)
-            least = max(min(most, gained / seconds), most * FLOOR if self._burst == 1 else 0.0)  # a burst of 1 is full whenever it is sent
-            self.rate = max((least * most) ** 0.5, self._best * FLOOR)
+            least = min(most, gained / seconds)
+            if self._burst == 1:
+                # Nothing is saved up: of two accepted requests, the second took what had flowed in since the first, so the pace was right,
+                # and others took what was missing later. A lower pace would only leave them more, while each refusal costs a long pause.
+                least = max(least, most if gained >= 2 and self._idle * self.rate >= ROUNDING else most * FLOOR)
+            self.rate = (least * most) ** 0.5
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
         self._resume = max(self._resume, sent.time + self._probe_pause)
@@ -157,32 +155,35 @@ class Limiter:
 
     def usage(self, now: float, limits: Optional[Tuple[int, int, float]]) -> None:
         """Record the usage limits: remaining requests, their limit, and seconds until the reset; ``None`` if the server does not say."""
-        self.ask, self._answers, self._asking_time = False, limits is not None, now - self._report.time
+        self.ask, self._asking_time = False, now - self._report.time if limits else inf
         self.rate = self.rate or (0.0 if limits else inf)  # nobody says any more when a limit is refilled at once
         if limits:
             self._reported(self._report, limits[0], limits[1], min(limits[2], LONGEST) + self._asking_time / 2, 0)
 
     def reported(self, sent: Sent, now: float, remaining: int, reset: float, limit: int) -> None:
         """Record the headers of a response: remaining requests, seconds until the reset, and the limit."""
-        if sent.number > self._report.number and (self._reports != 1 or sent.time >= self._ask_at):
+        if sent.number > self._report.number and (self._reports != 1 or sent.time >= self._reset):
             self._report = sent
             self._reported(sent, remaining, limit, min(reset, LONGEST) + now - sent.time, ROUNDING)
 
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
-        limit, seconds, reset_passed = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds), moment.time >= self._reset
-        level, used = max(0.0, min(level, limit)), min(limit, max(0.0, limit - min(level, limit)))
+        limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
+        level = max(0.0, min(level, limit))
+        used = limit - level
         keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
         gained, span = self._measure(moment, level, keep=keep)
+        if self._reports == 2 and not self.rate and moment.time >= self._reset:
+            self._level = max(1.0, self._level)  # a single request finds out if the report is wrong
         self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
-        self._ask_at = self._reset
-        if not self._reports and used > 0 and (self.rate < inf or self._level < 1) and seconds >= least_seconds:
+        if limit == 1 and used and (self.rate < inf or seconds >= least_seconds):
+            # One request flows in at this rate, all at once or not; if a part of it is there already, the rate seems higher.
+            self.rate = self._supposed_rate = min(self._supposed_rate, (1 - CAUTION) * used / seconds)
+        elif not self._reports and used and self._level < 1 and seconds >= least_seconds:
             # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
-            self._reports, self.rate, self._supposed_rate, self._ask_at = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
+            self._reports, self.rate, self._supposed_rate, self._reset = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
         elif self._reports == 1:
             self._reports, self.rate = 2, min(self._supposed_rate, used / seconds if used else inf) if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
-            most = (gained + 1) / span if level < self._burst else inf  # a full bucket says only that the rate is too low
-            self.rate = 2 * self.rate if most == inf else min(max(self.rate, (gained - 1) / span), most)
-            self._best = min(self._best, most)
-        self._level = max(1.0, self._level) if reset_passed else self._level  # a single request finds out if the report is wrong
+            # A full bucket says only that the rate is too low
+            self.rate = 2 * self.rate if level >= self._burst else min(max(self.rate, (gained - 1) / span), (gained + 1) / span)
