@@ -97,6 +97,12 @@ def test_limiter_does_not_mistake_contended_limit_of_one_for_a_lump(headers):
     assert limiter.rate > 2
 
 
+def test_limiter_does_not_mistake_rounded_reset_for_rate_of_limit_of_one():
+    """A reset that is rounded up to a whole second does not make a quick limit of one request slow."""
+    outcome = simulate(Bucket(50, 1), Load(8, 0.0, usage=lambda limits: (limits[0], limits[1], math.ceil(limits[2])), headers=True))
+    assert outcome.seconds < 10 * (200 - 1) / 50
+
+
 @pytest.mark.parametrize(("rate", "then"), [(10, 100), (100, 10)])
 def test_limiter_follows_rate(rate, then):
     """A rate that changes tenfold is followed."""

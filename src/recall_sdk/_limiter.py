@@ -130,9 +130,9 @@ class Limiter:
             most = pace if self._was_full else min(pace, (gained + 1) / seconds)
             least = min(most, gained / seconds)
             if self._burst == 1:
-                # Nothing is saved up: of two accepted requests, the second took what had flowed in since the first, so the pace was right,
+                # Nothing is saved up: each of some accepted requests took what had flowed in since the one before, so the pace was right,
                 # and others took what was missing later. A lower pace would only leave them more, while each refusal costs a long pause.
-                least = max(least, most if gained >= 2 and self._idle * self.rate >= ROUNDING else most * FLOOR)
+                least = max(least, most if gained >= ROUNDING and self._idle * self.rate >= ROUNDING else most * FLOOR)
             self.rate = (least * most) ** 0.5
             self._plateau = max(1, min(SAMPLE, gained))
         self._probe_pause = min(LONGEST, 2 * self._probe_pause or 2 / (self.rate or FIRST_RATE)) if nothing_accepted else 0.0
@@ -169,16 +169,16 @@ class Limiter:
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
         limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
-        level = max(0.0, min(level, limit))
-        used = limit - level
+        used = limit - max(0.0, min(level, limit))
         keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
-        gained, span = self._measure(moment, level, keep=keep)
+        gained, span = self._measure(moment, limit - used, keep=keep)
         if self._reports == 2 and not self.rate and moment.time >= self._reset:
             self._level = max(1.0, self._level)  # a single request finds out if the report is wrong
         self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
-        if limit == 1 and used and (self.rate < inf or seconds >= least_seconds):
-            # One request flows in at this rate, all at once or not; if a part of it is there already, the rate seems higher.
-            self.rate = self._supposed_rate = min(self._supposed_rate, (1 - CAUTION) * used / seconds)
+        if limit == 1 and used:
+            # One request flows in at this rate, all at once or not. The rate seems higher if a part of it is there, or lower by rounding.
+            self._supposed_rate = min(self._supposed_rate, (1 - CAUTION) * used / seconds)
+            self.rate = self._supposed_rate if seconds >= ROUNDING else max(self.rate, self._supposed_rate)
         elif not self._reports and used and self._level < 1 and seconds >= least_seconds:
             # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
             self._reports, self.rate, self._supposed_rate, self._reset = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
@@ -186,4 +186,4 @@ class Limiter:
             self._reports, self.rate = 2, min(self._supposed_rate, used / seconds if used else inf) if gained >= 1 else 0.0
         elif gained >= 2 and not keep and self.rate:
             # A full bucket says only that the rate is too low
-            self.rate = 2 * self.rate if level >= self._burst else min(max(self.rate, (gained - 1) / span), (gained + 1) / span)
+            self.rate = 2 * self.rate if used <= 1 else min(max(self.rate, (gained - 1) / span), (gained + 1) / span)
