@@ -221,10 +221,12 @@ class Batch:
                 self._refusals_before = self._refusals
                 return False
             self._refusal = error
-            self._refusals += not self._limiter.in_flight  # while others are in flight, one of them may be accepted
-            retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
-            if isinstance(error, RecallConnectionError) or (retry >= 0 and not pause):
-                self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
+            is_unsent = isinstance(error, RecallConnectionError) and sent.time >= self._resume  # by a server that accepts nothing now
+            if is_unsent or not self._limiter.in_flight:  # otherwise one of the others may have been accepted
+                self._refusals += 1
+                retry = self._refusals - self._refusals_before - 2  # the limiter copes with the first refusal after an acceptance
+                if is_unsent or (retry >= 0 and not pause):
+                    self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
         return True
 
 
