@@ -24,7 +24,7 @@ from recall_sdk._limiter import Limiter, Sent
 from recall_sdk._rate_limits import Level
 from recall_sdk._requests import Request
 from recall_sdk._translation import foreign_failure, invalid_argument
-from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError
+from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, build_error
 from recall_sdk.models import BatchItem, R_co, Result
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
@@ -76,7 +76,8 @@ class Batch:
         self._process, self._stopped, self._threads = os.getpid(), False, 0
         self._submitting, self._turn = threading.Lock(), threading.Lock()  # one thread submits at a time, and one waits for the limiter
         self._limiter, self._changed = Limiter(), threading.Condition()  # the condition is also the lock of the limiter and of all below
-        self._refusal: RecallError = RateLimitError("refused")  # the newest
+        # The newest refusal
+        self._refusal = build_error(RecallError, "the batch ended before the item was sent", may_have_executed=False)
         # The number of refusals while nothing else was in flight, and of those before the last acceptance; and the end of the pause
         self._refusals, self._refusals_before, self._resume = 0, -1, 0.0
 
