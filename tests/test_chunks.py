@@ -1,7 +1,5 @@
 """The chunked coding of HTTP/1.1 (RFC 9112, section 7.1)."""
 
-import http.client
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -68,7 +66,7 @@ def test_truncated_chunks_are_never_complete(body, places, data):
     received = split(stream[:length], places)
     decoder = decoder_of(received)
     got = []
-    with pytest.raises(http.client.IncompleteRead):
+    with pytest.raises(ConnectionError):
         got.extend(decoder)
     assert b"".join(body).startswith(b"".join(got))
 
@@ -88,7 +86,7 @@ def test_nonsense_for_a_size_raises(size, step):
     received = [stream[at : at + step] for at in range(0, len(stream), step)] + [b"more"] * 3
     decoder = decoder_of(received)
     assert next(decoder) == b"one"
-    with pytest.raises(http.client.IncompleteRead):
+    with pytest.raises(ConnectionError):
         next(decoder)
 
 

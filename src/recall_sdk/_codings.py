@@ -2,7 +2,6 @@
 
 import re
 import zlib
-from http.client import IncompleteRead
 from typing import Any, Callable, Iterator, List
 
 from urllib3.exceptions import DecodeError
@@ -26,14 +25,14 @@ def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
         reader: An object whose ``is_reusable`` is set at the end of the body: whether nothing came after it.
 
     Raises:
-        IncompleteRead: The body was cut, or is not in this coding. What came before was yielded.
+        ConnectionError: The body was cut, or is not in this coding. What came before was yielded.
     """
     received, buffer = b"", b"\r\n"
     end, size = 0, 1  # of the current chunk's data, whose end may lie beyond the buffer; here, of none
     while size > 0:
         received = read(READ_SIZE)
         if not received or len(buffer) > MAX_LINE:
-            raise IncompleteRead(b"")
+            raise ConnectionError("the end of its body is missing")
         buffer += received
         pieces: List[bytes] = []
         start = 0
@@ -53,7 +52,7 @@ def decode_chunks(read: Callable[[int], bytes], reader: Any) -> Iterator[bytes]:
         kept = min(end, len(buffer))
         buffer, end = buffer[kept:], end - kept
     if size:
-        raise IncompleteRead(b"")
+        raise ConnectionError("a chunk of its body has no size")
     trailers = b"\n" + buffer
     while received and len(trailers) <= MAX_LINE and not re.search(_BLANK_LINE, trailers):
         received = read(READ_SIZE)

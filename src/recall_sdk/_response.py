@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import os
 import socket
@@ -173,7 +172,7 @@ def _delimited(read: Callable[[int], bytes], reader: Any, length: Optional[int])
         if not data and missing is None:
             return
         if not data:
-            raise http.client.IncompleteRead(b"", missing)
+            raise ConnectionError(f"{missing} bytes of its body are missing")
         if missing is not None:
             data, surplus = data[:missing], data[missing:]  # which would be mistaken for the response to the next request
             missing -= len(data)

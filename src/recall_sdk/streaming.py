@@ -199,10 +199,7 @@ class WorkflowStream:
         partial = self._text.snapshot(self._end)
         if isinstance(error, errors.RecallConnectionError) or (self._is_closed and not isinstance(error, errors.ExecutionError)):
             reason, cause = "it was closed here" if self._is_closed else str(error), error.__cause__
-            message = (
-                f"the stream ended before the workflow did: {reason}. The workflow may still be running; "
-                f"the {len(partial.text)} characters that arrived are in partial"
-            )
+            message = f"the stream ended before the workflow did: {reason}. The workflow may still be running; partial holds what arrived"
             error = errors.build_error(errors.StreamInterruptedError, message, may_have_executed=True)
             error.__cause__ = cause
         if isinstance(error, (errors.RecallTimeoutError, errors.StreamInterruptedError)):
