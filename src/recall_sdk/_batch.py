@@ -8,9 +8,9 @@ be started, the reader does a worker's work.
 import contextvars
 import logging
 import os
-import pickle
 import queue
 import random
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future
@@ -232,8 +232,9 @@ class Batch:
 
 
 def _pickles(task: object) -> bool:
+    pickle = sys.modules.get("pickle")  # an executor that pickles has imported it
     with suppress(Exception):  # of any object of the caller's
-        return bool(pickle.dumps(task))
+        return pickle is None or bool(pickle.dumps(task))
     return False
 
 
