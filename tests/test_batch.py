@@ -36,6 +36,7 @@ from recall_sdk import (
     _batch,
 )
 from recall_sdk._batch import Batch
+from recall_sdk._executors import Attempts
 from recall_sdk.errors import build_error
 from recall_sdk.retry import Backoff
 from recall_sdk.testing import RecallServer
@@ -566,7 +567,7 @@ def test_batch_survives_fault_of_its_own():
     def attempt(request):
         return object()  # not a pair
 
-    batch = Batch([("w", 1)] * 2, lambda *_: None, attempt, lambda: None, max_workers=1, executor=None, policy=Backoff(3, 1.0, 30.0, 2.0))
+    batch = Batch([("w", 1)] * 2, lambda *_: None, Attempts(attempt, None), lambda: None, max_workers=1, policy=Backoff(3, 1.0, 30.0, 2.0))
     batch._limiter.accepted = None
     items = list(batch.run())
     assert [item.error.may_have_executed for item in items] == [True, True]
@@ -672,7 +673,7 @@ def test_batch_does_not_retry_429_after_which_it_may_have_run():
         calls.append(request)
         raise build_error(RateLimitError, "no", may_have_executed=True)
 
-    batch = Batch([("w", 1)], lambda *_: None, attempt, lambda: None, max_workers=1, executor=None, policy=Backoff(3, 0.0, 0.0, 2.0))
+    batch = Batch([("w", 1)], lambda *_: None, Attempts(attempt, None), lambda: None, max_workers=1, policy=Backoff(3, 0.0, 0.0, 2.0))
     (item,) = batch.run()
     assert item.error.may_have_executed is True
     assert len(calls) == 1

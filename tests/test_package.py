@@ -68,6 +68,7 @@ LADDER = (
     "_rate_limits",
     "_statuses",
     "_decoding",
+    "_executors",
     "_transport",
     "streaming",
     "_jobs",

@@ -1,31 +1,30 @@
 """Many executions in parallel: worker threads between two queues, and one limiter for all of them.
 
 The reader takes items from the source, prepares them and queues them. Each worker takes a queued item, waits for the limiter, makes the
-attempt or submits it to the executor, retries if nothing was executed, and puts the finished item on the second queue. Where no thread can
-be started, the reader does a worker's work.
+attempt, retries if nothing was executed, and puts the finished item on the second queue. Where no thread can be started, the reader does a
+worker's work.
 """
 
-import contextvars
 import logging
 import os
 import queue
 import random
-import sys
 import threading
 import time
-from concurrent.futures import Executor, Future
 from contextlib import suppress
+from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Generator, Iterable, Iterator, Optional, Tuple
+from typing import Any, Callable, Generator, Iterable, Iterator, Optional, Tuple
 
 from recall_sdk._arguments import check_pair
+from recall_sdk._executors import Attempts
 from recall_sdk._limiter import Limiter, Sent
 from recall_sdk._rate_limits import Level
 from recall_sdk._requests import Request
 from recall_sdk._translation import foreign_failure, invalid_argument
 from recall_sdk.errors import RateLimitError, RecallConnectionError, RecallError, build_error
-from recall_sdk.models import BatchItem, R_co, Result
+from recall_sdk.models import BatchItem, R_co
 from recall_sdk.retry import MAX_RETRY_AFTER, Backoff
 
 _log = logging.getLogger("recall_sdk")
@@ -41,9 +40,6 @@ interrupted by Ctrl-C before Python 3.14. Also the time after which the reader g
 IDLE_SECONDS = 1.0
 """Seconds of each wait of a thread without an item: it ends that long after the batch."""
 
-Outcome = Tuple[Optional[Result], Optional[Level], Optional[RecallError]]
-Attempt = Callable[[Request], Tuple[Result, Optional[Level]]]
-
 
 @dataclass
 class Batch:
@@ -53,28 +49,24 @@ class Batch:
         items: Pairs of a workflow id and its input; any iterable, even infinite.
         prepare: Builds the request of an item, in the reader's thread and before the next item is taken: the source may then close a file
             in the input, or change the input.
-        attempt: Makes one execution and returns its result, and the level reported in this response. With an executor of processes it must
-            be picklable.
+        attempts: Makes the attempts of the items.
         ask_limits: Asks for the usage limits; ``None`` if unknown.
         max_workers: Maximum attempts in flight.
-        executor: Runs the attempts; ``None`` for the batch's own threads. The batch does not shut it down.
         policy: The retries of an item.
     """
 
     items: Iterable[Tuple[str, Any]]
     prepare: Callable[[str, Any], Request]
-    attempt: Attempt
+    attempts: Attempts
     ask_limits: Callable[[], Optional[Level]]
     max_workers: int
-    executor: Optional[Executor]
     policy: Backoff
 
     def __post_init__(self) -> None:
         self._pending: queue.SimpleQueue[Tuple[BatchItem[Any], Request]] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[BatchItem[Any]] = queue.SimpleQueue()
-        self._futures: Dict[int, Future[Outcome]] = {}  # the newest of each thread
         self._process, self._stopped, self._threads = os.getpid(), False, 0
-        self._submitting, self._turn = threading.Lock(), threading.Lock()  # one thread submits at a time, and one waits for the limiter
+        self._turn = threading.Lock()  # of the thread that waits for the limiter
         self._limiter, self._changed = Limiter(), threading.Condition()  # the condition is also the lock of the limiter and of all below
         # The newest refusal
         self._refusal = build_error(RecallError, "the batch ended before the item was sent", may_have_executed=False)
@@ -111,17 +103,15 @@ class Batch:
         item: BatchItem[Any] = BatchItem(index, pair[0], pair[1], None, None)
         try:
             self._pending.put((item, self.prepare(item.workflow_id, item.input)))
+            self._start_thread()
         except Exception as error:
             item.error = invalid_argument(error)
             self._finished.put(item)
-        else:
-            self._start_thread()
 
     def _start_thread(self) -> None:
         for daemon in (True, False) if self._threads < self.max_workers else ():
             with suppress(Exception):  # a subinterpreter allows no daemons, or the system no more threads
-                run = contextvars.copy_context().run
-                threading.Thread(target=run, args=(self._work,), name="recall_sdk-batch-worker", daemon=daemon).start()
+                threading.Thread(target=copy_context().run, args=(self._work,), name="recall_sdk-batch-worker", daemon=daemon).start()
                 self._threads += 1
                 return
 
@@ -140,16 +130,14 @@ class Batch:
         """End the threads. It takes no lock: a garbage collection may call it, in any thread and at any moment."""
         if self._process == os.getpid():  # a child of a fork has no threads to stop
             self._stopped = True
-            for future in list(self._futures.values()):
-                future.cancel()
+            self.attempts.cancel()
 
-    @property
     def _is_over(self) -> bool:
         # Python waits at its end for threads that are no daemons; daemons serve a reader whose thread is none
         return self._stopped or not (threading.current_thread().daemon or threading.main_thread().is_alive())
 
     def _work(self) -> None:
-        while not self._is_over:
+        while not self._is_over():
             with suppress(queue.Empty):
                 self._execute(*self._pending.get(timeout=IDLE_SECONDS))
 
@@ -163,7 +151,7 @@ class Batch:
     def _retry(self, item: BatchItem[Any], request: Request) -> None:
         refusals = self._refusals
         while sent := self._wait_for_limiter(refusals):
-            item.result, level, item.error = self._send(request)
+            item.result, level, item.error = self.attempts.make(request)
             if not self._learn(sent, level, item.error) or self._given_up(refusals):
                 return
             with suppress(Exception):  # a failing log handler must not make the item fail
@@ -178,7 +166,7 @@ class Batch:
     def _wait_for_limiter(self, refusals: int) -> Optional[Sent]:
         """Wait until the next request may be sent; return ``None`` if none is sent. One thread at a time waits, and asks if need be."""
         with self._turn, self._changed:
-            while not (self._is_over or self._given_up(refusals)):
+            while not (self._is_over() or self._given_up(refusals)):
                 now = time.monotonic()
                 delay = max(0.0, self._resume - now) or self._limiter.wait(now)
                 if self._limiter.ask:
@@ -193,19 +181,6 @@ class Batch:
                 else:
                     return self._limiter.sent(now)
         return None
-
-    def _send(self, request: Request) -> Outcome:
-        if self.executor is None:
-            return _attempt(b"", self.attempt, request)
-        future: Optional[Future[Outcome]] = None
-        try:
-            with self._submitting:  # the user's executor may not be thread-safe
-                future = self._futures[threading.get_ident()] = self.executor.submit(_attempt, os.urandom(16), self.attempt, request)
-            return future.result()
-        except BaseException as error:  # a broken executor, a dead worker process, a cancelled future
-            if isinstance(error, (ValueError, TypeError)) and not (future and _pickles((self.attempt, request))):
-                return None, None, invalid_argument(error)  # nothing was sent
-            return None, None, foreign_failure(error, "the executor did not run the item", may_have_executed=future is not None)
 
     def _learn(self, sent: Sent, level: Optional[Level], error: Optional[RecallError]) -> bool:
         """Learn from an attempt, and return whether it was refused: whether nothing was executed, and a retry may succeed."""
@@ -229,21 +204,6 @@ class Batch:
                 if is_unsent or (retry >= 0 and not pause):
                     self._resume = now + self.policy.delay(min(max(retry, 0), self.policy.max_retries), random.random)
         return True
-
-
-def _pickles(task: object) -> bool:
-    pickle = sys.modules.get("pickle")  # an executor that pickles has imported it
-    with suppress(Exception):  # of any object of the caller's
-        return pickle is None or bool(pickle.dumps(task))
-    return False
-
-
-def _attempt(_unique: bytes, attempt: Attempt, request: Request) -> Outcome:
-    """Make one attempt. No two tasks have the same random bytes, because Dask reuses the result of an identical task."""
-    try:
-        return (*attempt(request), None)
-    except BaseException as error:  # a foreign one is from a hook of the user's session, perhaps after sending
-        return None, None, foreign_failure(error, "the item failed", may_have_executed=True)
 
 
 class BatchIterator(Iterator[BatchItem[R_co]]):

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Literal, Optional, Sequence, T
 from recall_sdk import _arguments, _decoding, _requests
 from recall_sdk._arguments import ClientTimeout, Settings
 from recall_sdk._batch import Batch, BatchIterator
+from recall_sdk._executors import Attempts
 from recall_sdk._jobs import wait_for_job
 from recall_sdk._rate_limits import LIMIT_HEADERS, Level, rate_limit_info, reported_level, retry_after, usage_level
 from recall_sdk._requests import Request
@@ -446,10 +447,9 @@ class RecallClient:
             Batch(
                 items,
                 partial(self._execution, asynchronous=async_execution),
-                partial(self._attempt, timeout=self._seconds(timeout)),
+                Attempts(partial(self._attempt, timeout=self._seconds(timeout)), executor),
                 partial(self._ask_limits, asynchronous=async_execution),
                 max_workers=_arguments.check_count("max_workers", max_workers, least=1),
-                executor=executor,
                 policy=Backoff(max_retries, initial_delay, max_delay, backoff_multiplier),
             ),
             mask=partial(without_key, api_key=self.api_key),
