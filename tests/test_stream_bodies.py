@@ -68,9 +68,10 @@ def test_error_called_a_stream_raises_its_reason(start, sends, read, serve, conn
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted"])
 def test_error_called_a_stream_raises_with_every_status_of_success(status, read, session, serve, connect):
     """The error body raises too where the status could announce a task, as its batch does."""
-    client = connect(serve(answers(http(b'{"error": "not deployed"}', STREAM, status=status))), session=session)
-    with pytest.raises(ExecutionError, match="the workflow failed: not deployed"):
+    client = connect(serve(answers(http(b'{"error": "not deployed"}', STREAM, "X-Request-Id: r-7", status=status))), session=session)
+    with pytest.raises(ExecutionError, match="the workflow failed: not deployed") as caught:
         read(client)
+    assert caught.value.request_id == "r-7"
     [item] = client.execute_batch([("w", {})])
     assert isinstance(item.error, ExecutionError)
 
@@ -207,10 +208,30 @@ def test_queued_run_with_stream_called_json_raises(serve, connect):
         connect(serve(whole(EVENTS, JSON))).execute_workflow("w", async_execution=True)
 
 
-@pytest.mark.parametrize("start", [b"foo: bar\n", b"foo\n\n", b"data\n", b"hello: x" * 99 + b"\r"])
+NOISE = [
+    *(b"foo: bar\n", b"foo\n\n", b"data\n", b"hello: x" * 99 + b"\r", b"".join(b"foo%d: bar\n" % number for number in range(500))),
+    *(b"<br />\nWarning: x\n\n", b"[info] starting\n\n", b'{"noise": 1}\n\n', b'"begin"\r\n\r\n'),
+]
+
+
+@pytest.mark.parametrize("start", NOISE)
 def test_stream_may_begin_with_unknown_fields(start, sends, read, serve, connect):
-    """A stream that is called one may begin with fields that the standard ignores."""
+    """A stream that is called one may begin with fields that the standard ignores, whatever their first byte is."""
     assert read(connect(serve(sends(start + EVENTS, STREAM)))).text == "One, two"
+
+
+def test_noise_before_a_stream_holds_no_event_back(serve, connect):
+    """Also after something else was printed, an event is read as it arrives, not at the end of the response."""
+
+    def handler(connection):
+        connection.request()
+        connection.send(head("Transfer-Encoding: chunked", STREAM) + chunk(b"<br />\n\n" + ONE_TWO[0]))
+        connection.wait_for_go()
+
+    server = serve(handler)
+    with connect(server).stream_workflow("w") as stream:
+        assert next(stream).chunk == "One"
+    server.go()
 
 
 @pytest.mark.parametrize("content_type", [["Content-Type: text/plain"], []])

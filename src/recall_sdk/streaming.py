@@ -264,30 +264,34 @@ class _Text:
 
 # ------------------------------------------------------------------------------------------------ what a response holds
 
-_FIELD = rb"(?:data|event|id|retry)?:"
-"""The start of a field or a comment of an event stream."""
+_BEGIN = rb"(?:data|event|id|retry)?:"
+"""A field or a comment: a body that begins with one is an event stream, whatever the server calls it."""
+
+_FIELD = rb"[\r\n](?:data|event|id|retry):"
+"""A field in a later line, after those that the standard ignores."""
+
+_EVENT = rb"[\r\n]data:[^\r\n]*(?:\r\n\r\n|\n\n|\r\r)"
+"""A whole event, after something that was printed before it and begins as JSON or as a page does."""
+
+_STARTS_OF_OTHERS = b'{["<'
 
 _MAX_NAME = len("event:")
 
+_MAX_NOISE = 64 * 1024
+"""Bytes without a field, after which a body that the server calls a stream is none."""
+
 _BLANK = b"\xef\xbb\xbf\r\n"
 """A byte order mark, and line ends."""
-
-_STARTS_OF_OTHERS = b'{["<'
-"""First bytes of JSON and of pages."""
-
-_MAX_IGNORED = 4096
-"""Bytes of fields that the standard ignores, before the first one of what the server calls a stream."""
 
 
 def _start_of(response: Response) -> Tuple[bytes, bool]:
     """Receive until it is clear whether a body is an event stream; return what was received, and whether it is one."""
     start, is_stream = b"", False
+    limit = _MAX_NOISE if response.is_event_stream else _MAX_NAME
     for piece in iter(response.receive, b""):
         start = (start + piece).lstrip(_BLANK)
-        lines, limit = [start], _MAX_NAME
-        if response.is_event_stream and start[:1] not in _STARTS_OF_OTHERS:
-            lines, limit = start.splitlines(), _MAX_IGNORED
-        is_stream = any(re.match(_FIELD, line) for line in lines)
+        later = _EVENT if start[:1] in _STARTS_OF_OTHERS else _FIELD
+        is_stream = bool(re.match(_BEGIN, start) or (response.is_event_stream and re.search(later, start)))
         if is_stream or len(start) >= limit:
             break
     return start, is_stream
