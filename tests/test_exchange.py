@@ -751,6 +751,19 @@ def test_proxy_of_unknown_scheme(proxy, session, connect, monkeypatch):
     assert caught.value.may_have_executed is False
 
 
+@pytest.mark.parametrize("proxy", ["http://", "http:///x"])
+def test_proxy_that_the_users_session_adds(proxy, serve, connect):
+    """A proxy without a host that a subclass of the session adds to each call is blamed as the proxy, too."""
+
+    class Proxied(requests.Session):
+        def request(self, *args, **settings):
+            return super().request(*args, **{**settings, "proxies": {"http": proxy}})
+
+    with pytest.raises(RecallConnectionError, match="through the proxy") as caught:
+        connect(serve(echo), session=Proxied()).execute_workflow("w")
+    assert caught.value.may_have_executed is False
+
+
 # ------------------------------------------------------------------------------------------------------- other people's tools
 
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 from recall_sdk._bodies import OBJECT, as_dict, as_str, envelope, enveloped, is_paused, json_or, message_of
 from recall_sdk._rate_limits import with_limit
 from recall_sdk._response import Response
-from recall_sdk._statuses import not_json, unreadable
+from recall_sdk._statuses import not_json, request_id, unreadable
 from recall_sdk.errors import ExecutionError, build_error
 from recall_sdk.models import (
     AsyncExecutionResult,
@@ -35,7 +35,8 @@ def execution(response: Response) -> Result:
         return _queued_run(response, as_dict(body))
     result = envelope(body)
     if result is None and response.is_event_stream and _is_failure(as_dict(body).get("event", "message"), as_dict(body)):
-        raise stream_failure(StreamEvent("error", None, "", as_dict(body)), StreamedExecutionResult(success=False))
+        event = StreamEvent("error", None, "", as_dict(body))
+        raise stream_failure(event, StreamedExecutionResult(success=False), request_id(response, body))
     return result or WorkflowExecutionResult(success=True, output=body)
 
 
@@ -190,12 +191,11 @@ def stream_end(event: Optional[StreamEvent]) -> WorkflowExecutionResult:
     return enveloped({**end, "success": end.get("success") is not False})
 
 
-def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult) -> ExecutionError:
+def stream_failure(event: StreamEvent, so_far: StreamedExecutionResult, request_id: Optional[str] = None) -> ExecutionError:
     """Return the error for the event that reports a failed run."""
     data = _end_of(event.data)
     reason = message_of(data.get("error") or data.get("message") or data.get("data") or "the server does not say why")
-    server_code = as_str(event.data.get("code"))
-    error = build_error(ExecutionError, f"the workflow failed: {reason}", may_have_executed=True, body=event.data, server_code=server_code)
-    error.result = so_far
+    facts: Dict[str, Any] = {"body": event.data, "server_code": as_str(event.data.get("code")), "request_id": request_id}
+    error = build_error(ExecutionError, f"the workflow failed: {reason}", may_have_executed=True, result=so_far, **facts)
     so_far.error = reason
     return error

@@ -223,7 +223,8 @@ def _timeout_message(exchange: Exchange, *, unsent: bool, streaming: bool) -> st
 
 def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
     cause, where = causes[-1], exchange.where
-    if any(isinstance(each, urllib3_errors.ProxyError) or _passes(each, _PROXY_CODE) for each in causes):
+    proxy_errors = (urllib3_errors.ProxyError, requests.exceptions.InvalidProxyURL)
+    if any(isinstance(each, proxy_errors) or _passes(each, _PROXY_CODE) for each in causes):
         if "SOCKS support" in reason:
             return "the SOCKS proxy needs the package PySocks: install requests[socks]"
         return (
