@@ -142,7 +142,8 @@ class Load(NamedTuple):
     """What batches send, and what the server and the network do.
 
     ``retry_after`` is what a 429 orders: "exact", "whole seconds", "zero" or "none". ``usage`` is what the server says about its usage
-    limits: it receives the truth and returns what is sent, ``None`` for nothing. ``headers``: each response reports the level.
+    limits: it receives the truth and returns what is sent, ``None`` for nothing. ``headers``: each response reports the level, and
+    ``level`` is what it says, like ``usage``. ``poll``: the longest wait until the limiter is asked again; that of a real batch is 0.05.
     """
 
     workers: int = 16
@@ -156,6 +157,8 @@ class Load(NamedTuple):
     usage: Callable[[Tuple[int, int, float]], Optional[Tuple[int, int, float]]] = lambda limits: limits
     asking: float = 1.0  # in latencies
     headers: bool = False
+    level: Callable[[Tuple[int, int, float]], Tuple[int, int, float]] = lambda limits: limits
+    poll: float = math.inf
 
 
 class Outcome(NamedTuple):
@@ -205,7 +208,7 @@ class Simulation:
                 self.asked += 1
                 self.after(self.way() * self.load.asking, self.question_arrives, batch)
             elif delay > 0:
-                self.after(delay + 1e-9, self.wake, batch, self.wakes[batch])
+                self.after(min(delay, self.load.poll) + 1e-9, self.wake, batch, self.wakes[batch])
                 break
             else:
                 self.in_flight[batch] += 1
@@ -229,7 +232,7 @@ class Simulation:
         if not accepted and self.load.retry_after != "none":
             exact = self.server.next_token(self.now) - self.now
             pause = {"exact": exact, "whole seconds": max(1.0, math.ceil(exact)), "zero": 0.0}[self.load.retry_after]
-        reported = self.server.usage(self.now) if self.load.headers and accepted else None
+        reported = self.load.level(self.server.usage(self.now)) if self.load.headers and accepted else None
         self.after(run * accepted + self.way(), self.responds, batch, sent, (accepted, pause, reported, self.now))
 
     def responds(self, batch: int, sent: Any, response: Tuple[bool, Optional[float], Optional[Tuple[int, int, float]], float]) -> None:
