@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.limiter_grid import LATENCY, Bucket, Concurrent, Load, Lump, Noisy, simulate, unknown, window
+from recall_sdk._batch import POLL_SECONDS
 from recall_sdk._limiter import LONGEST, SAMPLE, Limiter
 
 HINTS = ["none", "exact", "whole seconds"]
@@ -148,6 +149,37 @@ def test_limiter_survives_misleading_reports(usage, most):
     """Usage limits of another limit, or of absurd numbers, cost some time but stall nothing."""
     outcome = simulate(Bucket(20, 20), Load(16, 0.0, usage=usage))
     assert outcome.seconds < most * (200 - 20) / 20
+
+
+def rounded_up(limits):
+    """Report the reset in whole seconds."""
+    return limits[0], limits[1], math.ceil(limits[2])
+
+
+@pytest.mark.parametrize("headers", [False, True])
+@pytest.mark.parametrize("limit", [0, 1, 2, 5, 100])
+def test_limiter_ends_though_nothing_ever_remains(limit, headers):
+    """A server that always says that nothing remains for the next minute, of a limit of one or more, ends a batch nevertheless."""
+
+    def nothing(_limits):
+        return 0, limit, LONGEST
+
+    outcome = simulate(Bucket(20, 10), Load(16, 0.0, calls=20, usage=nothing, headers=headers, level=nothing, poll=POLL_SECONDS))
+    assert outcome.seconds < 20 * 1.5 * LONGEST
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100])
+def test_limiter_ends_though_nothing_ever_remains_of_a_slow_limit(limit):
+    """The same holds if the server accepts one request in ten minutes: the measured rate is so low that many questions lie between."""
+    load = Load(2, 0.0, "whole seconds", calls=5, usage=lambda _limits: (0, limit, LONGEST), poll=POLL_SECONDS)
+    assert simulate(Bucket(1 / 600, 1), load).seconds < 1.1 * 4 * 600
+
+
+@pytest.mark.parametrize("headers", [False, True])
+def test_limiter_uses_limit_of_one_per_minute(headers):
+    """The questions between two requests take nothing back of what has flowed in."""
+    load = Load(2, 0.0, calls=10, headers=headers, level=rounded_up, poll=POLL_SECONDS)
+    assert simulate(Bucket(1 / 60, 1), load).seconds < 1.2 * 9 * 60
 
 
 @pytest.mark.parametrize("headers", [False, True])

@@ -60,8 +60,7 @@ class Limiter:
         self._max_running, self._most_running, self._next_try, self._try_pause = inf, 0, 0.0, 0.0
         # Reports of the server: how many of the first two are there, and the last one; the seconds of the last question, infinite if the
         # server does not say; the least rate that was reported; and the reset, or when to ask again while nothing remains
-        self._reports, self._report = 0, Sent(-SAMPLE, -inf)
-        self._asking_time, self._supposed_rate, self._reset = 0.0, inf, inf
+        self._reports, self._report, self._asking_time, self._supposed_rate, self._reset = 0, Sent(-SAMPLE, -inf), 0.0, inf, inf
 
     def wait(self, now: float) -> float:
         """Return the seconds until the next request may be sent: 0 if it may be sent now, infinite if only :meth:`usage` helps."""
@@ -76,8 +75,7 @@ class Limiter:
             return inf
         spacing = 1 / FIRST_RATE if self._last.number - self._episode_end < SAMPLE else 0.0
         until_token = self._reset - now if empty else (1 - self._level) / pace if self._level < 1 else 0.0
-        delay = max(0.0, self._last.time + spacing - now, self._resume - now, until_token)
-        return delay or self._wait_for_run(now)
+        return max(0.0, self._last.time + spacing - now, self._resume - now, until_token) or self._wait_for_run(now)
 
     def _pace(self, number: int) -> float:
         """Return the rate to send at: a little less than measured, then for a while as measured, then slowly more."""
@@ -158,7 +156,11 @@ class Limiter:
         self.ask, self._asking_time = False, now - self._report.time if limits else inf
         self.rate = self.rate or (0.0 if limits else inf)  # nobody says any more when a limit is refilled at once
         if limits:
+            # What remains is rounded down. If the next question may come before the next request, as the rate is so slow, a 0 takes nothing
+            # back of what has flowed in already: otherwise nothing would ever be sent.
+            accrued = min(self._level, 1.0) if self.rate < 2 / SAMPLE else -inf
             self._reported(self._report, limits[0], limits[1], min(limits[2], LONGEST) + self._asking_time / 2, 0)
+            self._level = max(self._level, accrued)
 
     def reported(self, sent: Sent, now: float, remaining: int, reset: float, limit: int) -> None:
         """Record the headers of a response: remaining requests, seconds until the reset, and the limit."""
