@@ -156,6 +156,11 @@ def rounded_up(limits):
     return limits[0], limits[1], math.ceil(limits[2])
 
 
+def without_limit(limits):
+    """Report the reset in whole seconds, and no limit: then what remains counts as the limit."""
+    return limits[0], limits[0], math.ceil(limits[2])
+
+
 @pytest.mark.parametrize("headers", [False, True])
 @pytest.mark.parametrize("limit", [0, 1, 2, 5, 100])
 def test_limiter_ends_though_nothing_ever_remains(limit, headers):
@@ -180,6 +185,19 @@ def test_limiter_uses_limit_of_one_per_minute(headers):
     """The questions between two requests take nothing back of what has flowed in."""
     load = Load(2, 0.0, calls=10, headers=headers, level=rounded_up, poll=POLL_SECONDS)
     assert simulate(Bucket(1 / 60, 1), load).seconds < 1.2 * 9 * 60
+
+
+def test_limiter_does_not_mistake_unknown_limit_for_limit_of_one():
+    """If the server does not say the limit, the rule for a limit of one request does not apply when nothing remains."""
+    load = Load(8, 0.0, calls=120, usage=unknown, headers=True, level=without_limit, poll=POLL_SECONDS)
+    assert simulate(window(100, 10.0), load).seconds < 1.2 * 10
+
+
+@pytest.mark.parametrize(("workers", "run"), [(8, 0.0), (16, 2.0)])
+def test_limiter_is_not_held_up_by_false_headers_without_limit(workers, run):
+    """Headers that always say that nothing remains for a minute, without a limit, cost at most half a minute for each request."""
+    load = Load(workers, run, calls=120, usage=unknown, headers=True, level=lambda _limits: (0, 0, 60.0), poll=POLL_SECONDS)
+    assert simulate(Bucket(20, 10), load).seconds < 120 * 60 / 2
 
 
 @pytest.mark.parametrize("headers", [False, True])

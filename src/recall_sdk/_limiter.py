@@ -170,14 +170,14 @@ class Limiter:
 
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
-        limit, seconds = max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
+        is_one, limit, seconds = limit == 1, max(1.0, min(limit, 1e9)), max(1 / FIRST_RATE, seconds)
         used = limit - max(0.0, min(level, limit))
-        keep = self._known_level + self._known.number > 0 and (limit == 1 or moment.number - self._known.number < SAMPLE)
+        keep = self._known_level + self._known.number > 0 and (is_one or moment.number - self._known.number < SAMPLE)
         gained, span = self._measure(moment, limit - used, keep=keep)
         if self._reports == 2 and not self.rate and moment.time >= self._reset:
             self._level = max(1.0, self._level)  # a single request finds out if the report is wrong
         self._burst, self._reset = max(1.0, limit - 1.0), moment.time + seconds + self._trip
-        if limit == 1 and used:
+        if is_one and used:
             # One request flows in at this rate, all at once or not. The rate seems higher if a part of it is there, or lower by rounding.
             self._supposed_rate = min(self._supposed_rate, (1 - CAUTION) * used / seconds)
             self.rate = self._supposed_rate if seconds >= ROUNDING else max(self.rate, self._supposed_rate)
