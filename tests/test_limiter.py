@@ -200,6 +200,18 @@ def test_limiter_is_not_held_up_by_false_headers_without_limit(workers, run):
     assert simulate(Bucket(20, 10), load).seconds < 120 * 60 / 2
 
 
+@pytest.mark.parametrize("hint", ["none", "whole seconds"])
+@pytest.mark.parametrize("run", [2.0, 3.0])
+def test_limiter_does_not_mistake_run_for_reset_of_limit_of_one(run, hint):
+    """A reset that was near when the run started does not count as far ahead because the run was long."""
+
+    def at_start(limits):
+        return limits[0], limits[1], math.ceil(limits[2]) + run
+
+    load = Load(16, run, hint, calls=120, headers=True, level=at_start, poll=POLL_SECONDS)
+    assert simulate(window(1, 1.0), load).seconds < 1.3 * 120
+
+
 @pytest.mark.parametrize("headers", [False, True])
 def test_limiter_does_not_mistake_slow_question_for_rate(headers):
     """A question about the usage limits that takes seconds is neither measured as a low rate nor asked often."""

@@ -166,7 +166,7 @@ class Limiter:
         """Record the headers of a response: remaining requests, seconds until the reset, and the limit."""
         if sent.number > self._report.number and (self._reports != 1 or sent.time >= self._reset):
             self._report = sent
-            self._reported(sent, remaining, limit, min(reset, LONGEST) + now - sent.time, ROUNDING)
+            self._reported(sent, remaining, limit, min(reset, LONGEST) + now - sent.time, ROUNDING + now - sent.time)
 
     def _reported(self, moment: Sent, level: float, limit: float, seconds: float, least_seconds: float) -> None:
         """Take over what the server reports. Its numbers may be absurd, and rounded."""
@@ -180,7 +180,7 @@ class Limiter:
         if is_one and used:
             # One request flows in at this rate, all at once or not. The rate seems higher if a part of it is there, or lower by rounding.
             self._supposed_rate = min(self._supposed_rate, (1 - CAUTION) * used / seconds)
-            self.rate = self._supposed_rate if seconds >= ROUNDING else max(self.rate, self._supposed_rate)
+            self.rate = self._supposed_rate if seconds >= max(ROUNDING, least_seconds) else max(self.rate, self._supposed_rate)
         elif not self._reports and used and self._level < 1 and seconds >= least_seconds:
             # Either the limit is refilled at this rate, and then one request more remains soon; or all at once at the reset.
             self._reports, self.rate, self._supposed_rate, self._reset = 1, 0.0, used / seconds, moment.time + seconds / used + self._trip
