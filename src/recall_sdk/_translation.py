@@ -233,7 +233,9 @@ def _unsent_message(causes: Any, reason: str, exchange: Exchange) -> str:
         )
     if isinstance(cause, socket.gaierror):
         return f"the host of {where} is unknown ({cause.strerror}): check the base_url and the network"
-    fault = _POOL_FAULTS.get(type(cause)) or (isinstance(cause, OSError) and _broken_tls_file(exchange.settings))
+    fault = next((fault for kind, fault in _POOL_FAULTS.items() if isinstance(cause, kind)), "")
+    if isinstance(cause, OSError):
+        fault = _broken_tls_file(exchange.settings)
     if fault:
         return f"could not connect to {where}: {fault}"
     if isinstance(cause, BaseSSLError) or type(cause).__name__ == "CertificateError":  # urllib3's own, where OpenSSL does not check names
