@@ -119,8 +119,6 @@ class Limiter:
     def _refused_by_rate(self, sent: Sent, pause: float) -> None:
         """Measure the rate: when a request is refused, nothing remains."""
         nothing_accepted, pace = sent.number == self._episode_end + 1, self._pace(sent.number)
-        if self._reports == 1 and self._level >= ROUNDING:  # what the first report said was about another limit
-            self._reports, self.rate, self._known_level = 2, inf, 0.0
         gained, seconds = self._measure(sent, 0.0, keep=nothing_accepted)
         if self.rate == inf:
             self._burst, self.rate = max(1.0, gained), max(1.0, gained) / seconds
