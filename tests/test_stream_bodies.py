@@ -220,6 +220,14 @@ def test_stream_may_begin_with_unknown_fields(start, sends, read, serve, connect
     assert read(connect(serve(sends(start + EVENTS, STREAM)))).text == "One, two"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_after_noise_may_have_fields_after_their_data(end, sends, read, serve, connect):
+    """The data of an event is found after other output, with every line end, also if it is not the last field of the event."""
+    events = [each.decode().strip().replace("\n", end) for each in [*ONE_TWO, DONE]]
+    body = "".join(f"{each}{end}id: 7{end}{end}" for each in ["<br />", *events]).encode()
+    assert read(connect(serve(sends(body, STREAM)))).text == "One, two"
+
+
 def test_noise_before_a_stream_holds_no_event_back(serve, connect):
     """Also after something else was printed, an event is read as it arrives, not at the end of the response."""
 

@@ -270,10 +270,8 @@ _BEGIN = rb"(?:data|event|id|retry)?:"
 _FIELD = rb"[\r\n](?:data|event|id|retry):"
 """A field in a later line, after those that the standard ignores."""
 
-_EVENT = rb"[\r\n]data:[^\r\n]*(?:\r\n\r\n|\n\n|\r\r)"
-"""A whole event, after something that was printed before it and begins as JSON or as a page does."""
-
 _STARTS_OF_OTHERS = b'{["<'
+"""First bytes of JSON and of pages, in which a line may look like a field: only a whole event makes a stream of them."""
 
 _MAX_NAME = len("event:")
 
@@ -290,11 +288,18 @@ def _start_of(response: Response) -> Tuple[bytes, bool]:
     limit = _MAX_NOISE if response.is_event_stream else _MAX_NAME
     for piece in iter(response.receive, b""):
         start = (start + piece).lstrip(_BLANK)
-        later = _EVENT if start[:1] in _STARTS_OF_OTHERS else _FIELD
-        is_stream = bool(re.match(_BEGIN, start) or (response.is_event_stream and re.search(later, start)))
+        is_stream = bool(re.match(_BEGIN, start)) or (response.is_event_stream and _begins_later(start))
         if is_stream or len(start) >= limit:
             break
     return start, is_stream
+
+
+def _begins_later(start: bytes) -> bool:
+    """Return whether a stream follows on something that was printed before it, or on fields that the standard ignores."""
+    if start[:1] not in _STARTS_OF_OTHERS:
+        return re.search(_FIELD, start) is not None
+    _, *rest = re.split(rb"[\r\n]data:", start, maxsplit=1)
+    return bool(rest) and re.search(rb"\n\r?\n|\r\r", rest[0]) is not None
 
 
 def open_stream(response: Response) -> WorkflowStream:
